@@ -1,0 +1,106 @@
+"""UNets trained by expkit, as one self-describing file.
+
+`model.safetensors` holds the network's tensors under `network.`, its schedule as `schedule.alpha` and `schedule.sigma`, and what
+else is needed to ask it in its metadata. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser, Prediction
+from expkit.denoisers.unets import UNet
+from expkit.errors import Refusal
+from expkit.schedule import Schedule
+from expkit.prompts import digit
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file of weights says of itself."""
+
+    hidden: int
+    timed: bool
+    classes: int
+    channels: int
+    size: int
+    kind: str
+    low: float
+    high: float
+
+    def network(self) -> UNet:
+        return UNet(self.hidden, self.timed, self.classes, self.channels)
+
+
+def save(path: Path, network: UNet, schedule: Schedule, facts: Facts, dtype: torch.dtype = torch.float32) -> None:
+    """Write the file in one move: it is whole or it is not there."""
+    from safetensors.torch import save_file
+
+    tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    tensors |= {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    save_file(tensors, part, metadata={"expkit": json.dumps(asdict(facts))})
+    os.replace(part, path)
+
+
+def read(path: Path, sha256: str | None = None) -> tuple[dict[str, Tensor], Facts]:
+    """The tensors and facts of a file; refuses one that is missing, damaged, or not the one whose sha256 was promised."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise Refusal(f"There are no weights at {path}. Give model.weights=PATH, a model.safetensors that task=train has written.")
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise Refusal(
+            f"The weights {path} are damaged: their sha256 is not the one on their model card ({sha256[:12]}…). "
+            "Install expkit again, or give other weights with model.weights=PATH."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = Facts(**json.loads((file.metadata() or {})["expkit"]))
+            return {k: file.get_tensor(k) for k in file.keys()}, facts
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise Refusal(
+            f"The weights {path} cannot be read ({error}). Expected a model.safetensors that task=train has written."
+        ) from None
+
+
+class TrainedUNet(Denoiser):
+    """A class-conditioned UNet asked for digits."""
+
+    def __init__(self, network: UNet, schedule: Schedule, facts: Facts, device: str = "cpu", precision: str = "float32",
+                 compile: bool = False) -> None:
+        self.shape = (facts.channels, facts.size, facts.size)
+        self.schedule, self.range, self.kind = schedule, (facts.low, facts.high), facts.kind
+        self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)
+        self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.ask = torch.compile(self.network) if compile else self.network
+
+    def understand(self, prompt: str) -> str:
+        return digit(prompt)
+
+    def labels(self, prompts: Sequence[str]) -> Tensor:
+        """One-hot rows; zero for the null prompt."""
+        return torch.stack([torch.eye(self.facts.classes)[int(p)] if p else torch.zeros(self.facts.classes) for p in prompts])
+
+    @torch.inference_mode()
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        label = self.labels([self.understand(p) for p in prompts]).to(self.device)
+        u = torch.full((len(x), 1), time_fraction(t, len(self.schedule)), device=self.device)
+        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            native = self.ask(x, u, label)
+        return Prediction(native.float())
+
+
+def time_fraction(t: int | Tensor, levels: int) -> float | Tensor:
+    """Level t as the network is told it, t/T in (0, 1]: levels are counted from 0, so t = 0 is told as 1/T."""
+    return (t + 1) / levels

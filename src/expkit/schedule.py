@@ -1,0 +1,119 @@
+"""Noise schedules: how much picture and how much noise there is at a level.
+
+    x_t = alpha_t · x0 + sigma_t · eps                                                                   (Ho et al. 2020, eq. 4)
+
+Level t is an integer, 0 … T − 1, counted from 0; `CLEAN` (−1) is the picture itself. Variance-preserving schedules have
+alpha = sqrt(alpha_bar), sigma = sqrt(1 − alpha_bar); a flow has alpha = 1 − u, sigma = u. Coefficients are formed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLEAN = -1
+KINDS = ("eps", "v", "x0", "flow")
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """(alpha_t, sigma_t) for t = 0 … T − 1, both float64 of shape (T,)."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def at(self, t: int) -> tuple[float, float]:
+        """alpha and sigma at one level, as Python floats; `CLEAN` gives (1, 0)."""
+        if not CLEAN <= t < len(self):
+            raise ValueError(f"level {t} is outside this schedule: its levels are 0 … {len(self) - 1}, and {CLEAN} for clean")
+        return (1.0, 0.0) if t == CLEAN else (float(self.alpha[t]), float(self.sigma[t]))
+
+    def alpha_bar(self, t: int) -> float:
+        return self.at(t)[0] ** 2
+
+    def rows(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma for one level a row: t (N,) -> two float32 (N, 1, 1, 1)."""
+        a, s = self.alpha.to(t.device)[t], self.sigma.to(t.device)[t]
+        return a.float().view(-1, 1, 1, 1), s.float().view(-1, 1, 1, 1)
+
+    def noised(self, x0: Tensor, t: int, noise: Tensor) -> Tensor:
+        """The picture at level t: alpha_t x0 + sigma_t noise."""
+        alpha, sigma = self.at(t)
+        return alpha * x0 + sigma * noise
+
+    def denoised(self, x: Tensor, t: int, native: Tensor, kind: str) -> Tensor:
+        """The estimate of x0 that a network's answer of this kind means (v: Salimans & Ho 2022; flow: Lipman et al. 2023)."""
+        alpha, sigma = self.at(t)
+        match kind:
+            case "x0":
+                return native
+            case "eps":
+                return (x - sigma * native) / alpha
+            case "v":  # v = alpha eps − sigma x0
+                return (alpha * x - sigma * native) / (alpha**2 + sigma**2)
+            case "flow":  # u = x0 − noise
+                return (x + sigma * native) / (alpha + sigma)
+        raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
+
+    @property
+    def leak(self) -> float:
+        """How much of the picture survives at the last level, where sampling starts from pure noise: alpha_{T−1}."""
+        return float(self.alpha[-1])
+
+
+def target(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, kind: str) -> Tensor:
+    """What a network of this kind is trained to answer; the inverse of `Schedule.denoised`."""
+    match kind:
+        case "x0":
+            return x0
+        case "eps":
+            return noise
+        case "v":
+            return alpha * noise - sigma * x0
+        case "flow":
+            return x0 - noise
+    raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
+
+
+def variance_preserving(alpha_bar: Tensor) -> Schedule:
+    alpha_bar = alpha_bar.double()
+    return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+
+
+def from_betas(betas: Tensor) -> Schedule:
+    return variance_preserving((1 - betas.double()).cumprod(0))
+
+
+def linear(levels: int = 300, first: float = 1e-4, last: float = 0.02) -> Schedule:
+    """The course's: betas on a line. With 300 levels 22 % of the picture survives the last one."""
+    return from_betas(torch.linspace(first, last, levels, dtype=torch.float64))
+
+
+def scaled(levels: int = 300) -> Schedule:
+    """The same line for any number of levels: betas times 1000 / levels, so that nothing of the picture survives."""
+    return linear(levels, 0.1 / levels, 20 / levels)
+
+
+def cosine(levels: int = 1000) -> Schedule:
+    """squaredcos_cap_v2 (Nichol & Dhariwal 2021, eq. 17), betas capped at 0.999. DeepFloyd IF uses it with 1000 levels."""
+    u = torch.arange(levels + 1, dtype=torch.float64) / levels
+    alpha_bar = (((u + 0.008) / 1.008) * (math.pi / 2)).cos() ** 2
+    return from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+
+
+def zero_terminal(schedule: Schedule) -> Schedule:
+    """The schedule shifted and scaled so that the last level is pure noise (Lin et al. 2024, algorithm 1)."""
+    first, last = schedule.alpha[0], schedule.alpha[-1]
+    return variance_preserving(((schedule.alpha - last) * first / (first - last)) ** 2)
+
+
+def flow(levels: int = 1000) -> Schedule:
+    """Straight lines from noise to picture: alpha = 1 − u, sigma = u, u = (t + 1) / levels; the published time is 1 − u."""
+    u = (torch.arange(levels, dtype=torch.float64) + 1) / levels
+    return Schedule(1 - u, u)

@@ -1,0 +1,48 @@
+"""What is kept while a network learns: its weights after each epoch, the curve of its loss."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class AfterEpoch(Callback):
+    """Calls `show(module, epoch)` after each validation, where the averaged weights, if any, stand in the module.
+
+    It must stand before Lightning's weight averaging, which takes them out again.
+    """
+
+    def __init__(self, show: Callable[[LightningModule, int], None]) -> None:
+        self.show = show
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.show(pl_module, trainer.current_epoch + 1)
+
+
+def write_losses(losses: list[float], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("step", "loss"), *enumerate(losses, 1)])
+
+
+def draw_curve(losses: list[float], epochs: list[dict[str, float]], path: Path) -> None:
+    """The loss of every step, its mean over 50 steps, and the loss of each epoch on test pictures."""
+    import torch
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    steps = torch.tensor(losses)
+    axes.plot(range(1, len(losses) + 1), losses, color="0.8", lw=0.6, label="each step")
+    width = min(50, len(losses))
+    axes.plot(range(width, len(losses) + 1), steps.unfold(0, width, 1).mean(1), color="C0", lw=1.4, label=f"mean over {width} steps")
+    tested = [(e["epoch"] * len(losses) / len(epochs), e["test_loss"]) for e in epochs if "test_loss" in e]
+    if tested:
+        axes.plot(*zip(*tested, strict=True), "o-", color="C3", ms=4, lw=1, label="test pictures")
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=110)

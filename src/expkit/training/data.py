@@ -1,0 +1,99 @@
+"""Labelled pictures held in memory as tensors, and mini-batches of them in an order drawn from (seed, epoch)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expkit.errors import Refusal
+from expkit.randomness import stream
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def first(self, count: int | None) -> Pictures:
+        return Pictures(self.images[:count], self.labels[:count])
+
+
+class Batch(NamedTuple):
+    """images in [0, 1] (n, C, H, W), labels (n,), and the names of the random stream that goes with them."""
+
+    images: Tensor
+    labels: Tensor
+    epoch: int
+    index: int
+
+
+class Batches:
+    """Mini-batches that can be taken up again in mid-epoch (Lightning asks for `state_dict`).
+
+    `sampler` and `batch_sampler` are where Lightning looks for `set_epoch`. With several processes each takes every world-th picture of the same global batch.
+    """
+
+    batch_sampler = None
+
+    def __init__(self, pictures: Pictures, size: int, seed: int, shuffle: bool = True, rank: int = 0, world: int = 1) -> None:
+        self.pictures, self.size, self.seed, self.shuffle = pictures, size, seed, shuffle
+        self.rank, self.world = rank, world
+        self.epoch = self.position = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.pictures.labels) // self.size)
+
+    @property
+    def sampler(self) -> Batches:
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = len(self.pictures.labels)
+        order = torch.randperm(count, generator=stream(self.seed, "order", self.epoch)) if self.shuffle else torch.arange(count)
+        start, self.start = self.start, 0
+        for index in range(start, len(self)):
+            self.position = index + 1
+            rows = order[index * self.size : (index + 1) * self.size][self.rank :: self.world]
+            yield Batch(self.pictures.images[rows].float() / 255, self.pictures.labels[rows], self.epoch, index)
+
+
+def root() -> Path | None:
+    """Where data is at hand: EXPKIT_DATA, or shared/data beside a checkout."""
+    places = [os.environ.get("EXPKIT_DATA"), Path(__file__).parents[4] / "shared" / "data", Path("../shared/data")]
+    return next((Path(p) for p in places if p and Path(p).is_dir()), None)
+
+
+def mnist(train: bool, folder: str | None = None) -> Pictures:
+    """MNIST: 60,000 pictures for training or 10,000 for testing, 28×28, white on black.
+
+    From `folder` (torchvision's layout), else from the data at hand, else downloaded by torchvision into the user's cache.
+    """
+    from torchvision.datasets import MNIST
+
+    at_hand = root()
+    place = Path(folder) if folder else at_hand / "mnist" if at_hand else Path.home() / ".cache" / "expkit" / "mnist"
+    try:
+        data = MNIST(str(place), train=train, download=not (folder or at_hand))
+    except (RuntimeError, OSError) as error:
+        raise Refusal(
+            f"MNIST is not at {place} and could not be downloaded ({str(error).splitlines()[0]}). "
+            "Say where it is with EXPKIT_DATA=FOLDER (expects FOLDER/mnist/MNIST/raw) or data.folder=FOLDER, or connect to the network."
+        ) from None
+    return Pictures(data.data[:, None].contiguous(), data.targets.long())
