@@ -1,25 +1,124 @@
-"""python -m expkit: a Hydra app. Config in, a run's folder out."""
+"""python -m expkit: a Hydra app. Config in, a run's folder out. Nothing but Hydra is imported until a job runs."""
 
+from __future__ import annotations
+
+import os
+import sys
 import uuid
+from itertools import product
 from pathlib import Path
 
-import hydra
-from omegaconf import OmegaConf
+from expkit import command
+from expkit.errors import Refusal
 
-OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+AXES = ("prompt", "negative", "far", "near", "upright", "turned", "gamma", "image", "i_start", "seed")
+PARTS = ("far", "near", "upright", "turned")
 
 
-@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="config", version_base="1.3")
-def main(config):
+def main() -> None:
+    """The console script. Exit codes: 0 done, 2 refused with a sentence, 130 interrupted."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(command.manual())
+        return
+    full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
+    try:
+        command.check_additions(arguments)
+        app(failed)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        failed.append(error)
+    for error in failed:
+        said = str(error) if isinstance(error, Refusal) else command.sentence(error, arguments)
+        if full or said is None:
+            raise error
+        print(f"expkit: {said}", file=sys.stderr)
+    sys.exit(2 if failed else 0)
+
+
+def app(failed: list[Exception]):
+    """The Hydra app; a job's error is kept in `failed`, so that the other jobs of a sweep go on."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("either", lambda value, other: other if value is None else value, replace=True)
+    OmegaConf.register_new_resolver("said", said, replace=True)
+
+    @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
+    def job(config) -> None:
+        try:
+            run(config)
+        except Exception as error:
+            failed.append(error)
+
+    return job
+
+
+def said(*, _parent_, _root_):
+    """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
+    name = _parent_._key()
+    return _root_[name if name in PARTS else "prompt"]
+
+
+def run(config) -> None:
+    """One job: the task is built from the configuration, writes into its folder, and the folder's path is the last line printed."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
-    from expkit.result import Result
+    command.check_values(OmegaConf.to_container(config, resolve=True))
+    recipe = OmegaConf.to_yaml(config, resolve=True)
+    batched(config)
+    from expkit.result import Result, provenance
 
-    result = Result(Path(HydraConfig.get().runtime.output_dir), OmegaConf.to_yaml(config, resolve=True), config.logger.name)
-    instantiate(config.task, _convert_="all")(result)
+    task = built(instantiate, config.task)
+    result = Result(Path(HydraConfig.get().runtime.output_dir), provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger).get("mirror"))
+    try:
+        task(result)
+    except KeyboardInterrupt:
+        print(f"expkit: interrupted. What was finished is kept in {result.folder}", file=sys.stderr)
+        raise
     result.finish()
     print(result.folder)
+
+
+def built(instantiate, node):
+    """The objects of a node. A refusal inside is passed on as it is, not wrapped in Hydra's."""
+    from hydra.errors import InstantiationException
+
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, Refusal | OSError | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
+
+
+def batched(config) -> None:
+    """Lists among the keys that the task uses become a batch: every combination is a wish, and every wish has its samples.
+
+    Afterwards each such key has one value a picture, and `cells` what distinguishes the wishes.
+    """
+    from omegaconf import ListConfig, OmegaConf
+
+    used = [key for key in AXES if isinstance(config[key], ListConfig) and uses(config, key)]
+    cells = [dict(zip(used, values, strict=True)) for values in product(*[config[key] for key in used])]
+    samples = config.task.get("samples") or 1
+    for key in used:
+        config[key] = [cell[key] for cell in cells for _ in range(samples)]
+    OmegaConf.update(config, "cells", cells, merge=False)
+
+
+def uses(config, key: str) -> bool:
+    """Whether a key has a say in the task: whether a mark put in its place turns up there."""
+    from omegaconf import OmegaConf
+
+    probe = config.copy()
+    probe[key] = f"<{key}>"
+    return f"<{key}>" in OmegaConf.to_yaml(probe.task, resolve=True)
 
 
 if __name__ == "__main__":

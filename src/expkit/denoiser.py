@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from expkit.schedule import Schedule
@@ -27,14 +29,14 @@ class Denoiser(ABC):
     """Something that answers.
 
     shape: (C, H, W) of one picture; schedule: its noise schedule; range: (low, high) of its pictures' values;
-    kind: what its native answer is, one of eps, v, x0, flow; null: the prompt that says nothing.
+    kind: what its native answer is, one of eps, v, x0, flow; device: where the state of a run lives. "" is the null prompt.
     """
 
     shape: tuple[int, int, int]
     schedule: Schedule
     range: tuple[float, float]
     kind: str
-    null: str = ""
+    device: torch.device
 
     @abstractmethod
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
@@ -43,3 +45,47 @@ class Denoiser(ABC):
     @abstractmethod
     def understand(self, prompt: str) -> str:
         """The prompt as this model knows it; refuses, with its vocabulary, what it does not know."""
+
+
+class Wrapped(Denoiser):
+    """A denoiser around another, which answers for it."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
+        self.range, self.kind, self.device = inner.range, inner.kind, inner.device
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        return self.inner.predict(x, t, prompts)
+
+    def understand(self, prompt: str) -> str:
+        return self.inner.understand(prompt)
+
+
+class Counting(Wrapped):
+    """Counts: `rows` has the rows of each forward, `seconds` the time spent in them."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.rows: list[int] = []
+        self.seconds = 0.0
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        self.rows.append(len(x))
+        began = time.perf_counter()
+        answer = self.inner.predict(x, t, prompts)
+        self.seconds += time.perf_counter() - began
+        return answer
+
+
+class Split(Wrapped):
+    """Asks at most `most` rows at a time, for memory: model.max_rows."""
+
+    def __init__(self, inner: Denoiser, most: int) -> None:
+        super().__init__(inner)
+        self.most = most
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        cuts = range(0, len(x), self.most)
+        answers = [self.inner.predict(x[i : i + self.most], t, prompts[i : i + self.most]) for i in cuts]
+        fracs = [a.frac for a in answers if a.frac is not None]
+        return Prediction(torch.cat([a.native for a in answers]), torch.cat(fracs) if fracs else None)

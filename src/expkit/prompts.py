@@ -16,7 +16,7 @@ def digit(prompt: str) -> str:
     digits = [str(WORDS.index(w)) if w in WORDS else w for w in words if w not in AROUND]
     if not str(prompt).strip():
         return ""
-    if len(digits) == 1 and digits[0] in "0123456789" and len(digits[0]) == 1:
+    if len(digits) == 1 and digits[0] in set("0123456789"):
         return digits[0]
     hint = nearest(" ".join(digits), WORDS)
     raise Refusal(

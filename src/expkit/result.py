@@ -1,33 +1,186 @@
-"""A run's folder: pictures, numbers, recipe. Files are the truth; loggers mirror them."""
+"""A run's folder: pictures, numbers, recipe. Files are the truth; loggers mirror them.
+
+    picture.png      what to look at, labelled; the recipe is inside it as text, as in every PNG
+    pictures/*.png   each picture bare, at its own size
+    numbers.json     what was measured
+    recipe.yaml      the resolved config, versions, git commit
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shlex
+import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
-import torch
+from PIL import Image
+from torch import Tensor
+
+from expkit import pictures
+from expkit.errors import Refusal
+
+
+class Mirror(ABC):
+    """Shows a finished run's folder somewhere else."""
+
+    @abstractmethod
+    def show(self, result: Result) -> None: ...
+
+    @abstractmethod
+    def lightning(self, result: Result):
+        """The same for a training run, while it runs: a logger of Lightning's, or False."""
 
 
 class Result:
-    def __init__(self, folder: Path, recipe: str, logger: str = "none") -> None:
-        self.folder, self.recipe, self.logger = Path(folder), recipe, logger
+    """What a task writes into. The folder is claimed when it is made: one that holds a run is refused."""
+
+    def __init__(self, folder: Path | str, recipe: str = "", mirror: Mirror | None = None) -> None:
+        self.folder, self.recipe, self.mirror = Path(folder), recipe, mirror or Nowhere()
         self.numbers: dict = {}
         self.began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(recipe)
+        try:
+            with (self.folder / "recipe.yaml").open("x", encoding="utf-8") as file:
+                file.write(recipe)
+        except FileExistsError:
+            raise Refusal(f"The folder {self.folder} already holds a run. Give another one, or leave hydra.run.dir out.") from None
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def lightning_logger(self):
-        if self.logger == "tensorboard":
-            from pytorch_lightning.loggers import TensorBoardLogger
+    def bare(self, images: Tensor, name: str = "{:03d}") -> list[str]:
+        """Write each of (B, C, H, W) in [0, 1] as pictures/NNN.png; their names."""
+        (self.folder / "pictures").mkdir(exist_ok=True)
+        names = [f"pictures/{name.format(number)}.png" for number in range(len(images))]
+        for file, image in zip(names, images, strict=True):
+            pictures.save(pictures.as_image(image), self.folder / file, self.recipe)
+        return names
 
-            return TensorBoardLogger(self.folder, name="", version="tensorboard")
-        return False
+    def picture(self, image: Image.Image, name: str = "picture") -> None:
+        pictures.save(image, self.folder / f"{name}.png", self.recipe)
 
     def finish(self) -> None:
-        facts = {"seconds": round(time.perf_counter() - self.began, 3), "torch": torch.__version__}
-        (self.folder / "numbers.json").write_text(json.dumps(facts | self.numbers, indent=1))
+        """Write the numbers, last and in one move: a folder with numbers.json is a finished run. Then mirror the folder."""
+        self.numbers = {"seconds": round(time.perf_counter() - self.began, 3), **self.numbers}
+        part = self.folder / f".numbers.{os.getpid()}.part"
+        part.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, self.folder / "numbers.json")
+        self.mirror.show(self)
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that are numbers, those of nested tables under joined names."""
+        return dict(_scalars("", self.numbers))
+
+    def pngs(self) -> dict[str, Path]:
+        """The pictures to show, the labelled one first."""
+        found = [*self.folder.glob("*.png"), *sorted(self.folder.glob("pictures/*.png"))[:64]]
+        return {str(p.relative_to(self.folder).with_suffix("")): p for p in found}
+
+
+def _scalars(prefix: str, table: dict):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _scalars(f"{prefix}{key}/", value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)
+
+
+class Nowhere(Mirror):
+    """logger=none"""
+
+    def show(self, result: Result) -> None:
+        pass
+
+    def lightning(self, result: Result):
+        return False
+
+
+class TensorBoard(Mirror):
+    """logger=tensorboard: pictures, numbers and the recipe as an event file in the run's folder, written without torch."""
+
+    def show(self, result: Result) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        text = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        recipe = TensorProto(dtype=7, string_val=[f"```\n{result.recipe}\n```".encode()])
+        values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
+        values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
+        values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
+        writer = EventFileWriter(str(result.folder / "tensorboard"))
+        writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=values)))
+        writer.close()
+
+    def lightning(self, result: Result):
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(result.folder, name="", version="tensorboard")
+
+
+def _encoded(path: Path):
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    size = Image.open(path).size
+    return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
+
+
+class WandB(Mirror):
+    """logger=wandb: one run of Weights & Biases a run of expkit. mode: online, or offline without an account."""
+
+    def __init__(self, project: str = "expkit", mode: str = "online") -> None:
+        self.project, self.mode = project, mode
+
+    def begun(self, result: Result):
+        import wandb
+
+        try:
+            return wandb.init(
+                project=self.project, mode=self.mode, dir=result.folder, name=result.folder.name, reinit="create_new",
+                config={"recipe": result.recipe}, settings=wandb.Settings(silent=True, console="off"),
+            )
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            raise Refusal(
+                f"Weights & Biases did not start ({str(error).splitlines()[0]}). The run's folder is whole without it. "
+                "Log in with `wandb login`, or give logger.mode=offline or logger=none."
+            ) from None
+
+    def show(self, result: Result) -> None:
+        import wandb
+
+        run = self.begun(result)
+        try:
+            run.log({tag.replace("/", "."): number for tag, number in result.scalars().items()})
+            run.log({tag: wandb.Image(Image.open(path), caption=tag) for tag, path in result.pngs().items()})
+            run.save(str(result.folder / "recipe.yaml"), base_path=str(result.folder), policy="now")
+        finally:
+            run.finish()
+
+    def lightning(self, result: Result):
+        from pytorch_lightning.loggers import WandbLogger
+
+        return WandbLogger(experiment=self.begun(result))
+
+
+def provenance(arguments: list[str]) -> str:
+    """The head of a recipe: the command, the versions and the git commit it ran with."""
+    from importlib.metadata import version
+
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("expkit", "torch", "hydra-core", "pillow"))
+    command = " ".join(["python -m expkit", *[shlex.quote(a) for a in arguments]])
+    return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n"
+
+
+def commit() -> str | None:
+    """The commit of the checkout that expkit runs from, with + where files differ from it."""
+    where = Path(__file__).parents[2]
+    if not (where / ".git").exists():
+        return None
+    asked = subprocess.run(["git", "-C", str(where), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True)
+    return asked.stdout.strip() or None

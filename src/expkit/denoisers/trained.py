@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from expkit.denoiser import Denoiser, Prediction
+from expkit.denoiser import Denoiser, Prediction, Split
 from expkit.denoisers.unets import UNet
 from expkit.errors import Refusal
-from expkit.schedule import Schedule
 from expkit.prompts import digit
+from expkit.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,54 @@ class TrainedUNet(Denoiser):
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             native = self.ask(x, u, label)
         return Prediction(native.float())
+
+
+def load(
+    weights: str | None = None, device: str = "auto", precision: str = "auto", compile: bool = False, max_rows: int | None = None
+) -> Denoiser:
+    """A trained UNet as a denoiser; weights: None for those that ship, whose sha256 is checked against their card."""
+    path, promised = (Path(weights), None) if weights else shipped()
+    tensors, facts = read(path, promised)
+    if not facts.timed:
+        raise Refusal(f"The weights {path} are of a single-step denoiser, which cannot sample: give those of a time-conditioned UNet.")
+    network = facts.network()
+    try:
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        schedule = Schedule(tensors["schedule.alpha"].double(), tensors["schedule.sigma"].double())
+    except (RuntimeError, KeyError) as error:
+        raise Refusal(f"The weights {path} do not fit the network that they say they are of ({str(error).splitlines()[0]}).") from None
+    place = device_of(device)
+    model = TrainedUNet(network.float(), schedule, facts, place, precision_of(precision, place), compile)
+    return Split(model, max_rows) if max_rows else model
+
+
+def shipped() -> tuple[Path, str]:
+    """The digits model that ships, and the sha256 that its card promises."""
+    folder = Path(__file__).parents[1] / "weights"
+    return folder / "digits.safetensors", json.loads((folder / "digits.json").read_text(encoding="utf-8"))["sha256"]
+
+
+def device_of(name: str) -> str:
+    if name != "auto":
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError):
+            raise Refusal(f"model.device={name} is not at hand on this machine: try model.device=cpu or auto.") from None
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision_of(name: str, device: str) -> str:
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise Refusal(f"model.precision={name} is not known: give auto, float32, bfloat16 or float16.")
+    return name if name != "auto" else "bfloat16" if fast_bfloat16(device) else "float32"
+
+
+def fast_bfloat16(device: str) -> bool:
+    """Whether the machine has instructions for bfloat16: emulated it is half as fast as float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def time_fraction(t: int | Tensor, levels: int) -> float | Tensor:

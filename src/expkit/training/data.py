@@ -97,3 +97,11 @@ def mnist(train: bool, folder: str | None = None) -> Pictures:
             "Say where it is with EXPKIT_DATA=FOLDER (expects FOLDER/mnist/MNIST/raw) or data.folder=FOLDER, or connect to the network."
         ) from None
     return Pictures(data.data[:, None].contiguous(), data.targets.long())
+
+
+def ideal(pictures, count: int, schedule):
+    """The exact denoiser of the first `count` pictures of the training set."""
+    from expkit.denoisers.ideal import Ideal
+
+    data = pictures(train=True).first(count)
+    return Ideal(data.images.float() / 255, data.labels, schedule)

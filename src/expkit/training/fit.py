@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from expkit.denoisers import trained
 from expkit.errors import Refusal
 from expkit.result import Result
-from expkit.training.objectives import Diffusion
+from expkit.training.objectives import Objective
 
 if TYPE_CHECKING:
     from expkit.training.data import Pictures
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 class Recipe:
     """All that decides what is learnt, apart from data and seed.
 
-    network: () -> UNet. ema: decay of the averaged weights, or None. lightning: arguments of Lightning's Trainer.
+    network: () -> Module. ema: decay of the averaged weights, or None. lightning: arguments of Lightning's Trainer.
     """
 
     network: Callable
-    objective: Diffusion
+    objective: Objective
     optimizer: Callable
     rate: Callable
     batch_size: int
@@ -95,11 +94,15 @@ class Train:
         self.keep(module, result)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        result.numbers |= {"epochs": module.epochs, "steps": len(module.losses), "leak": self.recipe.objective.schedule.leak}
+        result.numbers |= {"epochs": module.epochs, "steps": len(module.losses), **self.recipe.objective.facts(module.network)}
         result.numbers |= {"precision": str(options["precision"]), "weights": "model.safetensors"}
 
     def callbacks(self, result: Result) -> list:
-        from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+        from pytorch_lightning.callbacks import (
+            EMAWeightAveraging,
+            ModelCheckpoint,
+            TQDMProgressBar,
+        )
 
         from expkit.training.callbacks import AfterEpoch
 
@@ -112,12 +115,7 @@ class Train:
         return [keep, *average, saves, TQDMProgressBar(refresh_rate=10)]
 
     def keep(self, module, result: Result) -> None:
-        objective, network = self.recipe.objective, module.network
-        channels = network.leave[-1].out_channels
-        facts = trained.Facts(
-            network.leave[-1].in_channels, network.timed, network.classes, channels, 28, objective.kind, objective.low, objective.high
-        )
-        trained.save(result.folder / "model.safetensors", network, objective.schedule, facts)
+        self.recipe.objective.save(module.network, result.folder / "model.safetensors")
 
 
 def precision() -> str:

@@ -1,0 +1,189 @@
+"""The command line: the page that --help prints, and what is said of a command that cannot be carried out.
+
+This module reads YAML as text and speaks of Hydra's errors by their names, so that neither Hydra nor torch is imported for --help.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from expkit.errors import Refusal, nearest
+
+PACKAGE = Path(__file__).parent
+GROUPS = {
+    "task": "what is made",
+    "model": "which network answers",
+    "sampler": "how it goes from noise to picture",
+    "trainer": "task=train: the recipe",
+    "data": "task=train: the pictures",
+    "logger": "where the run's folder is shown too",
+    "estimate": "what the network is asked; nests: estimate@task.estimate.far=anagram",
+    "pin": "what must stay: pin@task.pin=picture",
+    "view": "how a part of an anagram is seen: view@task.estimate.views.turned=flip",
+    "experiment": "a whole command under a name",
+}
+COMMANDS = (
+    ("expkit task=hybrid far=6 near=9", "a picture that is a 6 from afar and a 9 close by"),
+    ("expkit task=sample prompt=[three,7] gamma=[1,5]", "two prompts at two strengths of guidance, in one batch"),
+    ("expkit task=anagram upright=6 turned=9", "a 6 that is a 9 when it is turned"),
+    ("expkit task=inpaint estimate@task.estimate=hybrid", "tasks combine: a hybrid inside a mask"),
+    ("expkit -m task=sdedit prompt=3 i_start=3,7,10", "a sweep: one run for each i_start"),
+)
+
+
+def configuration() -> Path:
+    """The folder of conf/: inside an installed package, or at the top of a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def options(group: str) -> dict[str, str]:
+    """The options of a group, each with the first line of its file; those that only serve others (_name) left out."""
+    files = sorted((configuration() / group).glob("*.yaml"))
+    return {f.stem: f.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for f in files if not f.stem.startswith("_")}
+
+
+def keys() -> dict[str, str]:
+    """The keys of conf/config.yaml that may be set, each with its default and comment."""
+    lines = (configuration() / "config.yaml").read_text(encoding="utf-8").splitlines()
+    found = (re.fullmatch(r"(\w+): ([^#]*?)\s*(?:# *(.*))?", line) for line in lines)
+    return {m[1]: f"{m[3]}" + ("" if "$" in m[2] else f"  [{m[2]}]") for m in found if m and m[3] and m[1] != "cells"}
+
+
+def manual() -> str:
+    """The page that --help prints."""
+    page = [
+        "expkit: experiments with diffusion models. Every task is one equation, so tasks combine.",
+        "",
+        "  expkit task=TASK [KEY=VALUE …]       one run: pictures, numbers and its recipe in a folder of its own",
+        "  expkit -m KEY=VALUE,VALUE …          a sweep: one run for each combination",
+        "  python -m expkit …                   the same",
+        "",
+        "Try",
+        *[f"  {command:<52} {says}" for command, says in COMMANDS],
+        "",
+        "Keys  (KEY=VALUE; a list KEY=[A,B] is a batch)",
+        *[f"  {name:<10} {says}" for name, says in keys().items()],
+    ]
+    for group, says in GROUPS.items():
+        known = options(group)
+        width = max(map(len, known), default=0)
+        page += ["", f"{group}  ({says})", *[f"  {name:<{width}}  {line}" for name, line in known.items()]]
+    page += [
+        "",
+        "Every other setting is in the YAML files and can be set too: trainer.epochs=2, sampler.rule.variance=large.",
+        "--cfg job prints the whole configuration; hydra.run.dir=FOLDER says where to; HYDRA_FULL_ERROR=1 shows tracebacks.",
+    ]
+    return "\n".join(page)
+
+
+def check_additions(arguments: list[str]) -> None:
+    """Refuse +KEY for keys that do not exist: Hydra would take them silently. Parts of nested groups and Lightning's arguments may be added."""
+    for argument in arguments:
+        key, _, _ = argument.lstrip("+").partition("=")
+        group, _, package = key.partition("@")
+        allowed = key.startswith(("hydra", "trainer.lightning.")) or (package and group in GROUPS)
+        if argument.startswith("+") and not allowed:
+            raise Refusal(f"{argument}: nothing can be added to the configuration, and {unknown(key)} Keys are set without the plus: KEY=VALUE.")
+
+
+def unknown(key: str) -> str:
+    """A sentence about a key that may not exist."""
+    known = [*keys(), *GROUPS]
+    if key in known:
+        return f"the key {key} is there already: write {key}=VALUE."
+    return f"there is no key {key!r}.{nearest(key, known)}"
+
+
+def sentence(error: BaseException, arguments: list[str]) -> str | None:
+    """What an error of Hydra's or of the machine means to the person who typed the command; None where it is a defect of ours."""
+    text, kind = str(error).strip(), type(error).__name__
+    causes = [type(e).__name__ for e in (error, error.__cause__, error.__context__) if e]
+    if kind == "OverrideParseException":
+        return unparsed(error, arguments)
+    if "MissingConfigException" in causes and getattr(error, "options", None) is not None:
+        return no_option(error.missing_cfg_file, error.options)
+    if kind == "ConfigCompositionException":
+        return uncomposed(error, text)
+    if kind == "InterpolationKeyError":
+        return f"The parts of this command do not fit together: {text.splitlines()[0]}. Leave out the last @ override and try again."
+    if kind in ("MissingMandatoryValue", "ValidationError", "InterpolationResolutionError", "ConfigKeyError", "ConfigAttributeError"):
+        return text.splitlines()[0]
+    if kind == "InstantiationException":
+        return uninstantiated(error, text)
+    if isinstance(error, OSError) and error.errno in (28, 122):
+        return f"There is no space left to write {error.filename or 'the run'}. Free some, or give another disk with hydra.run.dir=FOLDER."
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename} cannot be written ({error.strerror}). Give another folder with hydra.run.dir=FOLDER."
+    if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+        return "There is not enough memory. Try fewer samples, or split each forward with model.max_rows=16."
+    return None
+
+
+def unparsed(error: BaseException, arguments: list[str]) -> str:
+    """A command line that Hydra's grammar does not take, with the offending argument quoted as it does."""
+    culprit = next((a for a in arguments if a == getattr(error, "override", None)), getattr(error, "override", "") or "")
+    key, _, value = culprit.partition("=")
+    inner = value.strip("\"'").replace('"', '\\"')
+    return f"The argument {culprit} cannot be read. Text with commas or brackets needs quotes inside quotes: '{key}=\"{inner}\"'"
+
+
+def no_option(missing: str, known: list[str]) -> str:
+    group, _, name = missing.removesuffix(".yaml").rpartition("/")
+    shown = [option for option in known if not option.startswith("_")]
+    return f"There is no {group.lstrip('/')} {name!r}.{nearest(name, shown)} There are: {', '.join(sorted(shown))}."
+
+
+def uncomposed(error: BaseException, text: str) -> str:
+    first = text.splitlines()[0]
+    cause = error.__cause__
+    if full := getattr(cause, "full_key", None):
+        parent, _, last = str(full).rpartition(".")
+        siblings = [str(k) for k in (getattr(cause, "parent_node", None) or [])]
+        known = siblings if parent else [*keys(), *GROUPS]
+        place = f"{parent}." if parent else ""
+        return f"There is no key {full!r}." + nearest(last, known, f" Did you mean {place}{{}}?")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        group = match[1].split("@")[0]
+        return f"There is no group {match[1]!r} to choose from.{nearest(group, GROUPS)} See --help."
+    if match := re.search(r"Could not (?:append|add) to config\. An item is already at '([^']+)'", text):
+        return f"The key {match[1]} is there already: write {match[1]}=VALUE, without the plus."
+    if "Ambiguous value for argument" in text:
+        culprit = (re.search(r"Ambiguous value for argument '([^']+)'", text) or ["", ""])[1]
+        key, _, value = culprit.partition("=")
+        return f"{culprit} has several values. For one run each write -m {culprit}; for one batch {key}=[{value}]; for one text '{key}=\"{value}\"'"
+    return first + (f" ({cause})" if cause else "")
+
+
+def uninstantiated(error: BaseException, text: str) -> str:
+    key = (re.search(r"full_key: (\S+)", text) or ["", "the configuration"])[1]
+    reason = str(error.__cause__ or text.splitlines()[0]).splitlines()[0]
+    return f"{key} cannot be made: {reason}."
+
+
+def check_values(config: dict) -> None:
+    """Refuse values of the wrong type or range among the top-level keys, before anything heavy is imported."""
+    for key, (kind, least) in NUMBERS.items():
+        for value in config[key] if isinstance(config[key], list) else [config[key]]:
+            whole = kind == "a whole number"
+            fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+            if value is not None and not (fits and (least is None or value >= least) and value == value):
+                limit = "" if least is None else f" of {least} or more"
+                raise Refusal(f"{key}={value} does not fit: {key} is {kind}{limit}. {keys()[key]}")
+    starts = config["i_start"] if isinstance(config["i_start"], list) else [config["i_start"]]
+    if late := [i for i in starts if i > config["steps"]]:
+        raise Refusal(f"i_start={late[0]} is past the end of a grid of steps={config['steps']}: give 0 (noise) to {config['steps']} (the picture).")
+    for key, value in config.items():
+        if isinstance(value, list) and not value and key != "cells":
+            raise Refusal(f"{key}=[] is an empty list: give at least one value.")
+
+
+NUMBERS = {
+    "seed": ("a whole number", 0),
+    "samples": ("a whole number", 1),
+    "steps": ("a whole number", 1),
+    "i_start": ("a whole number", 0),
+    "gamma": ("a number", None),
+    "sigma": ("a number", 0),
+}

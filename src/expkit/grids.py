@@ -1,0 +1,38 @@
+"""Grids: the levels a sampler visits, as tuples of integers that fall towards clean.
+
+Each is a function of the schedule's number of levels, so that one configuration serves every model. An update goes from one level
+to the next; a grid that ends at level 0 ends as the course does, one that ends at `CLEAN` makes a last noiseless update.
+"""
+
+from __future__ import annotations
+
+from expkit.errors import Refusal
+from expkit.schedule import CLEAN
+
+
+def strided(levels: int, steps: int = 33) -> tuple[int, ...]:
+    """The course's: 990, 960, …, 0 of 1000 levels, scaled to any number of them. 34 levels, 33 updates."""
+    if not 1 <= steps < levels:
+        raise Refusal(f"steps={steps} does not fit this model of {levels} levels: give a whole number from 1 to {levels - 1}.")
+    return tuple(round((990 - 990 * i / steps) * levels / 1000) for i in range(steps + 1))
+
+
+def strided_clean(levels: int, steps: int = 33) -> tuple[int, ...]:
+    """The same list as diffusers walks it: 34 calls, the last update noiseless, from level 0 to clean."""
+    return (*strided(levels, steps), CLEAN)
+
+
+def full(levels: int) -> tuple[int, ...]:
+    """Every level, T − 1, …, 0, clean: ancestral sampling as the network was trained."""
+    return (*range(levels - 1, -1, -1), CLEAN)
+
+
+def repaint(levels: int, steps: int = 33, jump: int = 3, times: int = 3) -> tuple[int, ...]:
+    """The strided grid, each `jump` of its steps walked `times` times, going up again between (Lugmayr et al. 2022, §4.2)."""
+    down = strided(levels, steps)
+    walk = [down[0]]
+    for start in range(0, steps, jump):
+        leg = down[start + 1 : start + jump + 1]
+        for again in range(times):
+            walk += ([down[start]] if again else []) + list(leg)
+    return tuple(walk)

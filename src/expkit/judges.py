@@ -1,0 +1,210 @@
+"""What reads a digit picture: from near, and from afar.
+
+    p(digit | x) = softmax f(x),    from afar: p(digit | U S x)
+
+with S the mean over blocks of pixels, which shrinks, and U bilinear, which enlarges again. Two networks of different make read:
+the first is expkit's judge, the second counts what is reported, so that nothing is chosen and counted by one and the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expkit.errors import Refusal, nearest
+
+SIDE, DIGITS, MOST_ROWS = 28, 10, 500
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class Reader(nn.Module, ABC):
+    """A network that reads grey digits; `width` is all it is built from."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, 1, 28, 28) in [0, 1] -> logits (N, 10)."""
+
+
+class Plain(Reader):
+    """Convolutions, batch normalisation, ReLU and three poolings, the last 3×3 read by one linear map. Width 32: 203,690 parameters."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__(width)
+        w = width
+        self.features = nn.Sequential(
+            seen(1, w, 5), nn.MaxPool2d(2),
+            seen(w, 2 * w), seen(2 * w, 2 * w), nn.MaxPool2d(2),
+            seen(2 * w, 3 * w), seen(3 * w, 3 * w), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(27 * w, DIGITS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.features(x))
+
+
+def seen(inner: int, outer: int, side: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inner, outer, side, padding=side // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
+
+
+class Residual(Reader):
+    """h ← h + F(h) with group normalisation and SiLU, no pooling before the mean over the picture. Width 32: 170,186 parameters."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__(width)
+        w = width
+        self.enter = nn.Conv2d(1, w, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))
+        self.answer = nn.Sequential(nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.blocks(self.enter(x)))
+
+
+class Block(nn.Module):
+    """Normalised before each convolution (He et al. 2016, figure 4e)."""
+
+    def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.GroupNorm(8, inner), nn.SiLU(), nn.Conv2d(inner, outer, 3, stride, 1))
+        self.second = nn.Sequential(nn.GroupNorm(8, outer), nn.SiLU(), nn.Conv2d(outer, outer, 3, 1, 1))
+        self.past = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1, stride)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.past(h) + self.second(self.first(h))
+
+
+def shrunk(images: Tensor, times: float) -> Tensor:
+    """images (N, C, H, W) as they look from `times` as far: shrunk by area averaging to the nearest whole size, enlarged bilinearly."""
+    size = [max(1, round(side / times)) for side in images.shape[-2:]]
+    return F.interpolate(F.interpolate(images, size, mode="area"), images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reader with the weights of one file, which must have that sha256 where one is given.
+
+    Pictures are (N, 1, 28, 28) in [0, 1], a light digit on dark; what lies outside is read as black or white, as a screen shows it.
+    Answers are on the pictures' device. Pictures of another shape, and a missing or damaged file, raise Refusal.
+    """
+
+    weights: Path
+    sha256: str | None = None
+    device: str = "cpu"
+    network: Reader = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        network = load(Path(self.weights), self.sha256).to(self.device).eval().requires_grad_(False)
+        object.__setattr__(self, "network", network)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The probability of each digit, (N, 10)."""
+        parts = _shown(images).to(self.device).split(MOST_ROWS)
+        return torch.cat([self.network(part).softmax(1) for part in parts]).to(images.device)
+
+    def read(self, images: Tensor) -> Tensor:
+        """The likeliest digit of each picture, (N,)."""
+        return self(images).argmax(1)
+
+    def sees_far(self, images: Tensor, times: float = 4) -> Tensor:
+        """The probability of each digit for someone `times` as far away, (N, 10)."""
+        return self(shrunk(_shown(images), times))
+
+
+def _shown(images: Tensor) -> Tensor:
+    if images.ndim != 4 or tuple(images.shape[1:]) != (1, SIDE, SIDE):
+        raise Refusal(
+            f"The judge was given pictures of shape {tuple(images.shape)}; it reads grey digits, (N, 1, {SIDE}, {SIDE}). "
+            "One picture is image[None]; other pictures need a judge of their own."
+        )
+    return images.float().clamp(0, 1)
+
+
+def first(device: str = "cpu") -> Judge:
+    """expkit's judge."""
+    return shipped("judge_first", device)
+
+
+def second(device: str = "cpu") -> Judge:
+    """The judge that counts what is reported."""
+    return shipped("judge_second", device)
+
+
+def shipped(name: str, device: str = "cpu") -> Judge:
+    """The judge whose weights and model card ship as `name`."""
+    return Judge(WEIGHTS / f"{name}.safetensors", card(name)["sha256"], device)
+
+
+def card(name: str) -> dict:
+    """The model card of a judge that ships: how it was made, and how well it reads."""
+    path = WEIGHTS / f"{name}.json"
+    try:
+        facts = json.loads(path.read_text())
+        facts["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Refusal(f"The model card {path} is missing or damaged; it ships with expkit. Install expkit again.") from None
+    return facts
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file of weights says of itself."""
+
+    architecture: str
+    width: int
+
+    def network(self) -> Reader:
+        known = {kind.__name__: kind for kind in Reader.__subclasses__()}
+        if self.architecture not in known:
+            hint = nearest(self.architecture, known)
+            raise Refusal(f"The weights are of a reader {self.architecture!r}, which is not known.{hint} Known are: {', '.join(known)}.")
+        return known[self.architecture](self.width)
+
+
+def save(path: Path, network: Reader, dtype: torch.dtype = torch.float32) -> None:
+    """Write network and Facts as one safetensors file, in one move: it is whole or it is not there."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    save_file(tensors, part, metadata={"expkit": json.dumps(asdict(Facts(type(network).__name__, network.width)))})
+    os.replace(part, path)
+
+
+def load(path: Path, sha256: str | None = None) -> Reader:
+    """The reader of a file, in float32; refuses a file that is missing, damaged, or not the one whose sha256 was promised."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise Refusal(
+            f"There are no weights at {path}. Expected a model.safetensors that task=train trainer=judge has written: "
+            "train one, or take expkit's own, judges.first() and judges.second()."
+        )
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise Refusal(
+            f"The weights {path} are damaged: expected the sha256 on their model card ({sha256[:12]}…), and theirs is another. "
+            "Install expkit again, or give other weights, Judge(PATH)."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            network = Facts(**json.loads((file.metadata() or {})["expkit"])).network()
+            network.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise Refusal(
+            f"The weights {path} cannot be read as a judge's ({str(error).partition(chr(10))[0]}). Expected a model.safetensors that "
+            "task=train trainer=judge has written; try judges.first()."
+        ) from None
+    return network

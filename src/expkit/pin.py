@@ -1,0 +1,59 @@
+"""Pins: what must stay.
+
+At every level t at or above `until`, `part` of x is replaced by that part of the picture, noised to t:
+
+    x ← part(noised(image, t)) + x − part(x)
+
+SDEdit (Meng et al. 2022) pins the whole picture for a time; inpainting pins part of it for all time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expkit.maps import Identity, Map
+from expkit.schedule import CLEAN, Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Pin:
+    """Holds `part` of `image`, (1 or B, C, H, W) in the model's range, while the level is at or above `until`.
+
+    until: a level; a tuple of levels, one a picture; or levels as a picture (…, H, W): a strength for each pixel. `CLEAN` is to the end.
+    at_first: whether it also holds at the grid's first level. The course's inpainting starts from noise that is not pinned.
+    """
+
+    image: Tensor
+    part: Map = Identity()  # noqa: RUF009
+    until: int | tuple[int, ...] | Tensor = CLEAN
+    at_first: bool = True
+
+    def levels(self) -> Tensor:
+        """`until` as (1 or B, 1, 1, 1) or (…, H, W)."""
+        return self.until if isinstance(self.until, Tensor) else torch.as_tensor(self.until).view(-1, 1, 1, 1)
+
+    def __call__(self, x: Tensor, t: int, schedule: Schedule, noise: Tensor) -> Tensor:
+        """x (B, C, H, W) at level t with the pinned part put back; noise (B, C, H, W), standard normal, of the pin's own stream."""
+        known = schedule.noised(self.image.to(x), t, noise)
+        return torch.where((self.levels() <= t).to(x.device), self.part(known) + (x - self.part(x)), x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The clean composite of what is pinned to the end: inpainting, never SDEdit."""
+        return torch.where((self.levels() <= CLEAN).to(x.device), self.part(self.image.to(x)) + (x - self.part(x)), x)
+
+    def free(self, s: int, count: int) -> list[int]:
+        """The rows, of `count`, whose update to level s is worth making: not those that will be pinned whole there."""
+        if self.part != Identity():
+            return list(range(count))
+        held = (self.levels() <= s).expand(count, *self.levels().shape[1:]).flatten(1).all(1)
+        return [row for row in range(count) if not held[row]]
+
+    def of(self, rows: Sequence[int]) -> Pin:
+        """The pin of some of the rows."""
+        images = self.image if len(self.image) == 1 else self.image[list(rows)]
+        many = isinstance(self.until, tuple) and len(self.until) > 1
+        return Pin(images, self.part, tuple(self.until[r] for r in rows) if many else self.until, self.at_first)

@@ -1,0 +1,95 @@
+"""Rules: one update of the sampler, from level t to level s.
+
+A rule is called `rule(schedule, x, x0, frac, t, s, noise, last)`: x and the estimate x0 (B, C, H, W), the learned variance's fraction
+or None, the levels, standard normal noise, and the step before or None. It returns x at level s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from expkit.errors import Refusal
+from expkit.schedule import CLEAN, Schedule
+
+
+class Step(NamedTuple):
+    """What an update leaves: it went from level t to level s; x is the state at s, x0 the estimate of the clean picture at t."""
+
+    t: int
+    s: int
+    x: Tensor
+    x0: Tensor
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling on any grid (Ho et al. 2020, eq. 6 and 7; strided as the course writes it).
+
+    beta_t = 1 − ab_t/ab_s;  mean = sqrt(ab_s) beta_t/(1 − ab_t) x0 + sqrt(1 − beta_t)(1 − ab_s)/(1 − ab_t) x.
+
+    variance: "small" (1 − ab_s)/(1 − ab_t) beta_t; "large" beta_t; "learned" between the two, as a fraction of their logarithms
+    (Nichol & Dhariwal 2021, eq. 15); "model" learned where the model learned one, else small.
+    """
+
+    variance: Literal["small", "large", "learned", "model"] = "model"
+
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+        ab_t, ab_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
+        beta = 1 - ab_t / ab_s
+        mean = math.sqrt(ab_s) * beta / (1 - ab_t) * x0 + math.sqrt(1 - beta) * (1 - ab_s) / (1 - ab_t) * x
+        return mean if s == CLEAN else mean + self.sigma(beta, (1 - ab_s) / (1 - ab_t) * beta, frac) * noise
+
+    def sigma(self, large: float, small: float, frac: Tensor | None) -> float | Tensor:
+        small = max(small, 1e-20)
+        kind = ("small" if frac is None else "learned") if self.variance == "model" else self.variance
+        if kind == "learned":
+            if frac is None:
+                raise Refusal("sampler.rule.variance=learned needs a model that learned a variance: try small, large or model.")
+            return torch.exp(0.5 * (frac * math.log(large) + (1 - frac) * math.log(small)))
+        return math.sqrt(large if kind == "large" else small)
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """eta = 0 is deterministic, eta = 1 is DDPM with the small variance (Song et al. 2021, eq. 12 and 16)."""
+
+    eta: float = 0.0
+
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
+        eps = (x - alpha_t * x0) / sigma_t
+        sigma = self.eta * sigma_s / sigma_t * math.sqrt(max(0.0, 1 - (alpha_t / alpha_s) ** 2))
+        return alpha_s * x0 + math.sqrt(max(0.0, sigma_s**2 - sigma**2)) * eps + sigma * noise
+
+
+@dataclass(frozen=True)
+class DPMpp:
+    """DPM-Solver++ 2M: second order, deterministic (Lu et al. 2022, algorithm 2). lambda = log(alpha/sigma), not below −5.1."""
+
+    lowest: float = -5.1
+
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+        if s == CLEAN:
+            return x0
+        (_, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
+        h = self.level(schedule, s) - self.level(schedule, t)
+        if last is not None and h > 0:
+            ratio = (self.level(schedule, t) - self.level(schedule, last.t)) / h
+            x0 = x0 + (x0 - last.x0) / (2 * ratio) if ratio > 0 else x0
+        return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * x0
+
+    def level(self, schedule: Schedule, t: int) -> float:
+        alpha, sigma = schedule.at(t)
+        return max(math.log(alpha) - math.log(sigma), self.lowest) if alpha else self.lowest
+
+
+def renoise(schedule: Schedule, x: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+    """Up again, from level t to the noisier s: x_s = (alpha_s/alpha_t) x + noise for what is missing (RePaint, eq. 1)."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
+    kept = alpha_s / alpha_t
+    return kept * x + math.sqrt(max(0.0, sigma_s**2 - (kept * sigma_t) ** 2)) * noise

@@ -1,0 +1,113 @@
+"""The loop: one forward of the network a step, whatever is composed.
+
+Randomness belongs to (seed, the picture's own number, purpose, index in the whole grid): never to call order, row of a batch, device,
+or level. Picture k has the same noise alone, in a batch, in a sweep and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser, Prediction
+from expkit.estimate import Estimate
+from expkit.pin import Pin
+from expkit.randomness import stream
+from expkit.rules import DDPM, Step, renoise
+from expkit.schedule import CLEAN, Schedule
+
+Rule = Callable[..., Tensor]
+Clip = Callable[[Tensor], Tensor]
+
+
+class Seed(NamedTuple):
+    """Whose noise a row has: picture number `picture` of `seed`."""
+
+    seed: int
+    picture: int
+
+
+def seeded(seed: int, count: int) -> list[Seed]:
+    return [Seed(seed, picture) for picture in range(count)]
+
+
+def noises(seeds: Sequence[Seed], purpose: str, index: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise (B, *shape), float32 on the CPU, one stream a row."""
+    return torch.stack([torch.randn(*shape, generator=stream(*s, purpose, index)) for s in seeds])
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A rule, the grid it walks as a function of the number of levels, and what is done to each estimate of the clean picture."""
+
+    grid: Callable[[int], tuple[int, ...]]
+    rule: Rule = DDPM()  # noqa: RUF009
+    clip: Clip | None = None
+
+
+def sample(
+    denoiser: Denoiser,
+    estimate: Estimate | Callable[..., Prediction],
+    grid: Sequence[int],
+    seeds: Sequence[Seed],
+    rule: Rule = DDPM(),  # noqa: B008
+    pin: Pin | None = None,
+    clip: Clip | None = None,
+    begin: int = 0,
+    x: Tensor | None = None,
+) -> Iterator[Step]:
+    """Walk the grid; yield a `Step` after every update, its x and x0 (B, C, H, W) in the model's range, on the model's device.
+
+    begin, x: start at this index of the grid from this state instead of from pure noise at the first level.
+    Rows whose picture is still pinned whole at the next level are left out of the forward, and keep their x.
+    """
+    def noise(purpose: str, index: int) -> Tensor:
+        return noises(seeds, purpose, index, denoiser.shape).to(x.device)
+
+    schedule, every = denoiser.schedule, list(range(len(seeds)))
+    x = noises(seeds, "start", 0, denoiser.shape).to(denoiser.device) if x is None else x
+    x0, last = torch.zeros_like(x), None
+    for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
+        if pin and (index > 0 or pin.at_first):
+            x = pin(x, t, schedule, noise("pin", index))
+        if s > t:
+            x, last = renoise(schedule, x, t, s, noise("step", index)), None
+            continue
+        free = pin.free(s, len(seeds)) if pin else every
+        if free:
+            new, clean = update(denoiser, estimate, rule, clip, x, t, s, noise("step", index), last, free)
+            x, x0 = (new, clean) if free == every else (x.index_copy(0, on(x, free), new), x0.index_copy(0, on(x, free), clean))
+        last = Step(t, s, x, x0)
+        yield last
+    if pin:
+        held = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
+        yield Step(grid[-1], CLEAN, pin.finish(held), x0)
+
+
+def update(denoiser: Denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int, s: int, noise: Tensor, last, rows: list[int]):
+    """The rows of x from level t to s: (their x at s, their x0)."""
+    x, noise = x[rows], noise[rows]
+    out = estimate(denoiser, x, t, rows)
+    x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
+    x0 = clip(x0) if clip else x0
+    last = last and Step(last.t, last.s, last.x[rows], last.x0[rows])
+    return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
+
+
+def on(x: Tensor, rows: list[int]) -> Tensor:
+    return torch.tensor(rows, device=x.device)
+
+
+def calls(estimate: Estimate, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
+    """The rows of each network call that `sample` will make, without making one."""
+    planned = []
+    for t, s in pairwise(grid):
+        free = pin.free(s, count) if pin else range(count)
+        rows = len(estimate.asks(free, (t + 1) / len(schedule))) if s < t else 0
+        planned += [rows] if rows else []
+    return planned
