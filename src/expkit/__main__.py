@@ -46,6 +46,7 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("either", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("said", said, replace=True)
+    OmegaConf.register_new_resolver("chosen", lambda group, *, _root_: _root_[group], replace=True)
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
     def job(config) -> None:
@@ -104,6 +105,8 @@ def batched(config) -> None:
     """
     from omegaconf import ListConfig, OmegaConf
 
+    if "note" in config.task:
+        config.task.note = config.task.note  # as it reads before the lists become long
     used = [key for key in AXES if isinstance(config[key], ListConfig) and uses(config, key)]
     cells = [dict(zip(used, values, strict=True)) for values in product(*[config[key] for key in used])]
     samples = config.task.get("samples") or 1
@@ -113,12 +116,13 @@ def batched(config) -> None:
 
 
 def uses(config, key: str) -> bool:
-    """Whether a key has a say in the task: whether a mark put in its place turns up there."""
+    """Whether a key has a say in what is sampled: whether a mark put in its place turns up there."""
     from omegaconf import OmegaConf
 
     probe = config.copy()
     probe[key] = f"<{key}>"
-    return f"<{key}>" in OmegaConf.to_yaml(probe.task, resolve=True)
+    parts = [probe.task.get(part) for part in ("estimate", "pin")]
+    return key == "seed" or any(f"<{key}>" in OmegaConf.to_yaml(part, resolve=True) for part in parts if part is not None)
 
 
 if __name__ == "__main__":

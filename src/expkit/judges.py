@@ -38,7 +38,7 @@ class Reader(nn.Module, ABC):
 
 
 class Plain(Reader):
-    """Convolutions, batch normalisation, ReLU and three poolings, the last 3×3 read by one linear map. Width 32: 203,690 parameters."""
+    """Convolutions, batch normalisation, ReLU, three poolings; one linear map reads the last 3×3. Width 32: 203,690 parameters."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__(width)
@@ -66,7 +66,9 @@ class Residual(Reader):
         w = width
         self.enter = nn.Conv2d(1, w, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))
-        self.answer = nn.Sequential(nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS))
+        self.answer = nn.Sequential(
+            nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.answer(self.blocks(self.enter(x)))
@@ -86,7 +88,7 @@ class Block(nn.Module):
 
 
 def shrunk(images: Tensor, times: float) -> Tensor:
-    """images (N, C, H, W) as they look from `times` as far: shrunk by area averaging to the nearest whole size, enlarged bilinearly."""
+    """images (N, C, H, W) as they look from `times` as far: shrunk to the nearest whole size by area, enlarged bilinearly."""
     size = [max(1, round(side / times)) for side in images.shape[-2:]]
     return F.interpolate(F.interpolate(images, size, mode="area"), images.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -169,7 +171,9 @@ class Facts:
         known = {kind.__name__: kind for kind in Reader.__subclasses__()}
         if self.architecture not in known:
             hint = nearest(self.architecture, known)
-            raise Refusal(f"The weights are of a reader {self.architecture!r}, which is not known.{hint} Known are: {', '.join(known)}.")
+            raise Refusal(
+                f"The weights are of a reader {self.architecture!r}, which is unknown.{hint} Known are: {', '.join(known)}."
+            )
         return known[self.architecture](self.width)
 
 
@@ -201,10 +205,10 @@ def load(path: Path, sha256: str | None = None) -> Reader:
     try:
         with safe_open(path, framework="pt") as file:
             network = Facts(**json.loads((file.metadata() or {})["expkit"])).network()
-            network.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+            network.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise Refusal(
-            f"The weights {path} cannot be read as a judge's ({str(error).partition(chr(10))[0]}). Expected a model.safetensors that "
-            "task=train trainer=judge has written; try judges.first()."
+            f"The weights {path} cannot be read as a judge's ({str(error).partition(chr(10))[0]}). "
+            "Expected a model.safetensors that task=train trainer=judge has written; try judges.first()."
         ) from None
     return network

@@ -51,10 +51,14 @@ class Identity(Map):
 class Chain(Map):
     """Maps one after another, the first one first."""
 
-    links: tuple[Map, ...]
+    items: tuple[Map, ...]
+
+    @property
+    def links(self) -> tuple[Map, ...]:
+        return self.items
 
     def __call__(self, image: Tensor) -> Tensor:
-        for link in self.links:
+        for link in self.items:
             image = link(image)
         return image
 

@@ -124,7 +124,7 @@ def sheet(
 ) -> Image.Image:
     """Rows of pictures of one size, with a label before each row, above each column, a title over all and a note under it."""
     widest = max(len(row) for row in rows)
-    side = side or max(56, min(168, 1900 // widest))
+    side = side or max(56, min(168, 1900 // widest, 1500 // len(rows)))
     tiles = [[enlarged(picture, side) for picture in row] for row in rows]
     width, height = tiles[0][0].size
     small, large = font(max(13, min(18, width // 7))), font(22)

@@ -224,20 +224,24 @@ class InnerCircle(Involution):
 class Then(View):
     """Views one after another, the first one first."""
 
-    parts: tuple[View, ...]
+    items: tuple[View, ...]
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        return self.items
 
     def __call__(self, image: Tensor) -> Tensor:
-        return reduce(lambda seen, view: view(seen), self.parts, image)
+        return reduce(lambda seen, view: view(seen), self.items, image)
 
     def inverse(self, image: Tensor) -> Tensor:
-        return reduce(lambda seen, view: view.inverse(seen), self.parts[::-1], image)
+        return reduce(lambda seen, view: view.inverse(seen), self.items[::-1], image)
 
     def unmoved(self, image: Tensor) -> Tensor:
-        return reduce(lambda seen, view: view.unmoved(seen), self.parts[::-1], image)
+        return reduce(lambda seen, view: view.unmoved(seen), self.items[::-1], image)
 
     @property
     def opposite(self) -> View:
-        return Then(tuple(v.opposite for v in self.parts[::-1]))
+        return Then(tuple(v.opposite for v in self.items[::-1]))
 
 
 def then(*views: View) -> View:

@@ -41,7 +41,7 @@ class FromAfar:
 
 def figure(
     name: str, images: Tensor, cells: Sequence[Mapping], samples: int, readings: Mapping[str, Reading],
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor],
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], note: str = "",
 ) -> Image.Image:
     """A row a wish and a reading, a column a sample; with two axes or more the last one runs across."""
     axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
@@ -53,7 +53,7 @@ def figure(
             extra = [[shown[here[0] % len(shown)] for shown in group.values()] for group in (before, after)]
             rows.append([*extra[0], *reading.through(images[here]), *extra[1]])
             down.append(row_label(label, reading, cells, first, across, samples, len(readings), axes))
-    return pictures.sheet(rows, down, columns(cells, across, samples, axes, before, after), name)
+    return pictures.sheet(rows, down, columns(cells, across, samples, axes, before, after), name, note)
 
 
 def row_label(label: str, reading: Reading, cells, first: int, across: int, samples: int, many: int, axes) -> str:

@@ -47,7 +47,8 @@ class Sampling:
     seed: int | Sequence[int]
     samples: int
     cells: Sequence[Mapping] = ({},)
-    judges: Mapping[str, Judge] = field(default_factory=dict)
+    judges: Mapping[str, Judge] | None = None
+    note: str = ""
 
     def __call__(self, result: Result) -> None:
         model, seeds = Counting(self.model), self.seeds()
@@ -70,7 +71,7 @@ class Sampling:
         files = result.bare(images)
         wishes = [dict(cell) | {"sample": k} for cell in self.cells for k in range(self.samples)]
         result.numbers["pictures"] = [{"file": file, **wish} for file, wish in zip(files, wishes, strict=True)]
-        result.picture(figure(self.name, images, self.cells, self.samples, self.readings, pinned.before, pinned.after))
+        result.picture(figure(self.name, images, self.cells, self.samples, self.readings, pinned.before, pinned.after, self.note))
 
     def seeds(self) -> list[Seed]:
         """Sample k of every wish has picture k's noise, so that wishes are compared on equal noise."""

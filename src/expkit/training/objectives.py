@@ -28,7 +28,9 @@ class Objective(ABC):
     """A loss, and how the network that it trains is kept."""
 
     @abstractmethod
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
+    ) -> Tensor:
         """The loss of one batch, images (N, C, H, W) in [0, 1] and labels (N,).
 
         `random` draws for the global batch, of which this process has every world-th row.
@@ -53,7 +55,9 @@ class Diffusion(Objective):
     high: float = 1.0
     drop: float = 0.1
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
+    ) -> Tensor:
         count = len(images) * world
         t = torch.randint(len(self.schedule), (count,), generator=random)[rank::world]
         noise = torch.randn((count, *images.shape[1:]), generator=random)[rank::world]
@@ -93,7 +97,9 @@ class Reading(Objective):
     offset: float = 0.05
     noise: float = 0.1
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
+    ) -> Tensor:
         seen = self.varied(images, random, rank, world).contiguous(memory_format=torch.channels_last)
         return F.cross_entropy(network(seen), labels)
 

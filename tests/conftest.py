@@ -1,0 +1,57 @@
+"""What tests share: one thread, toy denoisers whose answers are known, and the data at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser, Prediction
+from expkit.schedule import scaled
+
+torch.set_num_threads(1)
+DATA = next((p for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data") if p and Path(p).is_dir()), None)
+
+
+class Toy(Denoiser):
+    """Answers tanh(a·x + b) + noise of the prompt's own, pointwise in x: it commutes with every permutation of pixels.
+
+    `skewed` adds a fixed picture, which breaks that. `rows` has the rows of each call, `asked` the prompts of the last one.
+    """
+
+    kind, range, device = "eps", (-1.0, 1.0), torch.device("cpu")
+
+    def __init__(self, shape=(1, 8, 8), skewed: float = 0.0, frac: bool = False, schedule=None) -> None:
+        self.shape, self.schedule = shape, schedule or scaled(100)
+        self.picture = skewed * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        self.frac, self.rows, self.asked = frac, [], []
+
+    def understand(self, prompt: str) -> str:
+        return prompt
+
+    def predict(self, x: Tensor, t: int, prompts) -> Prediction:
+        self.rows.append(len(x))
+        self.asked = list(prompts)
+        said = torch.tensor([sum(map(ord, p)) % 17 / 17 for p in prompts])[:, None, None, None]
+        answer = torch.tanh((1 + said) * x + said + 0.01 * t) + (1 + said) * self.picture
+        return Prediction(answer, torch.sigmoid(x + said) if self.frac else None)
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data; CI has it and must not skip."""
+    if DATA is None:
+        assert not os.environ.get("CI"), "CI must have the data: set EXPKIT_DATA"
+        pytest.skip("no data at hand: set EXPKIT_DATA to a folder that holds mnist/ and photos/")
+    return Path(DATA)

@@ -1,0 +1,123 @@
+"""Estimates are algebra: the same wish composed is the wish, equal questions are asked once, what weighs nothing is not asked."""
+
+import pytest
+import torch
+
+from expkit.estimate import Estimate, anagram, asked, composed, guided, hybrid, within
+from expkit.maps import LowPass
+from expkit.views import Flip, Identity, Negate, Rotate180, RotateCW
+from tests.conftest import Toy
+
+BLUR = LowPass(1.0)
+VIEWS = {"upright": Identity(), "turned": Flip()}
+
+
+def rows(estimate: Estimate, t: int = 50) -> int:
+    return len(estimate.asks([0], (t + 1) / 100))
+
+
+def same(a, b) -> bool:
+    return torch.allclose(a.native, b.native, atol=1e-5)
+
+
+def test_guidance_is_its_formula(toy, x):
+    null, cond = toy.predict(x, 50, [""] * 3).native, toy.predict(x, 50, ["a"] * 3).native
+    for gamma in (0.3, 1, 7):
+        assert torch.allclose(guided("a", gamma)(toy, x, 50).native, null + gamma * (cond - null), atol=1e-5)
+
+
+@pytest.mark.parametrize(("gamma", "prompts"), [(0, ["", "", ""]), (1, ["a", "a", "a"]), (7, ["", "a"] * 3), (0.1, ["", "a"] * 3)])
+def test_a_weight_of_zero_asks_nothing(gamma, prompts, toy, x):
+    guided("a", gamma)(toy, x, 50)
+    assert sorted(toy.asked) == sorted(prompts) and len(toy.rows) == 1
+
+
+def test_rows_are_those_the_algebra_promises():
+    far, near = guided("a"), guided("b")
+    two_views = anagram({"upright": guided("c"), "turned": guided("d")}, VIEWS)
+    assert rows(far) == 2
+    assert rows(hybrid(far, near, BLUR)) == 3
+    assert rows(two_views) == 4
+    assert rows(hybrid(two_views, near, BLUR)) == 5
+    assert rows(hybrid(far, far, BLUR)) == 2
+    assert rows(anagram({"upright": two_views, "turned": two_views}, VIEWS)) == 6  # null, c, d, each way up
+    assert rows(composed(asked("a"), asked("b"), -1.0 * asked("c"))) == 3
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.3, 0.7, 1.1, 7, 7.7])
+def test_what_cancels_is_not_asked_however_it_rounds(gamma):
+    far, near = guided("a", gamma), guided("b", gamma)
+    shares = {m: w for ask in hybrid(far, near, BLUR).asks([0], 0.5) if ask.question.prompt == "" for m, w in ask.shares.items()}
+    assert len(shares) == 1 and rows(hybrid(far, near, BLUR) - hybrid(far, near, BLUR)) == 0
+
+
+def test_the_same_wish_composed_is_the_wish(toy, x):
+    wish = guided("a", 5)
+    assert same(hybrid(wish, wish, BLUR)(toy, x, 50), wish(toy, x, 50))
+    assert same((0.25 * wish + 0.75 * wish)(toy, x, 50), wish(toy, x, 50))
+    assert same(anagram({"upright": wish, "turned": wish}, VIEWS)(toy, x, 50), wish(toy, x, 50))  # the toy commutes with the view
+    assert same(wish.seen(RotateCW()).seen(RotateCW().opposite)(toy, x, 50), wish(toy, x, 50))
+
+
+def test_a_network_that_does_not_commute_tells_views_apart(x):
+    net, wish = Toy(skewed=1.0), guided("a", 5)
+    assert not same(wish.seen(Flip())(net, x, 50), wish(net, x, 50))
+    seen = wish.seen(Flip())(net, x, 50).native
+    assert torch.allclose(seen, Flip()(wish(net, Flip()(x), 50).native), atol=1e-5)
+
+
+def test_nested_views_compose_in_the_right_order(x):
+    net, first, second = Toy(skewed=1.0), RotateCW(), Flip()
+    nested = asked("a").seen(first).seen(second)(net, x, 50).native
+    by_hand = second.inverse(first.inverse(net.predict(first(second(x)), 50, ["a"] * 3).native))
+    assert torch.allclose(nested, by_hand, atol=1e-5)
+
+
+def test_a_filter_inside_a_view_is_the_filter_of_what_is_seen(x):
+    net = Toy(skewed=1.0)
+    inside = (BLUR @ asked("a")).seen(RotateCW())(net, x, 50).native
+    assert torch.allclose(inside, RotateCW().inverse(BLUR(net.predict(RotateCW()(x), 50, ["a"] * 3).native)), atol=1e-5)
+
+
+def test_one_prompt_and_one_gamma_a_picture(toy, x):
+    batch = guided(["a", "b", "a"], [7, 1, 0])(toy, x, 50).native
+    assert toy.rows == [2 + 1 + 1]
+    for k, (prompt, gamma) in enumerate([("a", 7), ("b", 1), ("a", 0)]):
+        assert torch.allclose(batch[k], guided(prompt, gamma)(toy, x[k : k + 1], 50).native[0], atol=1e-5)
+
+
+def test_some_of_the_pictures_keep_their_own_prompts(toy, x):
+    whole = guided(["a", "b", "c"])
+    assert torch.allclose(whole(toy, x[1:], 50, [1, 2]).native, whole(toy, x, 50).native[1:], atol=1e-6)
+
+
+def test_a_guidance_interval_asks_the_null_inside_it_only():
+    wish = guided("a", within(0.8, 0.2, 7))
+    assert [rows(wish, t) for t in (99, 50, 5)] == [1, 2, 1]
+
+
+def test_numbers_are_prompts():
+    assert [ask.question.prompt for ask in guided(3, 1).asks([0], 0.5)] == ["3"]
+
+
+def test_the_learned_variance_is_a_mean_over_wishes(x):
+    net = Toy(frac=True)
+    of = lambda prompt, picture: net.predict(picture, 50, [prompt] * 3).frac  # noqa: E731
+    assert torch.allclose(guided("a", 7)(net, x, 50).frac, of("a", x))  # never the null's, never times gamma
+    assert torch.allclose(guided("a", 0)(net, x, 50).frac, of("", x))  # the null's, where there is no other
+    assert torch.allclose(hybrid(guided("a"), guided("b"), BLUR)(net, x, 50).frac, (of("a", x) + of("b", x)) / 2)
+    turned = Flip()(of("b", Flip()(x)))
+    both = anagram({"upright": guided("a"), "turned": guided("b")}, VIEWS)(net, x, 50).frac
+    assert torch.allclose(both, (of("a", x) + turned) / 2, atol=1e-6)
+    assert torch.allclose(guided("a").seen(Negate())(net, x, 50).frac, of("a", -x))  # pixels back, sign untouched
+
+
+def test_what_is_not_linear_stands_outermost():
+    with pytest.raises(TypeError, match="outermost"):
+        guided("a") + (lambda denoiser, x, t: None)
+
+
+def test_nothing_is_mutated(toy, x):
+    before, wish = x.clone(), hybrid(guided("a"), guided("b"), BLUR).seen(Rotate180())
+    wish(toy, x, 50)
+    assert torch.equal(x, before)

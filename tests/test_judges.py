@@ -1,0 +1,196 @@
+"""Laws of the judges: they read, near and from afar; damaged weights are refused; what they learn from is a function of a seed."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from expkit import judges
+from expkit.errors import Refusal
+from expkit.randomness import stream
+from expkit.training.data import mnist, root
+from expkit.training.objectives import Reading, blurs, shrinkings
+
+BOTH = pytest.mark.parametrize("name", ["judge_first", "judge_second"])
+
+
+@pytest.fixture(scope="module")
+def tested():
+    """The first 2,000 test pictures, (2000, 1, 28, 28) in [0, 1], and their digits."""
+    if root() is None and not os.environ.get("CI"):
+        pytest.skip("MNIST is not at hand: say where it is with EXPKIT_DATA")
+    pictures = mnist(train=False).first(2000)
+    return pictures.images.float() / 255, pictures.labels
+
+
+@pytest.fixture
+def pictures():
+    return torch.rand(6, 1, 28, 28, generator=stream("pictures"))
+
+
+def share(digits, labels):
+    return (digits == labels).double().mean().item()
+
+
+@BOTH
+def test_reads_from_near(name, tested):
+    images, labels = tested
+    assert share(judges.shipped(name).read(images), labels) >= 0.99
+
+
+@BOTH
+def test_reads_from_afar(name, tested):
+    images, labels = tested
+    assert share(judges.shipped(name).sees_far(images, 4).argmax(1), labels) >= 0.95
+
+
+@BOTH
+def test_is_small_and_says_what_it_is(name):
+    facts, judge = judges.card(name), judges.shipped(name)
+    assert (judges.WEIGHTS / f"{name}.safetensors").stat().st_size < 1e6
+    assert facts["architecture"] == type(judge.network).__name__
+    assert facts["parameters"] == sum(p.numel() for p in judge.network.parameters())
+    assert facts["accuracy"] >= 0.99
+    assert facts["tested_on"] == 10_000
+
+
+def test_the_two_are_of_different_make():
+    assert type(judges.first().network) is not type(judges.second().network)
+
+
+@BOTH
+def test_answers_are_probabilities(name, pictures):
+    answers = judges.shipped(name)(pictures)
+    assert answers.shape == (6, 10)
+    torch.testing.assert_close(answers.sum(1), torch.ones(6))
+
+
+def test_a_picture_is_judged_the_same_in_any_batch(pictures):
+    judge = judges.first()
+    torch.testing.assert_close(judge(pictures)[2:3], judge(pictures[2:3]))
+
+
+def test_no_picture_no_answer(pictures):
+    assert judges.first()(pictures[:0]).shape == (0, 10)
+
+
+def test_what_is_beyond_black_and_white_is_black_and_white(pictures):
+    judge, beyond = judges.first(), 3 * pictures - 1
+    torch.testing.assert_close(judge(beyond), judge(beyond.clamp(0, 1)))
+    torch.testing.assert_close(judge.sees_far(beyond), judge.sees_far(beyond.clamp(0, 1)))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 3, 28, 28), (2, 1, 64, 64)])
+def test_other_pictures_are_refused(shape):
+    with pytest.raises(Refusal, match="reads grey digits"):
+        judges.first()(torch.zeros(shape))
+
+
+def test_shrunk_is_linear_keeps_flat_pictures_and_the_mean_of_blocks(pictures):
+    one, other = pictures[:3], pictures[3:]
+    torch.testing.assert_close(judges.shrunk(2 * one - other, 4), 2 * judges.shrunk(one, 4) - judges.shrunk(other, 4))
+    torch.testing.assert_close(judges.shrunk(torch.full((1, 1, 28, 28), 0.3), 4), torch.full((1, 1, 28, 28), 0.3))
+    torch.testing.assert_close(judges.shrunk(pictures, 28), pictures.mean((2, 3), keepdim=True).expand_as(pictures))
+    torch.testing.assert_close(judges.shrunk(pictures, 1), pictures)
+
+
+def refused(path, match, **promised):
+    with pytest.raises(Refusal, match=match):
+        judges.Judge(path, **promised)
+
+
+def test_missing_weights_are_refused(tmp_path):
+    refused(tmp_path / "none.safetensors", "no weights at")
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch):
+    whole, path = judges.WEIGHTS / "judge_first.safetensors", tmp_path / "judge_first.safetensors"
+    data = bytearray(whole.read_bytes())
+    path.write_bytes(data[: len(data) // 2])
+    refused(path, "cannot be read")
+    data[-100] ^= 1
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text((judges.WEIGHTS / "judge_first.json").read_text())
+    monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
+    with pytest.raises(Refusal, match="damaged"):
+        judges.first()
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(Refusal, match="model card"):
+        judges.first()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "other").write_bytes(content)
+    refused(tmp_path / "other", "cannot be read")
+
+
+def test_weights_of_something_else_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    other = {"w": torch.zeros(1)}
+    save_file(other, tmp_path / "a")
+    refused(tmp_path / "a", "cannot be read")
+    save_file(other, tmp_path / "b", metadata={"expkit": '{"architecture": "Plane", "width": 32}'})
+    refused(tmp_path / "b", "Did you mean Plain")
+    save_file(other, tmp_path / "c", metadata={"expkit": '{"architecture": "Plain", "width": 8}'})
+    refused(tmp_path / "c", "cannot be read")
+
+
+@pytest.mark.parametrize("network", [judges.Plain(8), judges.Residual(8)])
+def test_what_reading_saves_is_the_network(network, tmp_path, pictures):
+    Reading().save(network, tmp_path / "model.safetensors")
+    judge = judges.Judge(tmp_path / "model.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    torch.testing.assert_close(judge(pictures), network.eval()(pictures).softmax(1))
+
+
+def test_reading_is_a_function_of_its_generator(pictures):
+    varied = [Reading().varied(pictures, stream(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(varied[0], varied[1])
+    assert not torch.equal(varied[0], varied[2])
+    network, labels = judges.Residual(8), torch.arange(6)
+    state = torch.get_rng_state()
+    losses = [Reading()(network, pictures, labels, stream(seed)) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(torch.get_rng_state(), state), "nothing else was drawn from"
+
+
+def test_processes_share_one_global_batch(pictures):
+    whole = Reading().varied(pictures, stream(1))
+    parts = [Reading().varied(pictures[rank::2], stream(1), rank, 2) for rank in (0, 1)]
+    torch.testing.assert_close(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_reading_that_changes_nothing_is_cross_entropy(pictures):
+    still = Reading(shift=0, turn=0, zoom=(1, 1), far=0, gain=0, offset=0, noise=0)
+    network, labels = judges.Plain(8).eval(), torch.arange(6)
+    torch.testing.assert_close(still.varied(pictures, stream(1)), pictures)
+    torch.testing.assert_close(still(network, pictures, labels, stream(1)), F.cross_entropy(network(pictures), labels))
+
+
+def test_training_shrinks_as_the_judge_does(pictures):
+    for matrix, size in zip(shrinkings(28), range(7, 15), strict=True):
+        torch.testing.assert_close(matrix @ pictures @ matrix.T, judges.shrunk(pictures, 28 / size))
+
+
+def test_blurs_keep_flat_pictures_and_widen():
+    blur = blurs(torch.tensor([0.5, 2.5]), 28)
+    torch.testing.assert_close(blur.sum(-1), torch.ones(2, 28))
+    assert blur[0, 14, 14] > 3 * blur[1, 14, 14]
+
+
+def test_reading_learns():
+    """One small batch is learnt by heart."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(16, 1, 28, 28), torch.arange(16) % 10
+    network, objective = judges.Residual(8), Reading(shift=0, turn=0, zoom=(1, 1), far=0, noise=0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    losses = []
+    for step in range(60):
+        optimizer.zero_grad()
+        losses.append(objective(network, images, labels, stream(step)))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.3 * losses[0]
