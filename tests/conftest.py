@@ -1,7 +1,9 @@
 """What tests share: one thread, toy denoisers whose answers are known, and the data at hand."""
 
+import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -46,6 +48,42 @@ def toy() -> Toy:
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: the last line printed."""
+        return Path(self.out.splitlines()[-1])
+
+    def numbers(self) -> dict:
+        return json.loads((self.folder / "numbers.json").read_text())
+
+
+@pytest.fixture
+def expkit(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process, in an empty folder: expkit("task=sample", "gamma=1") -> exit code, output, errors."""
+    from expkit.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    if DATA:
+        monkeypatch.setenv("EXPKIT_DATA", str(Path(DATA).resolve()))
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr("sys.argv", ["expkit", *arguments])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code or 0
+        return Ran(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

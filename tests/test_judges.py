@@ -42,7 +42,7 @@ def test_reads_from_near(name, tested):
 @BOTH
 def test_reads_from_afar(name, tested):
     images, labels = tested
-    assert share(judges.shipped(name).sees_far(images, 4).argmax(1), labels) >= 0.95
+    assert share(judges.shipped(name).sees_far(images, 4).argmax(1), labels) >= 0.93
 
 
 @BOTH
@@ -188,7 +188,7 @@ def test_reading_learns():
     network, objective = judges.Residual(8), Reading(shift=0, turn=0, zoom=(1, 1), far=0, noise=0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     losses = []
-    for step in range(60):
+    for step in range(40):
         optimizer.zero_grad()
         losses.append(objective(network, images, labels, stream(step)))
         losses[-1].backward()

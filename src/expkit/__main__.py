@@ -21,6 +21,8 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(command.manual())
         return
+    for flag in {"-m", "--multirun"} & set(arguments):  # Hydra takes it before the overrides only
+        sys.argv[1:] = [flag, *[a for a in arguments if a != flag]]
     full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
     try:

@@ -53,6 +53,11 @@ class Term:
     view: View = AsItIs()  # noqa: RUF009
     condition: bool = True
 
+    @property
+    def varies(self) -> bool:
+        """Whether it says one thing of one picture and another of the next."""
+        return isinstance(self.prompt, tuple) or any(isinstance(w, tuple) for w in self.weights)
+
     def weight(self, picture: int, clock: float) -> float:
         return math.prod(_at(w, picture) if not callable(w) else w(clock) for w in self.weights)
 
@@ -100,7 +105,10 @@ class Estimate:
 
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
         """The rows of one forward, each distinct question of each picture once, in the order in which the terms name them."""
-        return [ask for picture in pictures for ask in self._asks(picture, clock)]
+        if any(term.varies for term in self.terms):
+            return [ask for picture in pictures for ask in self._asks(picture, clock)]
+        alike = self._asks(0, clock)
+        return [ask._replace(picture=picture) for picture in pictures for ask in alike]
 
     def _asks(self, picture: int, clock: float) -> list[Ask]:
         shares: dict[tuple[View, str], dict[Map, list[float]]] = {}

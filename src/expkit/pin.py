@@ -9,7 +9,6 @@ SDEdit (Meng et al. 2022) pins the whole picture for a time; inpainting pins par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from expkit.schedule import CLEAN, Schedule
 class Pin:
     """Holds `part` of `image`, (1 or B, C, H, W) in the model's range, while the level is at or above `until`.
 
-    until: a level; a tuple of levels, one a picture; or levels as a picture (…, H, W): a strength for each pixel. `CLEAN` is to the end.
+    until: a level; a tuple of levels, one a picture; or a picture of levels, (H, W) or (B, 1, H, W). `CLEAN` is to the end.
     at_first: whether it also holds at the grid's first level. The course's inpainting starts from noise that is not pinned.
     """
 
@@ -33,8 +32,9 @@ class Pin:
     at_first: bool = True
 
     def levels(self) -> Tensor:
-        """`until` as (1 or B, 1, 1, 1) or (…, H, W)."""
-        return self.until if isinstance(self.until, Tensor) else torch.as_tensor(self.until).view(-1, 1, 1, 1)
+        """`until` as (1 or B, 1, 1, 1) or (1 or B, 1, H, W)."""
+        levels = torch.as_tensor(self.until)
+        return levels.view(-1, 1, *levels.shape[-2:]) if levels.ndim > 1 else levels.view(-1, 1, 1, 1)
 
     def __call__(self, x: Tensor, t: int, schedule: Schedule, noise: Tensor) -> Tensor:
         """x (B, C, H, W) at level t with the pinned part put back; noise (B, C, H, W), standard normal, of the pin's own stream."""
@@ -51,9 +51,3 @@ class Pin:
             return list(range(count))
         held = (self.levels() <= s).expand(count, *self.levels().shape[1:]).flatten(1).all(1)
         return [row for row in range(count) if not held[row]]
-
-    def of(self, rows: Sequence[int]) -> Pin:
-        """The pin of some of the rows."""
-        images = self.image if len(self.image) == 1 else self.image[list(rows)]
-        many = isinstance(self.until, tuple) and len(self.until) > 1
-        return Pin(images, self.part, tuple(self.until[r] for r in rows) if many else self.until, self.at_first)

@@ -1,0 +1,221 @@
+"""The command: every YAML composes, every task runs, what cannot be done is said in a sentence with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from expkit import command, pictures
+
+SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=[1,3]")
+GROUPS = {group: list(command.options(group)) for group in command.GROUPS}
+
+
+@pytest.fixture
+def ran(expkit, data):
+    return lambda *arguments: expkit(*SMALL, *arguments)
+
+
+@pytest.mark.parametrize("choice", [f"{g}={o}" for g in ("task", "model", "sampler", "trainer", "data", "logger", "experiment") for o in GROUPS[g]])
+def test_every_option_composes(choice, expkit):
+    ran = expkit("--cfg", "job", "--resolve", choice)
+    assert ran.code == 0 and yaml.safe_load(ran.out)["seed"] == 180
+
+
+@pytest.mark.parametrize("task", [t for t in GROUPS["task"] if t != "train"])
+def test_every_task_runs_without_arguments(task, ran):
+    done = ran(f"task={task}")
+    assert done.code == 0, done.err
+    numbers = done.numbers()
+    assert numbers["network_calls"] in (4, 5) and numbers["device"] == "cpu" and numbers["seed"] == 180
+    assert set(numbers["judged"]) and numbers["seconds"] > 0
+    assert Image.open(done.folder / "picture.png").width > 100
+    for entry in numbers["pictures"]:
+        assert Image.open(done.folder / entry["file"]).size == (28, 28)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        (["task=sample", "prompt=3"], 2), (["task=sample", "prompt=3", "gamma=1"], 1), (["task=hybrid"], 3), (["task=anagram"], 4),
+        (["task=hybrid", "estimate@task.estimate.far=anagram"], 5), (["task=inpaint", "estimate@task.estimate=hybrid"], 3),
+        (["task=anagram", "pin@task.pin=picture", "i_start=2"], 4), (["task=inpaint", "estimate@task.estimate=anagram", "gamma=1"], 2),
+        (["task=anagram", "+estimate@task.estimate.parts.prompt=guided", "+view@task.estimate.views.prompt=rotate_cw", "prompt=3"], 6),
+    ],
+)  # fmt: skip
+def test_combinations_have_the_rows_that_the_algebra_promises(arguments, rows, ran):
+    done = ran(*arguments)
+    assert done.code == 0, done.err
+    assert done.numbers()["rows_per_call"] == rows
+
+
+@pytest.mark.parametrize("sampler", GROUPS["sampler"])
+def test_every_sampler_runs(sampler, ran):
+    assert ran("task=sample", "prompt=3", f"sampler={sampler}").code == 0
+
+
+@pytest.mark.parametrize("view", GROUPS["view"])
+def test_every_view_runs(view, ran):
+    assert ran("task=anagram", f"view@task.estimate.views.turned={view}").code == 0
+
+
+def test_a_list_is_a_batch_whose_pictures_are_those_of_single_runs(ran):
+    batch = ran("task=sample", "prompt=[3,8]", "gamma=[1,5]", "samples=2")
+    assert batch.code == 0 and len(batch.numbers()["pictures"]) == 8
+    wanted = next(p for p in batch.numbers()["pictures"] if (p["prompt"], p["gamma"], p["sample"]) == (8, 5, 1))
+    alone = ran("task=sample", "prompt=8", "gamma=5", "samples=2")
+    apart = [pictures.as_tensor(Image.open(p)) for p in (batch.folder / wanted["file"], alone.folder / "pictures/001.png")]
+    assert (apart[0] - apart[1]).abs().max() <= 1.01 / 255
+
+
+def test_the_same_command_twice_makes_the_same_pictures_in_two_folders(ran):
+    first, second = ran("task=hybrid"), ran("task=hybrid")
+    assert first.folder != second.folder
+    same = [pictures.as_tensor(Image.open(r.folder / "pictures/000.png")) for r in (first, second)]
+    assert torch.equal(*same)
+
+
+def test_inpainting_keeps_what_is_kept_to_the_byte(ran):
+    done = ran("task=inpaint", "prompt=3")
+    result = pictures.as_tensor(Image.open(done.folder / "pictures/000.png"))
+    original = pictures.load("hook", (1, 28, 28))
+    assert torch.equal((result * 255).round()[:, :14], (original * 255).round()[:, :14])
+
+
+def test_the_recipe_is_in_the_folder_and_in_every_picture(ran):
+    done = ran("task=sample", "prompt=3", "gamma=2")
+    recipe = (done.folder / "recipe.yaml").read_text()
+    assert yaml.safe_load(recipe)["gamma"] == 2 and "torch" in recipe.splitlines()[1]
+    for picture in (done.folder / "picture.png", done.folder / "pictures/000.png"):
+        assert pictures.recipe_of(picture) == recipe
+
+
+def test_a_folder_is_never_used_twice(ran, tmp_path):
+    where = f"hydra.run.dir={tmp_path / 'mine'}"
+    assert ran("task=sample", "prompt=3", where).folder == tmp_path / "mine"
+    again = ran("task=sample", "prompt=3", where)
+    assert again.code == 2 and "already holds a run" in again.err
+
+
+def test_a_failed_job_of_a_sweep_does_not_hide_the_others(ran, tmp_path):
+    done = ran("task=sample", "prompt=3,cat,8", "-m")
+    assert done.code == 2 and "'cat'" in done.err
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/picture.png"))) == 2
+
+
+def test_tensorboard_has_the_pictures_the_numbers_and_the_recipe(expkit, data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = expkit(*[a for a in SMALL if not a.startswith("logger")], "task=sample", "prompt=3")
+    read = EventAccumulator(str(done.folder / "tensorboard"))
+    read.Reload()
+    assert {"picture", "pictures/000"} <= set(read.Tags()["images"])
+    assert read.Scalars("network_calls")[0].value == 5 and "recipe" in read.Tags()["tensors"]
+
+
+def test_wandb_offline_needs_no_account(ran, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    done = ran("task=sample", "prompt=3", "logger=wandb", "logger.mode=offline")
+    assert done.code == 0, done.err
+    assert list(done.folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+REFUSED = {
+    "task=hybird": "Did you mean hybrid",
+    "gama=7": "Did you mean gamma",
+    "+gama=7": "Did you mean gamma",
+    "+task.foo=1": "nothing can be added",
+    "trainer.epoch=3": "Did you mean trainer.epochs",
+    "sampler=dimm": "Did you mean ddim",
+    "smapler=ddim": "Did you mean sampler",
+    "estimate@task.nowhere=guided": "no group",
+    "gamma=strong": "gamma is a number",
+    "samples=0": "1 or more",
+    "samples=many": "samples is a whole number",
+    "seed=-1": "0 or more",
+    "prompt=[]": "empty list",
+    "prompt=a cat, sitting": "'prompt=\"a cat, sitting\"'",
+    "prompt=an old man (1900)": "'prompt=\"an old man (1900)\"'",
+    "prompt=cat": "0 to 9, zero to nine",
+    "prompt=twelve": "0 to 9, zero to nine",
+    "sampler.rule.variance=learned": "learned a variance",
+    "i_start=40": "past the end",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_refusals_are_sentences(argument, ran):
+    done = ran(argument)
+    assert done.code == 2 and REFUSED[argument] in done.err
+    assert "Traceback" not in done.err and "expkit: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [("missing.png", None, "no picture"), ("empty.png", b"", "cannot be read"), ("broken.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "cannot be read")],
+)
+def test_bad_pictures_are_refused(name, content, says, ran, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = ran("task=sdedit", "prompt=3", f"image={tmp_path / name}")
+    assert done.code == 2 and says in done.err and name in done.err
+
+
+@pytest.mark.parametrize(("size", "colour", "says"), [((30, 30), 255, "30 × 30"), ((28, 28), 255, "keeps nothing"), ((56, 56), 0, "repaints nothing")])
+def test_bad_masks_are_refused(size, colour, says, ran, tmp_path):
+    Image.new("L", size, colour).save(tmp_path / "mask.png")
+    done = ran("task=inpaint", "prompt=3", f"mask={tmp_path / 'mask.png'}")
+    assert done.code == 2 and says in done.err
+
+
+def test_damaged_weights_are_refused(expkit, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      " * 3)
+    done = expkit("task=sample", "logger=none", f"model.weights={tmp_path / 'model.safetensors'}")
+    assert done.code == 2 and "cannot be read" in done.err
+    done = expkit("task=sample", "logger=none", f"model.weights={tmp_path / 'nothing.safetensors'}")
+    assert done.code == 2 and "no weights at" in done.err
+
+
+def test_no_space_left_is_said(ran, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "pictures/000.png")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    done = ran("task=sample", "prompt=3")
+    assert done.code == 2 and "no space left" in done.err
+
+
+def test_an_interrupted_run_says_what_was_kept_and_leaves_with_130(ran, monkeypatch):
+    from expkit.rules import DDPM
+
+    monkeypatch.setattr(DDPM, "__call__", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    done = ran("task=sample", "prompt=3")
+    assert done.code == 130 and "interrupted" in done.err and "Traceback" not in done.err
+
+
+def test_help_names_every_option_and_key():
+    page = command.manual()
+    for group, known in GROUPS.items():
+        assert f"\n{group}  (" in page and all(f"  {option} " in page for option in known), group
+    config = yaml.safe_load((command.configuration() / "config.yaml").read_text())
+    named = set(command.keys())
+    assert named == {k for k in config if k not in ("defaults", "hydra", "cells")}
+    assert max(map(len, page.splitlines())) <= 140
+
+
+def test_help_imports_neither_hydra_nor_torch():
+    import subprocess
+    import sys
+
+    code = "import sys; sys.argv = ['expkit', '--help']; import expkit.__main__ as m; m.main(); print({'hydra', 'torch', 'omegaconf'} & set(sys.modules))"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout.splitlines()[-1] == "set()"
+
+
+def test_numbers_are_json_and_recipes_name_no_folder_of_this_machine(ran):
+    done = ran("task=sample", "prompt=3")
+    json.loads((done.folder / "numbers.json").read_text())
+    assert str(Path.home()) not in (done.folder / "recipe.yaml").read_text().replace(str(done.folder), "")
