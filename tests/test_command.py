@@ -19,7 +19,9 @@ def ran(expkit, data):
     return lambda *arguments: expkit(*SMALL, *arguments)
 
 
-@pytest.mark.parametrize("choice", [f"{g}={o}" for g in ("task", "model", "sampler", "trainer", "data", "logger", "experiment") for o in GROUPS[g]])
+@pytest.mark.parametrize(
+    "choice", [f"{g}={o}" for g in ("task", "model", "sampler", "trainer", "data", "logger", "experiment") for o in GROUPS[g]]
+)
 def test_every_option_composes(choice, expkit):
     ran = expkit("--cfg", "job", "--resolve", choice)
     assert ran.code == 0 and yaml.safe_load(ran.out)["seed"] == 180
@@ -155,7 +157,11 @@ def test_refusals_are_sentences(argument, ran):
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
-    [("missing.png", None, "no picture"), ("empty.png", b"", "cannot be read"), ("broken.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "cannot be read")],
+    [
+        ("missing.png", None, "no picture"),
+        ("empty.png", b"", "cannot be read"),
+        ("broken.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "cannot be read"),
+    ],
 )
 def test_bad_pictures_are_refused(name, content, says, ran, tmp_path):
     if content is not None:
@@ -164,7 +170,9 @@ def test_bad_pictures_are_refused(name, content, says, ran, tmp_path):
     assert done.code == 2 and says in done.err and name in done.err
 
 
-@pytest.mark.parametrize(("size", "colour", "says"), [((30, 30), 255, "30 × 30"), ((28, 28), 255, "keeps nothing"), ((56, 56), 0, "repaints nothing")])
+@pytest.mark.parametrize(
+    ("size", "colour", "says"), [((30, 30), 255, "30 × 30"), ((28, 28), 255, "keeps nothing"), ((56, 56), 0, "repaints nothing")]
+)
 def test_bad_masks_are_refused(size, colour, says, ran, tmp_path):
     Image.new("L", size, colour).save(tmp_path / "mask.png")
     done = ran("task=inpaint", "prompt=3", f"mask={tmp_path / 'mask.png'}")
@@ -210,7 +218,9 @@ def test_help_imports_neither_hydra_nor_torch():
     import subprocess
     import sys
 
-    code = "import sys; sys.argv = ['expkit', '--help']; import expkit.__main__ as m; m.main(); print({'hydra', 'torch', 'omegaconf'} & set(sys.modules))"
+    code = (
+        "import sys; sys.argv = ['expkit', '--help']; import expkit.__main__ as m; m.main(); print({'hydra', 'torch'} & set(sys.modules))"
+    )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert asked.stdout.splitlines()[-1] == "set()"
 

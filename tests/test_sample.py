@@ -1,5 +1,7 @@
 """The loop: exact denoisers land where they must, noise belongs to its picture, pins hold what they say."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -71,7 +73,10 @@ def test_picture_k_is_the_same_alone_and_in_a_batch(toy):
 
 
 def test_streams_differ_by_everything_they_are_named_by():
-    drawn = [torch.randn(4, generator=stream(*key)) for key in ((0, 0, "step", 1), (0, 1, "step", 1), (1, 0, "step", 1), (0, 0, "pin", 1), (0, 0, "step", 2))]
+    drawn = [
+        torch.randn(4, generator=stream(*key))
+        for key in ((0, 0, "step", 1), (0, 1, "step", 1), (1, 0, "step", 1), (0, 0, "pin", 1), (0, 0, "step", 2))
+    ]
     assert len({tuple(d.tolist()) for d in drawn}) == 5
     assert torch.equal(drawn[0], torch.randn(4, generator=stream(0, 0, "step", 1)))
 
@@ -122,7 +127,7 @@ def test_a_strength_for_each_pixel(toy):
 def test_going_up_again_asks_nothing_and_draws_noise_of_its_own(toy):
     net, walk = Counting(toy), grids.repaint(100, jump=3, times=2)
     end = last(net, guided("a"), walk, seeded(0, 1))
-    ups = sum(s > t for t, s in zip(walk, walk[1:], strict=False))
+    ups = sum(s > t for t, s in pairwise(walk))
     assert len(net.rows) == len(walk) - 1 - ups == sum(1 for _ in calls(guided("a"), toy.schedule, walk, 1))
     assert end.isfinite().all()
 

@@ -78,7 +78,9 @@ def run(config) -> None:
     from expkit.result import Result, provenance
 
     task = built(instantiate, config.task)
-    result = Result(Path(HydraConfig.get().runtime.output_dir), provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger).get("mirror"))
+    result = Result(
+        Path(HydraConfig.get().runtime.output_dir), provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger).get("mirror")
+    )
     try:
         task(result)
     except KeyboardInterrupt:

@@ -79,13 +79,15 @@ def manual() -> str:
 
 
 def check_additions(arguments: list[str]) -> None:
-    """Refuse +KEY for keys that do not exist: Hydra would take them silently. Parts of nested groups and Lightning's arguments may be added."""
+    """Refuse +KEY for keys that do not exist, which Hydra would take; parts of nested groups and Lightning's arguments may be added."""
     for argument in arguments:
         key, _, _ = argument.lstrip("+").partition("=")
         group, _, package = key.partition("@")
         allowed = key.startswith(("hydra", "trainer.lightning.")) or (package and group in GROUPS)
         if argument.startswith("+") and not allowed:
-            raise Refusal(f"{argument}: nothing can be added to the configuration, and {unknown(key)} Keys are set without the plus: KEY=VALUE.")
+            raise Refusal(
+                f"{argument}: nothing can be added to the configuration, and {unknown(key)} Keys are set without the plus: KEY=VALUE."
+            )
 
 
 def unknown(key: str) -> str:
@@ -152,7 +154,8 @@ def uncomposed(error: BaseException, text: str) -> str:
     if "Ambiguous value for argument" in text:
         culprit = (re.search(r"Ambiguous value for argument '([^']+)'", text) or ["", ""])[1]
         key, _, value = culprit.partition("=")
-        return f"{culprit} has several values. For one run each write -m {culprit}; for one batch {key}=[{value}]; for one text '{key}=\"{value}\"'"
+        ways = f"For one run each write -m {culprit}; for one batch {key}=[{value}]; for one text '{key}=\"{value}\"'"
+        return f"{culprit} has several values. {ways}"
     return first + (f" ({cause})" if cause else "")
 
 
@@ -173,7 +176,9 @@ def check_values(config: dict) -> None:
                 raise Refusal(f"{key}={value} does not fit: {key} is {kind}{limit}. {keys()[key]}")
     starts = config["i_start"] if isinstance(config["i_start"], list) else [config["i_start"]]
     if late := [i for i in starts if i > config["steps"]]:
-        raise Refusal(f"i_start={late[0]} is past the end of a grid of steps={config['steps']}: give 0 (noise) to {config['steps']} (the picture).")
+        raise Refusal(
+            f"i_start={late[0]} is past the end of a grid of steps={config['steps']}: give 0 (noise) to {config['steps']} (the picture)."
+        )
     for key, value in config.items():
         if isinstance(value, list) and not value and key != "cells":
             raise Refusal(f"{key}=[] is an empty list: give at least one value.")

@@ -66,9 +66,7 @@ class Residual(Reader):
         w = width
         self.enter = nn.Conv2d(1, w, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))
-        self.answer = nn.Sequential(
-            nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS)
-        )
+        self.answer = nn.Sequential(nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.answer(self.blocks(self.enter(x)))
@@ -171,9 +169,7 @@ class Facts:
         known = {kind.__name__: kind for kind in Reader.__subclasses__()}
         if self.architecture not in known:
             hint = nearest(self.architecture, known)
-            raise Refusal(
-                f"The weights are of a reader {self.architecture!r}, which is unknown.{hint} Known are: {', '.join(known)}."
-            )
+            raise Refusal(f"The weights are of a reader {self.architecture!r}, which is unknown.{hint} Known are: {', '.join(known)}.")
         return known[self.architecture](self.width)
 
 

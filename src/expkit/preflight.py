@@ -38,7 +38,9 @@ def check_view(view: View, denoiser: Denoiser) -> None:
     except ValueError as error:
         raise Refusal(f"The view {name} does not fit this model: {error}.") from None
     if not torch.allclose(view.inverse(seen), noise, atol=1e-5) or not torch.isclose(seen.square().sum(), noise.square().sum(), rtol=1e-4):
-        raise Refusal(f"The view {name} is not orthogonal: it does not invert, or it changes the noise. Use a view that moves whole pixels.")
+        raise Refusal(
+            f"The view {name} is not orthogonal: it does not invert, or it changes the noise. Use a view that moves whole pixels."
+        )
 
 
 def header(what: str, denoiser: Denoiser, grid: Sequence[int], planned: Sequence[int], count: int) -> str:

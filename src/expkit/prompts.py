@@ -6,8 +6,9 @@ import re
 
 from expkit.errors import Refusal, nearest
 
+FILLERS = "a an the of handwritten hand written drawn digit number numeral figure picture image photo drawing sketch"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-AROUND = set("a an the of handwritten hand written drawn digit number numeral figure picture image photo drawing sketch".split())
+AROUND = set(re.findall(r"\w+", FILLERS))
 
 
 def digit(prompt: str) -> str:

@@ -1,9 +1,9 @@
 """A run's folder: pictures, numbers, recipe. Files are the truth; loggers mirror them.
 
-    picture.png      what to look at, labelled; the recipe is inside it as text, as in every PNG
-    pictures/*.png   each picture bare, at its own size
-    numbers.json     what was measured
-    recipe.yaml      the resolved config, versions, git commit
+picture.png      what to look at, labelled; the recipe is inside it as text, as in every PNG
+pictures/*.png   each picture bare, at its own size
+numbers.json     what was measured
+recipe.yaml      the resolved config, versions, git commit
 """
 
 from __future__ import annotations
@@ -135,21 +135,23 @@ class WandB(Mirror):
     """logger=wandb: one run of Weights & Biases a run of expkit. mode: online, or offline without an account."""
 
     def __init__(self, project: str = "expkit", mode: str = "online") -> None:
-        self.project, self.mode = project, mode
+        self.project, self.mode, self.run = project, mode, None
 
     def begun(self, result: Result):
+        """The run, begun where it has not: a training run logs into it from the start."""
         import wandb
 
         try:
-            return wandb.init(
+            self.run = self.run or wandb.init(
                 project=self.project, mode=self.mode, dir=result.folder, name=result.folder.name, reinit="create_new",
                 config={"recipe": result.recipe}, settings=wandb.Settings(silent=True, console="off"),
-            )
+            )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise Refusal(
-                f"Weights & Biases did not start ({str(error).splitlines()[0]}). The run's folder is whole without it. "
+                f"Weights & Biases did not start ({str(error).splitlines()[0]}). Files of the run are kept in {result.folder}. "
                 "Log in with `wandb login`, or give logger.mode=offline or logger=none."
             ) from None
+        return self.run
 
     def show(self, result: Result) -> None:
         import wandb

@@ -66,6 +66,7 @@ def sample(
     begin, x: start at this index of the grid from this state instead of from pure noise at the first level.
     Rows whose picture is still pinned whole at the next level are left out of the forward, and keep their x.
     """
+
     def noise(purpose: str, index: int) -> Tensor:
         return noises(seeds, purpose, index, denoiser.shape).to(x.device)
 

@@ -1,6 +1,6 @@
 """Exact denoisers: no network. For known data the best possible answer is a formula, an oracle for everything built upon it.
 
-    E[x0 | x_t] = sum_i softmax_i( −|x − alpha d_i|² / (2 sigma²) ) d_i        for data d_1 … d_N              (Karras et al. 2022, eq. 57)
+E[x0 | x_t] = sum_i softmax_i( −|x − alpha d_i|² / (2 sigma²) ) d_i        for data d_1 … d_N              (Karras et al. 2022, eq. 57)
 """
 
 from __future__ import annotations

@@ -66,18 +66,17 @@ def read(path: Path, sha256: str | None = None) -> tuple[dict[str, Tensor], Fact
     try:
         with safe_open(path, framework="pt") as file:
             facts = Facts(**json.loads((file.metadata() or {})["expkit"]))
-            return {k: file.get_tensor(k) for k in file.keys()}, facts
+            return {k: file.get_tensor(k) for k in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise Refusal(
-            f"The weights {path} cannot be read ({error}). Expected a model.safetensors that task=train has written."
-        ) from None
+        raise Refusal(f"The weights {path} cannot be read ({error}). Expected a model.safetensors that task=train has written.") from None
 
 
 class TrainedUNet(Denoiser):
     """A class-conditioned UNet asked for digits."""
 
-    def __init__(self, network: UNet, schedule: Schedule, facts: Facts, device: str = "cpu", precision: str = "float32",
-                 compile: bool = False) -> None:
+    def __init__(
+        self, network: UNet, schedule: Schedule, facts: Facts, device: str = "cpu", precision: str = "float32", compile: bool = False
+    ) -> None:
         self.shape = (facts.channels, facts.size, facts.size)
         self.schedule, self.range, self.kind = schedule, (facts.low, facts.high), facts.kind
         self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from expkit import pictures
 from expkit.denoiser import Denoiser
+from expkit.judges import shrunk
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,18 @@ class FromAfar:
     times: int = 4
 
     def __call__(self, images: Tensor) -> Tensor:
-        small = F.interpolate(images, scale_factor=1 / self.times, mode="area")
-        return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
+        return shrunk(images, self.times)
 
 
 def figure(
-    name: str, images: Tensor, cells: Sequence[Mapping], samples: int, readings: Mapping[str, Reading],
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], note: str = "",
+    name: str,
+    images: Tensor,
+    cells: Sequence[Mapping],
+    samples: int,
+    readings: Mapping[str, Reading],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    note: str = "",
 ) -> Image.Image:
     """A row a wish and a reading, a column a sample; with two axes or more the last one runs across."""
     axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 
@@ -28,7 +30,7 @@ def write_losses(losses: list[float], path: Path) -> None:
         csv.writer(file).writerows([("step", "loss"), *enumerate(losses, 1)])
 
 
-def draw_curve(losses: list[float], epochs: list[dict[str, float]], path: Path) -> None:
+def draw_curve(losses: list[float], epochs: list[dict[str, float]]) -> Image.Image:
     """The loss of every step, its mean over 50 steps, and the loss of each epoch on test pictures."""
     import torch
     from matplotlib.figure import Figure
@@ -45,4 +47,6 @@ def draw_curve(losses: list[float], epochs: list[dict[str, float]], path: Path) 
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110)
+    return Image.open(drawn)

@@ -38,7 +38,8 @@ class Batch(NamedTuple):
 class Batches:
     """Mini-batches that can be taken up again in mid-epoch (Lightning asks for `state_dict`).
 
-    `sampler` and `batch_sampler` are where Lightning looks for `set_epoch`. With several processes each takes every world-th picture of the same global batch.
+    `sampler` and `batch_sampler` are where Lightning looks for `set_epoch`. With several processes each takes every
+    world-th picture of the same global batch.
     """
 
     batch_sampler = None

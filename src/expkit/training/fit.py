@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from expkit.denoisers import trained
 from expkit.errors import Refusal
 from expkit.result import Result
 from expkit.training.objectives import Objective
@@ -31,6 +32,8 @@ class Recipe:
     batch_size: int
     epochs: int
     ema: float | None = None
+    ema_from: int = 0
+    show: tuple[int, ...] = (1, 5, 20)
     checkpoint_every: int = 200
     lightning: dict = field(default_factory=dict)
 
@@ -54,75 +57,89 @@ class Train:
     resume: str | None = None
 
     def __call__(self, result: Result) -> None:
-        from pytorch_lightning import Trainer
-
-        from expkit.training.callbacks import draw_curve, write_losses
-        from expkit.training.data import Batches
-        from expkit.training.module import Learning
-
         checkpoint = find_checkpoint(self.resume, result.folder)
         result.say(f"resuming from {checkpoint}" if checkpoint else "training from the beginning")
-        torch.manual_seed(self.seed)
-        images = self.data.pictures(train=True).first(self.data.limit)
-        held_out = self.data.pictures(train=False).first(self.data.test_limit)
-        options = {"precision": precision(), **self.recipe.lightning}
-        trainer = Trainer(
+        trainer = self.trainer(result)
+        batches, held_out = self.batches(trainer.global_rank, trainer.world_size)
+        module = self.module(len(batches))
+        try:
+            trainer.fit(module, batches, held_out, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:  # Lightning's way of passing an interrupt on
+            raise KeyboardInterrupt from None
+        self.report(module, result)
+
+    def trainer(self, result: Result):
+        from pytorch_lightning import Trainer
+
+        return Trainer(
             max_epochs=self.recipe.epochs,
             default_root_dir=result.folder,
-            logger=result.lightning_logger(),
+            logger=result.mirror.lightning(result),
             callbacks=self.callbacks(result),
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            **options,
+            **{"precision": precision(), **self.recipe.lightning},
         )
-        rank, world = trainer.global_rank, trainer.world_size
-        batches = Batches(images, self.recipe.batch_size, self.seed, True, rank, world)
-        steps = len(batches) * self.recipe.epochs
-        recipe = self.recipe
-        module = Learning(recipe.network(), recipe.objective, recipe.optimizer, recipe.rate, steps, self.seed)
-        module.network.to(memory_format=torch.channels_last)
-        trainer.fit(
-            module,
-            batches,
-            Batches(held_out, self.recipe.batch_size, self.seed, False, rank, world),
-            ckpt_path=checkpoint,
-            weights_only=True,
-        )
-        module.settle()
-        write_losses(module.losses, result.folder / "losses.csv")
-        draw_curve(module.losses, module.epochs, result.folder / "picture.png")
-        self.keep(module, result)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        result.numbers |= {"epochs": module.epochs, "steps": len(module.losses), **self.recipe.objective.facts(module.network)}
-        result.numbers |= {"precision": str(options["precision"]), "weights": "model.safetensors"}
+
+    def batches(self, rank: int, world: int):
+        """Those to train on and those held out to test on."""
+        from expkit.training.data import Batches
+
+        images = self.data.pictures(train=True).first(self.data.limit)
+        held_out = self.data.pictures(train=False).first(self.data.test_limit)
+        size = self.recipe.batch_size
+        return Batches(images, size, self.seed, True, rank, world), Batches(held_out, size, self.seed, False, rank, world)
+
+    def module(self, steps_of_an_epoch: int):
+        from expkit.training.module import Learning
+
+        torch.manual_seed(self.seed)
+        recipe, steps = self.recipe, steps_of_an_epoch * self.recipe.epochs
+        network = recipe.network().to(memory_format=torch.channels_last)
+        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, steps, self.seed)
 
     def callbacks(self, result: Result) -> list:
-        from pytorch_lightning.callbacks import (
-            EMAWeightAveraging,
-            ModelCheckpoint,
-            TQDMProgressBar,
-        )
+        from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 
         from expkit.training.callbacks import AfterEpoch
 
-        keep = AfterEpoch(lambda module, epoch: self.keep(module, result))
-        average = [EMAWeightAveraging(decay=self.recipe.ema)] if self.recipe.ema else []
+        recipe = self.recipe
+        average = [EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)] if recipe.ema else []
         saves = ModelCheckpoint(
             result.folder / "checkpoints", "{step}", monitor="step", mode="max", save_top_k=2,
-            every_n_train_steps=self.recipe.checkpoint_every,
-        )
-        return [keep, *average, saves, TQDMProgressBar(refresh_rate=10)]
+            every_n_train_steps=recipe.checkpoint_every, save_on_exception=True,
+        )  # fmt: skip
+        return [AfterEpoch(lambda module, epoch: self.keep(module, epoch, result)), *average, saves, TQDMProgressBar(refresh_rate=10)]
 
-    def keep(self, module, result: Result) -> None:
+    def keep(self, module, epoch: int, result: Result) -> None:
+        """The weights after each epoch, and at some of them a picture of what they can do."""
         self.recipe.objective.save(module.network, result.folder / "model.safetensors")
+        picture = self.recipe.objective.picture(module.network, self.seed) if epoch in self.recipe.show else None
+        if picture:
+            result.picture(picture, f"samples_epoch_{epoch}")
+
+    def report(self, module, result: Result) -> None:
+        from expkit.training.callbacks import draw_curve, write_losses
+
+        module.settle()
+        write_losses(module.losses, result.folder / "losses.csv")
+        result.picture(draw_curve(module.losses, module.epochs))
+        self.recipe.objective.save(module.network, result.folder / "model.safetensors")
+        result.numbers |= {
+            "epochs": module.epochs,
+            "steps": len(module.losses),
+            "seed": self.seed,
+            "device": str(module.device),
+            "precision": str(module.trainer.precision),
+            "weights": "model.safetensors",
+            **self.recipe.objective.facts(module.network),
+        }
 
 
 def precision() -> str:
-    """bf16 where the machine has instructions for it, else float32: emulated it is twice as slow."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
+    """bf16 where the machine has instructions for it, else float32."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "bf16-mixed" if trained.fast_bfloat16(device) else "32-true"
 
 
 def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
@@ -131,7 +148,9 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
         return None
     if resume != "auto":
         if not readable(Path(resume)):
-            raise Refusal(f"The checkpoint {resume} is missing or damaged. Expected a .ckpt file of expkit's, or resume=auto for the newest.")
+            raise Refusal(
+                f"The checkpoint {resume} is missing or damaged. Expected a .ckpt file of expkit's, or resume=auto for the newest."
+            )
         return Path(resume)
     unfinished = [p for p in folder.parent.glob("*/checkpoints/*.ckpt") if not (p.parents[1] / "numbers.json").exists()]
     return next((p for p in sorted(unfinished, key=lambda p: p.stat().st_mtime, reverse=True) if readable(p)), None)

@@ -22,8 +22,9 @@ class Learning(LightningModule):
     `losses` has the training loss of every step, `epochs` a row an epoch.
     """
 
-    def __init__(self, network: nn.Module, objective: Callable[..., Tensor], optimizer: Callable, rate: Callable, steps: int,
-                 seed: int) -> None:
+    def __init__(
+        self, network: nn.Module, objective: Callable[..., Tensor], optimizer: Callable, rate: Callable, steps: int, seed: int
+    ) -> None:
         super().__init__()
         self.network, self.objective, self.optimizer, self.rate, self.steps, self.seed = network, objective, optimizer, rate, steps, seed
         self.losses: list[Tensor | float] = []

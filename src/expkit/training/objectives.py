@@ -9,6 +9,7 @@ with the class c forgotten one time in ten, so that one network answers for the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from math import radians
@@ -16,11 +17,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor, nn
 
-from expkit import judges
+from expkit import judges, pictures
 from expkit.denoisers import trained
 from expkit.denoisers.trained import time_fraction
+from expkit.estimate import guided
+from expkit.grids import strided
+from expkit.sample import Seed, sample
 from expkit.schedule import Schedule, target
 
 
@@ -28,9 +33,7 @@ class Objective(ABC):
     """A loss, and how the network that it trains is kept."""
 
     @abstractmethod
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
-    ) -> Tensor:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
         """The loss of one batch, images (N, C, H, W) in [0, 1] and labels (N,).
 
         `random` draws for the global batch, of which this process has every world-th row.
@@ -39,6 +42,10 @@ class Objective(ABC):
     @abstractmethod
     def save(self, network: nn.Module, path: Path) -> None:
         """Write the network as a file that says what it is, in one move."""
+
+    @abstractmethod
+    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
+        """What the network can do by now, or None where there is nothing to look at. The network is left as it is."""
 
     @abstractmethod
     def facts(self, network: nn.Module) -> dict:
@@ -55,9 +62,7 @@ class Diffusion(Objective):
     high: float = 1.0
     drop: float = 0.1
 
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
-    ) -> Tensor:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
         count = len(images) * world
         t = torch.randint(len(self.schedule), (count,), generator=random)[rank::world]
         noise = torch.randn((count, *images.shape[1:]), generator=random)[rank::world]
@@ -70,12 +75,23 @@ class Diffusion(Objective):
         label = F.one_hot(labels, network.classes) * kept if network.classes else None
         return F.mse_loss(network(x, u, label if label is None else label.float()), target(x0, noise, alpha, sigma, self.kind))
 
-    def save(self, network: nn.Module, path: Path) -> None:
+    def made(self, network: nn.Module) -> trained.Facts:
         last = network.leave[-1]
-        facts = trained.Facts(
-            last.in_channels, network.timed, network.classes, last.out_channels, 28, self.kind, self.low, self.high
-        )
-        trained.save(path, network, self.schedule, facts)
+        return trained.Facts(last.in_channels, network.timed, network.classes, last.out_channels, 28, self.kind, self.low, self.high)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        trained.save(path, network, self.schedule, self.made(network))
+
+    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
+        """Four samples of each digit, gamma 5, on the course's grid."""
+        if not network.classes:
+            return None
+        model = trained.TrainedUNet(deepcopy(network), self.schedule, self.made(network), str(next(network.parameters()).device))
+        digits = [str(digit) for digit in range(network.classes)]
+        seeds = [Seed(seed, k) for _ in digits for k in range(4)]
+        estimate = guided([digit for digit in digits for _ in range(4)], 5.0)
+        *_, end = sample(model, estimate, strided(len(self.schedule)), seeds)
+        return pictures.sheet(pictures.from_range(end.x, model.range).cpu().split(4), digits, title="samples, gamma 5")
 
     def facts(self, network: nn.Module) -> dict:
         return {"leak": self.schedule.leak}
@@ -97,9 +113,7 @@ class Reading(Objective):
     offset: float = 0.05
     noise: float = 0.1
 
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1
-    ) -> Tensor:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
         seen = self.varied(images, random, rank, world).contiguous(memory_format=torch.channels_last)
         return F.cross_entropy(network(seen), labels)
 
@@ -110,6 +124,9 @@ class Reading(Objective):
         grain = torch.randn((count, *images.shape[1:]), generator=random)[rank::world].to(images.device)
         far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far)
         return lit(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
+
+    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
+        return None
 
     def save(self, network: nn.Module, path: Path) -> None:
         judges.save(path, network)
