@@ -153,6 +153,7 @@ def test_refusals_are_sentences(argument, ran):
     done = ran(argument)
     assert done.code == 2 and REFUSED[argument] in done.err
     assert "Traceback" not in done.err and "expkit: " in done.err
+    assert not list(Path("outputs").glob("*/*"))  # no empty folder is left
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_an_interrupted_run_says_what_was_kept_and_leaves_with_130(ran, monkeypa
 
     monkeypatch.setattr(DDPM, "__call__", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     done = ran("task=sample", "prompt=3")
-    assert done.code == 130 and "interrupted" in done.err and "Traceback" not in done.err
+    assert done.code == 130 and "interrupted; nothing was finished" in done.err and "Traceback" not in done.err
 
 
 def test_help_names_every_option_and_key():

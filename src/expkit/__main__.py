@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import uuid
 from itertools import product
@@ -52,12 +53,28 @@ def app(failed: list[Exception]):
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
     def job(config) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            run(config)
+            run(config, folder)
         except Exception as error:
             failed.append(error)
+            swept(folder)
+        except KeyboardInterrupt:
+            kept = "nothing was finished yet." if swept(folder) else f"what was finished is kept in {folder}"
+            print(f"expkit: interrupted; {kept}", file=sys.stderr)
+            raise
 
     return job
+
+
+def swept(folder: Path) -> bool:
+    """Remove a run's folder if it holds nothing but a recipe."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {"recipe.yaml"}:
+        return False
+    shutil.rmtree(folder)
+    return True
 
 
 def said(*, _parent_, _root_):
@@ -66,9 +83,8 @@ def said(*, _parent_, _root_):
     return _root_[name if name in PARTS else "prompt"]
 
 
-def run(config) -> None:
+def run(config, folder: Path) -> None:
     """One job: the task is built from the configuration, writes into its folder, and the folder's path is the last line printed."""
-    from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -78,14 +94,8 @@ def run(config) -> None:
     from expkit.result import Result, provenance
 
     task = built(instantiate, config.task)
-    result = Result(
-        Path(HydraConfig.get().runtime.output_dir), provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger).get("mirror")
-    )
-    try:
-        task(result)
-    except KeyboardInterrupt:
-        print(f"expkit: interrupted. What was finished is kept in {result.folder}", file=sys.stderr)
-        raise
+    result = Result(folder, provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger)["mirror"])
+    task(result)
     result.finish()
     print(result.folder)
 

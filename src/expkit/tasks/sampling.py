@@ -56,7 +56,7 @@ class Sampling:
         pinned = self.pin(model, grid)
         planned = check(model, self.estimate, grid, len(seeds), pinned.pin)
         result.say(header(self.name, model, grid, planned, len(seeds)))
-        images = pictures.from_range(self.run(model, grid, seeds, pinned.pin, len(planned)), model.range).cpu()
+        images = pictures.from_range(self.run(model, grid, seeds, pinned.pin), model.range).cpu()
         result.numbers |= {
             "network_calls": len(model.rows),
             "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
@@ -64,7 +64,6 @@ class Sampling:
             "seconds_in_network": round(model.seconds, 3),
             "device": str(model.device),
             "seed": self.seed,
-            "grid": list(grid),
         }
         if self.judges:
             result.numbers["judged"] = self.judged(images)
@@ -79,7 +78,7 @@ class Sampling:
         seeds = [self.seed] * count if isinstance(self.seed, int) else self.seed
         return [Seed(seed, number % self.samples) for number, seed in enumerate(seeds)]
 
-    def run(self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None, total: int) -> Tensor:
+    def run(self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None) -> Tensor:
         from tqdm import tqdm
 
         steps = sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip)
@@ -97,7 +96,7 @@ class Sampling:
                 seen = reading.through(images)
                 read = {judge: [str(int(d)) for d in ask(seen).argmax(1)] for judge, ask in self.judges.items()}
                 table[name] = {j: sum(r == a for r, a in zip(rs, asked, strict=True)) / len(asked) for j, rs in read.items()}
-                table[name] |= {f"read_by_{judge}": rs for judge, rs in read.items() if len(rs) <= 64}
+                table[name] |= {f"read_by_{judge}": " ".join(rs) for judge, rs in read.items() if len(rs) <= 64}
         return table
 
 
