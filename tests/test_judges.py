@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from expkit import judges
+from expkit import judges, store
 from expkit.errors import Refusal
 from expkit.randomness import stream
 from expkit.training.data import mnist, root
@@ -47,8 +47,8 @@ def test_reads_from_afar(name, tested):
 
 @BOTH
 def test_is_small_and_says_what_it_is(name):
-    facts, judge = judges.card(name), judges.shipped(name)
-    assert (judges.WEIGHTS / f"{name}.safetensors").stat().st_size < 1e6
+    facts, judge = store.card(name), judges.shipped(name)
+    assert (store.WEIGHTS / f"{name}.safetensors").stat().st_size < 1e6
     assert facts["architecture"] == type(judge.network).__name__
     assert facts["parameters"] == sum(p.numel() for p in judge.network.parameters())
     assert facts["accuracy"] >= 0.99
@@ -105,14 +105,14 @@ def test_missing_weights_are_refused(tmp_path):
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
-    whole, path = judges.WEIGHTS / "judge_first.safetensors", tmp_path / "judge_first.safetensors"
+    whole, path = store.WEIGHTS / "judge_first.safetensors", tmp_path / "judge_first.safetensors"
     data = bytearray(whole.read_bytes())
     path.write_bytes(data[: len(data) // 2])
     refused(path, "cannot be read")
     data[-100] ^= 1
     path.write_bytes(data)
-    path.with_suffix(".json").write_text((judges.WEIGHTS / "judge_first.json").read_text())
-    monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
+    path.with_suffix(".json").write_text((store.WEIGHTS / "judge_first.json").read_text())
+    monkeypatch.setattr(store, "WEIGHTS", tmp_path)
     with pytest.raises(Refusal, match="damaged"):
         judges.first()
     path.with_suffix(".json").write_text("{")

@@ -173,7 +173,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(expkit, data, t
     resumed = expkit(*TINY, "resume=auto", f"hydra.run.dir={tmp_path / 'killed' / 'again'}")
     assert resumed.code == 0 and "resuming from" in resumed.err
     assert len(losses(whole.folder)) == 31 and losses(resumed.folder) == losses(whole.folder)
-    weights = [trained.read(run.folder / "model.safetensors")[0] for run in (whole, resumed)]
+    weights = [trained.read(run.folder / "model.safetensors")[0].state_dict() for run in (whole, resumed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     tested = whole.numbers()["epochs"]
     assert [row["epoch"] for row in tested] == [1, 2, 3] and all(row["test_loss"] > 0 for row in tested)

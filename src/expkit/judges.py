@@ -8,9 +8,6 @@ the first is expkit's judge, the second counts what is reported, so that nothing
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expkit import store
 from expkit.errors import Refusal, nearest
 
 SIDE, DIGITS, MOST_ROWS = 28, 10, 500
-WEIGHTS = Path(__file__).parent / "weights"
+MADE_BY = "task=train trainer=judge"
 
 
 class Reader(nn.Module, ABC):
@@ -144,18 +142,7 @@ def second(device: str = "cpu") -> Judge:
 
 def shipped(name: str, device: str = "cpu") -> Judge:
     """The judge whose weights and model card ship as `name`."""
-    return Judge(WEIGHTS / f"{name}.safetensors", card(name)["sha256"], device)
-
-
-def card(name: str) -> dict:
-    """The model card of a judge that ships: how it was made, and how well it reads."""
-    path = WEIGHTS / f"{name}.json"
-    try:
-        facts = json.loads(path.read_text())
-        facts["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise Refusal(f"The model card {path} is missing or damaged; it ships with expkit. Install expkit again.") from None
-    return facts
+    return Judge(*store.shipped(name), device)
 
 
 @dataclass(frozen=True)
@@ -174,37 +161,16 @@ class Facts:
 
 
 def save(path: Path, network: Reader, dtype: torch.dtype = torch.float32) -> None:
-    """Write network and Facts as one safetensors file, in one move: it is whole or it is not there."""
-    from safetensors.torch import save_file
-
-    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    save_file(tensors, part, metadata={"expkit": json.dumps(asdict(Facts(type(network).__name__, network.width)))})
-    os.replace(part, path)
+    """Write network and Facts as one safetensors file, in one move."""
+    store.write(path, network.state_dict(), asdict(Facts(type(network).__name__, network.width)), dtype)
 
 
 def load(path: Path, sha256: str | None = None) -> Reader:
     """The reader of a file, in float32; refuses a file that is missing, damaged, or not the one whose sha256 was promised."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise Refusal(
-            f"There are no weights at {path}. Expected a model.safetensors that task=train trainer=judge has written: "
-            "train one, or take expkit's own, judges.first() and judges.second()."
-        )
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise Refusal(
-            f"The weights {path} are damaged: expected the sha256 on their model card ({sha256[:12]}…), and theirs is another. "
-            "Install expkit again, or give other weights, Judge(PATH)."
-        )
+    tensors, facts = store.read(path, sha256, MADE_BY)
     try:
-        with safe_open(path, framework="pt") as file:
-            network = Facts(**json.loads((file.metadata() or {})["expkit"])).network()
-            network.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise Refusal(
-            f"The weights {path} cannot be read as a judge's ({str(error).partition(chr(10))[0]}). "
-            "Expected a model.safetensors that task=train trainer=judge has written; try judges.first()."
-        ) from None
+        network = Facts(**facts).network()
+        network.load_state_dict(tensors)
+    except (TypeError, RuntimeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
     return network

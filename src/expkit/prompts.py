@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from expkit.errors import Refusal, nearest
 
@@ -11,6 +12,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 AROUND = set(re.findall(r"\w+", FILLERS))
 
 
+@lru_cache(maxsize=1024)
 def digit(prompt: str) -> str:
     """'3', 'three', 'a handwritten 3' -> '3'; '' -> ''. Anything else is refused with the vocabulary."""
     words = re.findall(r"[a-z]+|\d+", str(prompt).lower())

@@ -6,21 +6,22 @@ else is needed to ask it in its metadata. Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from expkit import store
 from expkit.denoiser import Denoiser, Prediction, Split
 from expkit.denoisers.unets import UNet
 from expkit.errors import Refusal
 from expkit.prompts import digit
 from expkit.schedule import Schedule
+
+MADE_BY = "task=train"
 
 
 @dataclass(frozen=True)
@@ -41,34 +42,22 @@ class Facts:
 
 
 def save(path: Path, network: UNet, schedule: Schedule, facts: Facts, dtype: torch.dtype = torch.float32) -> None:
-    """Write the file in one move: it is whole or it is not there."""
-    from safetensors.torch import save_file
-
-    tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    tensors |= {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    save_file(tensors, part, metadata={"expkit": json.dumps(asdict(facts))})
-    os.replace(part, path)
+    """Write network, schedule and facts as one file, in one move; the schedule stays float64."""
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    store.write(path, tensors | {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}, asdict(facts), dtype)
 
 
-def read(path: Path, sha256: str | None = None) -> tuple[dict[str, Tensor], Facts]:
-    """The tensors and facts of a file; refuses one that is missing, damaged, or not the one whose sha256 was promised."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise Refusal(f"There are no weights at {path}. Give model.weights=PATH, a model.safetensors that task=train has written.")
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise Refusal(
-            f"The weights {path} are damaged: their sha256 is not the one on their model card ({sha256[:12]}…). "
-            "Install expkit again, or give other weights with model.weights=PATH."
-        )
+def read(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, Facts]:
+    """What `save` wrote; refuses a file that is missing, damaged, or not the one whose sha256 was promised."""
+    tensors, facts = store.read(path, sha256, MADE_BY)
+    weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = Facts(**json.loads((file.metadata() or {})["expkit"]))
-            return {k: file.get_tensor(k) for k in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise Refusal(f"The weights {path} cannot be read ({error}). Expected a model.safetensors that task=train has written.") from None
+        known = Facts(**facts)
+        network = known.network()
+        network.load_state_dict(weights)
+        return network, Schedule(tensors["schedule.alpha"], tensors["schedule.sigma"]), known
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
 
 
 class TrainedUNet(Denoiser):
@@ -87,8 +76,9 @@ class TrainedUNet(Denoiser):
         return digit(prompt)
 
     def labels(self, prompts: Sequence[str]) -> Tensor:
-        """One-hot rows; zero for the null prompt."""
-        return torch.stack([torch.eye(self.facts.classes)[int(p)] if p else torch.zeros(self.facts.classes) for p in prompts])
+        """One-hot rows (R, classes); zero for the null prompt."""
+        null = self.facts.classes
+        return F.one_hot(torch.tensor([int(p) if p else null for p in prompts]), null + 1)[:, :null].float()
 
     @torch.inference_mode()
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
@@ -104,25 +94,13 @@ def load(
     weights: str | None = None, device: str = "auto", precision: str = "auto", compile: bool = False, max_rows: int | None = None
 ) -> Denoiser:
     """A trained UNet as a denoiser; weights: None for those that ship, whose sha256 is checked against their card."""
-    path, promised = (Path(weights), None) if weights else shipped()
-    tensors, facts = read(path, promised)
+    path, promised = (Path(weights), None) if weights else store.shipped("digits")
+    network, schedule, facts = read(path, promised)
     if not facts.timed:
         raise Refusal(f"The weights {path} are of a single-step denoiser, which cannot sample: give those of a time-conditioned UNet.")
-    network = facts.network()
-    try:
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        schedule = Schedule(tensors["schedule.alpha"].double(), tensors["schedule.sigma"].double())
-    except (RuntimeError, KeyError) as error:
-        raise Refusal(f"The weights {path} do not fit the network that they say they are of ({str(error).splitlines()[0]}).") from None
     place = device_of(device)
-    model = TrainedUNet(network.float(), schedule, facts, place, precision_of(precision, place), compile)
+    model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place), compile)
     return Split(model, max_rows) if max_rows else model
-
-
-def shipped() -> tuple[Path, str]:
-    """The digits model that ships, and the sha256 that its card promises."""
-    folder = Path(__file__).parents[1] / "weights"
-    return folder / "digits.safetensors", json.loads((folder / "digits.json").read_text(encoding="utf-8"))["sha256"]
 
 
 def device_of(name: str) -> str:

@@ -1,0 +1,68 @@
+"""Weights on disk: safetensors files that say what they are, and the model cards of those that ship. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expkit.errors import Refusal
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtype = torch.float32) -> None:
+    """Write tensors, those of float32 as `dtype`, and facts, in one move: the file is whole or it is not there."""
+    from safetensors.torch import save_file
+
+    kept = {k: v.detach().cpu().to(dtype if v.dtype == torch.float32 else v.dtype).contiguous() for k, v in tensors.items()}
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file(kept, part, metadata={"expkit": json.dumps(facts)})
+    part.chmod(0o644)
+    os.replace(part, path)
+
+
+def read(path: Path, sha256: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and facts of a file that `made_by` has written.
+
+    Raises Refusal where it is missing, damaged, or not the one whose sha256 was promised.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise Refusal(f"There are no weights at {path}. Expected a model.safetensors that {made_by} has written.")
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise Refusal(
+            f"The weights {path} are damaged: expected the sha256 on their model card ({sha256[:12]}…), and theirs is another. "
+            f"Install expkit again, or give others that {made_by} has written."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, json.loads((file.metadata() or {})["expkit"])  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise unreadable(path, error, made_by) from None
+
+
+def unreadable(path: Path, error: Exception, made_by: str) -> Refusal:
+    reason = str(error).partition("\n")[0]
+    return Refusal(f"The weights {path} cannot be read ({reason}). Expected a model.safetensors that {made_by} has written.")
+
+
+def shipped(name: str) -> tuple[Path, str]:
+    """A file of weights that ships with expkit, and the sha256 that its model card promises."""
+    return WEIGHTS / f"{name}.safetensors", card(name)["sha256"]
+
+
+def card(name: str) -> dict:
+    """The model card of weights that ship: how they were made, and how good they are."""
+    path = WEIGHTS / f"{name}.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Refusal(f"The model card {path} is missing or damaged; it ships with expkit. Install expkit again.") from None
+    return facts
