@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from expkit import pictures
+from expkit import __version__, pictures
 from expkit.errors import Refusal
 
 
@@ -174,7 +174,7 @@ def provenance(arguments: list[str]) -> str:
     """The head of a recipe: the command, the versions and the git commit it ran with."""
     from importlib.metadata import version
 
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("expkit", "torch", "hydra-core", "pillow"))
+    libraries = ", ".join([f"expkit {__version__}", *[f"{name} {version(name)}" for name in ("torch", "hydra-core", "pillow")]])
     command = " ".join(["python -m expkit", *[shlex.quote(a) for a in arguments]])
     return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n"
 
