@@ -24,7 +24,7 @@ GROUPS = {
     "experiment": "a whole command under a name",
 }
 COMMANDS = (
-    ("expkit task=hybrid far=6 near=9", "a picture that is a 6 from afar and a 9 close by"),
+    ("expkit task=hybrid far=5 near=4", "a picture that is a 5 from afar and a 4 close by"),
     ("expkit task=sample prompt=[three,7] gamma=[1,5]", "two prompts at two strengths of guidance, in one batch"),
     ("expkit task=anagram upright=6 turned=9", "a 6 that is a 9 when it is turned"),
     ("expkit task=inpaint estimate@task.estimate=hybrid", "tasks combine: a hybrid inside a mask"),
