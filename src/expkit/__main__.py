@@ -49,6 +49,7 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("either", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("said", said, replace=True)
+    OmegaConf.register_new_resolver("prompt_of", prompt_of, replace=True)
     OmegaConf.register_new_resolver("chosen", lambda group, *, _root_: _root_[group], replace=True)
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
@@ -81,6 +82,13 @@ def said(*, _parent_, _root_):
     """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
     name = _parent_._key()
     return _root_[name if name in PARTS else "prompt"]
+
+
+def prompt_of(part: str, *, _root_):
+    """What a part of an estimate says, if it says one thing; "" if it is made of parts itself."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(_root_, f"{part}.prompt", default="")
 
 
 def run(config, folder: Path) -> None:

@@ -133,11 +133,9 @@ def sheet(
     across = [wrapped(text, small, width) for text in across]
     line = small.size + 4
     head = max([text.count("\n") + 1 for text in across] + [0]) * line + (6 if across else 0)
-    total_width = left + widest * (width + gap) - gap + margin
-    words = wrapped(title, large, max(total_width, 520) - 2 * margin)
-    foot = wrapped(note, small, max(total_width, 520) - 2 * margin)
+    total_width = max(left + widest * (width + gap) - gap + margin, 520 if title or note else 0)
+    words, foot = wrapped(title, large, total_width - 2 * margin), wrapped(note, small, total_width - 2 * margin)
     top = margin + (words.count("\n") + 1) * (large.size + 6) * bool(title) + head
-    total_width = max([total_width] + [round(large.getlength(t)) + 2 * margin for t in words.split("\n")])
     bottom = margin + (foot.count("\n") + 1) * line * bool(note)
     page = Image.new("RGB", (total_width, top + len(rows) * (height + gap) - gap + bottom), PAPER)
     draw = ImageDraw.Draw(page)

@@ -65,7 +65,7 @@ def row_label(label: str, reading: Reading, cells, first: int, across: int, samp
     """The reading and its prompt if there are several or the prompt is the same along the row; else what distinguishes the row."""
     keys = list(axes)[:-1] if across > 1 else list(axes)
     prompts = set(reading.prompts(len(cells) * samples)[first * samples : (first + across) * samples])
-    said = f"{label} {prompts.pop()}" if many > 1 and len(prompts) == 1 else label if many > 1 else ""
+    said = f"{label} {prompts.pop()}".strip() if many > 1 and len(prompts) == 1 else label if many > 1 else ""
     cell = ", ".join(f"{key} {cells[first][key]}" for key in keys if not (said and key == label))
     return ": ".join(part for part in (cell, said) if part)
 
