@@ -14,6 +14,8 @@ from torch import Tensor
 from expkit.errors import Refusal
 from expkit.randomness import stream
 
+MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
+
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
