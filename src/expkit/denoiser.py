@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from expkit import pictures
 from expkit.schedule import Schedule
 
 
@@ -28,8 +29,9 @@ class Prediction:
 class Denoiser(ABC):
     """Something that answers.
 
-    shape: (C, H, W) of one picture; schedule: its noise schedule; range: (low, high) of its pictures' values;
-    kind: what its native answer is, one of eps, v, x0, flow; device: where the state of a run lives. "" is the null prompt.
+    shape: (C, H, W) of the state x; pictured: (C, H, W) of the pictures it stands for, the same unless the model is latent;
+    schedule: its noise schedule; range: (low, high) of its pictures' values; kind: what its native answer is, one of eps, v, x0, flow;
+    threshold: the largest bound of dynamic thresholding; device: where the state of a run lives. "" is the null prompt.
     """
 
     shape: tuple[int, int, int]
@@ -37,14 +39,39 @@ class Denoiser(ABC):
     range: tuple[float, float]
     kind: str
     device: torch.device
+    threshold: float = 1.0
+
+    @property
+    def pictured(self) -> tuple[int, int, int]:
+        return self.shape
 
     @abstractmethod
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        """One forward: x (R, C, H, W) at level t, one prompt a row."""
+        """One forward: x (R, C, H, W) at level t, one prompt a row, with what `beside` joined to it."""
 
     @abstractmethod
     def understand(self, prompt: str) -> str:
         """The prompt as this model knows it; refuses, with its vocabulary, what it does not know."""
+
+    def prepare(self, prompts: Iterable[str]) -> None:
+        """Everything that a run with these prompts needs before its first forward; refuses what is not known."""
+        for prompt in prompts:
+            self.understand(prompt)
+
+    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+        """x (B, C, H, W) of these pictures of the run, with what else the network looks at joined as channels, before any view."""
+        return x
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, *pictured) in [0, 1] as clean states (B, *shape)."""
+        return pictures.to_range(images, self.range)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Clean states (B, *shape) as pictures (B, *pictured) in [0, 1]."""
+        return pictures.from_range(x, self.range)
+
+    def release(self) -> None:
+        """Give back the memory that its networks hold; they are loaded again when they are needed."""
 
 
 class Wrapped(Denoiser):
@@ -52,13 +79,32 @@ class Wrapped(Denoiser):
 
     def __init__(self, inner: Denoiser) -> None:
         self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
-        self.range, self.kind, self.device = inner.range, inner.kind, inner.device
+        self.range, self.kind, self.device, self.threshold = inner.range, inner.kind, inner.device, inner.threshold
+
+    @property
+    def pictured(self) -> tuple[int, int, int]:
+        return self.inner.pictured
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return self.inner.predict(x, t, prompts)
 
     def understand(self, prompt: str) -> str:
         return self.inner.understand(prompt)
+
+    def prepare(self, prompts: Iterable[str]) -> None:
+        self.inner.prepare(prompts)
+
+    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+        return self.inner.beside(x, pictures)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.inner.encode(images)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.inner.decode(x)
+
+    def release(self) -> None:
+        self.inner.release()
 
 
 class Counting(Wrapped):

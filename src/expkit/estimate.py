@@ -103,6 +103,10 @@ class Estimate:
         back = () if view == AsItIs() else (Unseen(view),)
         return Estimate(tuple(replace(t, view=then(view, t.view), map=chain(*_back(t.map, back))) for t in self.terms))
 
+    def scaled(self, times: float) -> Estimate:
+        """The same wish for pictures `times` as large: blurs and the like grow with them."""
+        return Estimate(tuple(replace(term, map=term.map.scaled(times)) for term in self.terms))
+
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
         """The rows of one forward, each distinct question of each picture once, in the order in which the terms name them."""
         if any(term.varies for term in self.terms):
@@ -131,7 +135,8 @@ class Estimate:
             return Prediction(torch.zeros_like(x))
         places = {picture: row for row, picture in enumerate(pictures)}
         rows = torch.tensor([places[ask.picture] for ask in asks])
-        answer = denoiser.predict(_seen(x, rows, asks), t, [ask.question.prompt for ask in asks])
+        joined = denoiser.beside(x, pictures)
+        answer = denoiser.predict(_seen(joined, rows, asks), t, [ask.question.prompt for ask in asks])
         return Prediction(_combined(answer.native, rows, asks, len(x)), _variance(answer.frac, rows, asks, len(x)))
 
 

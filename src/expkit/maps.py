@@ -27,6 +27,10 @@ class Map(ABC):
         """The maps it is made of, the first one first."""
         return (self,)
 
+    def scaled(self, times: float) -> Map:
+        """The same map for pictures `times` as large."""
+        return self
+
     def __matmul__(self, other):
         return other.filtered(self)
 
@@ -62,6 +66,9 @@ class Chain(Map):
             image = link(image)
         return image
 
+    def scaled(self, times: float) -> Map:
+        return Chain(tuple(link.scaled(times) for link in self.items))
+
 
 def chain(*items: Map) -> Map:
     """The maps one after another, written as shortly as it can be."""
@@ -90,6 +97,9 @@ class LowPass(Map):
             return image
         return _blur(self.sigma, image.shape[-2]).to(image) @ image @ _blur(self.sigma, image.shape[-1]).to(image).T
 
+    def scaled(self, times: float) -> Map:
+        return LowPass(self.sigma * times)
+
 
 @dataclass(frozen=True)
 class HighPass(Map):
@@ -99,6 +109,9 @@ class HighPass(Map):
 
     def __call__(self, image: Tensor) -> Tensor:
         return image - LowPass(self.sigma)(image)
+
+    def scaled(self, times: float) -> Map:
+        return HighPass(self.sigma * times)
 
 
 @dataclass(frozen=True, eq=False)

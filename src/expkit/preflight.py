@@ -17,8 +17,7 @@ from expkit.views import View
 
 def check(denoiser: Denoiser, estimate: Estimate, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
     """Refuse what cannot work; the rows of each network call to come."""
-    for prompt in {p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}:
-        denoiser.understand(prompt)
+    denoiser.prepare(sorted({p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}))
     for view in {term.view for term in estimate.terms}:
         check_view(view, denoiser)
     return calls(estimate, denoiser.schedule, grid, count, pin)

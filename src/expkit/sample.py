@@ -22,7 +22,7 @@ from expkit.rules import DDPM, Step, renoise
 from expkit.schedule import CLEAN, Schedule
 
 Rule = Callable[..., Tensor]
-Clip = Callable[[Tensor], Tensor]
+Clip = Callable[[Tensor, Denoiser], Tensor]
 
 
 class Seed(NamedTuple):
@@ -60,18 +60,20 @@ def sample(
     clip: Clip | None = None,
     begin: int = 0,
     x: Tensor | None = None,
+    purpose: str = "",
 ) -> Iterator[Step]:
     """Walk the grid; yield a `Step` after every update, its x and x0 (B, C, H, W) in the model's range, on the model's device.
 
+    purpose: set where one picture is sampled twice (a second stage), so that its noises differ.
     begin, x: start at this index of the grid from this state instead of from pure noise at the first level.
     Rows whose picture is still pinned whole at the next level are left out of the forward, and keep their x.
     """
 
-    def noise(purpose: str, index: int) -> Tensor:
-        return noises(seeds, purpose, index, denoiser.shape).to(x.device)
+    def noise(of: str, index: int) -> Tensor:
+        return noises(seeds, purpose + of, index, denoiser.shape).to(denoiser.device)
 
     schedule, every = denoiser.schedule, list(range(len(seeds)))
-    x = noises(seeds, "start", 0, denoiser.shape).to(denoiser.device) if x is None else x
+    x = noise("start", 0) if x is None else x
     x0, last = torch.zeros_like(x), None
     for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
         if pin and (index > 0 or pin.at_first):
@@ -95,7 +97,7 @@ def update(denoiser: Denoiser, estimate, rule: Rule, clip: Clip | None, x: Tenso
     x, noise = x[rows], noise[rows]
     out = estimate(denoiser, x, t, rows)
     x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
-    x0 = clip(x0) if clip else x0
+    x0 = clip(x0, denoiser) if clip else x0
     last = last and Step(last.t, last.s, last.x[rows], last.x0[rows])
     return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
 

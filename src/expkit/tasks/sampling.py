@@ -56,7 +56,7 @@ class Sampling:
         pinned = self.pin(model, grid)
         planned = check(model, self.estimate, grid, len(seeds), pinned.pin)
         result.say(header(self.name, model, grid, planned, len(seeds)))
-        images = pictures.from_range(self.run(model, grid, seeds, pinned.pin), model.range).cpu()
+        images = model.decode(self.run(model, grid, seeds, pinned.pin)).cpu()
         result.numbers |= {
             "network_calls": len(model.rows),
             "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
@@ -109,7 +109,7 @@ def from_picture(model: Denoiser, grid: Sequence[int], image: str | Sequence[str
     """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
     source = images(image, model)
     starts = [i_start] if isinstance(i_start, int) else list(i_start)
-    pin = Pin(pictures.to_range(source, model.range), until=tuple(grid[i] for i in starts))
+    pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
     return Pinned(pin, after={"original": source})
 
 
@@ -117,13 +117,13 @@ def around_mask(model: Denoiser, grid: Sequence[int], image: str | Sequence[str]
     """Inpainting: what is black in the mask stays, for all time; white is repainted."""
     from expkit.maps import Mask
 
-    source, hole = images(image, model), pictures.load_mask(mask, model.shape)
-    pin = Pin(pictures.to_range(source, model.range), Mask(1 - hole), at_first=at_first)
-    return Pinned(pin, before={"original": source, "mask": hole[None].expand(1, model.shape[0], -1, -1), "to repaint": source * hole})
+    source, hole = images(image, model), pictures.load_mask(mask, model.pictured)
+    pin = Pin(model.encode(source), Mask(1 - pictures.load_mask(mask, model.shape)), at_first=at_first)
+    return Pinned(pin, before={"original": source, "mask": hole[None].expand_as(source[:1]), "to repaint": source * hole})
 
 
 def images(names: str | Sequence[str], model: Denoiser) -> Tensor:
     """(1, C, H, W) of one name, (B, C, H, W) of a list with one a picture; each file is read once."""
     names = [names] if isinstance(names, str | Path) else list(names)
-    loaded = {name: pictures.load(name, model.shape) for name in set(names)}
+    loaded = {name: pictures.load(name, model.pictured) for name in set(names)}
     return torch.stack([loaded[name] for name in names])
