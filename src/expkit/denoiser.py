@@ -70,7 +70,7 @@ class Denoiser(ABC):
         """Clean states (B, *shape) as pictures (B, *pictured) in [0, 1]."""
         return pictures.from_range(x, self.range)
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027
         """Give back the memory that its networks hold; they are loaded again when they are needed."""
 
 
