@@ -18,12 +18,16 @@ from expkit.schedule import CLEAN, Schedule
 
 
 class Step(NamedTuple):
-    """What an update leaves: it went from level t to level s; x is the state at s, x0 the estimate of the clean picture at t."""
+    """What an update leaves: it went from level t, where the network saw `seen`, to level s.
+
+    x is the state at s, x0 the estimate of the clean picture made at t.
+    """
 
     t: int
     s: int
     x: Tensor
     x0: Tensor
+    seen: Tensor
 
 
 @dataclass(frozen=True)

@@ -74,31 +74,34 @@ def sample(
 
     schedule, every = denoiser.schedule, list(range(len(seeds)))
     x = noise("start", 0) if x is None else x
-    x0, last = torch.zeros_like(x), None
+    x0, last, stepped = torch.zeros_like(x), None, []
     for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
         if pin and (index > 0 or pin.at_first):
             x = pin(x, t, schedule, noise("pin", index))
         if s > t:
             x, last = renoise(schedule, x, t, s, noise("step", index)), None
             continue
-        free = pin.free(s, len(seeds)) if pin else every
+        seen, free = x, pin.free(s, len(seeds)) if pin else every
         if free:
-            new, clean = update(denoiser, estimate, rule, clip, x, t, s, noise("step", index), last, free)
+            late = [row not in stepped for row in free]
+            new, clean = update(denoiser, estimate, rule, clip, x, t, s, noise("step", index), last, free, late)
             x, x0 = (new, clean) if free == every else (x.index_copy(0, on(x, free), new), x0.index_copy(0, on(x, free), clean))
-        last = Step(t, s, x, x0)
+        last, stepped = Step(t, s, x, x0, seen), free
         yield last
     if pin:
         held = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
-        yield Step(grid[-1], CLEAN, pin.finish(held), x0)
+        yield Step(grid[-1], CLEAN, pin.finish(held), x0, held)
 
 
-def update(denoiser: Denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int, s: int, noise: Tensor, last, rows: list[int]):
-    """The rows of x from level t to s: (their x at s, their x0)."""
+def update(denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int, s: int, noise: Tensor, last, rows: list[int], late):
+    """The rows of x from level t to s: (their x at s, their x0). `late` ones make their first step: they remember none."""
     x, noise = x[rows], noise[rows]
     out = estimate(denoiser, x, t, rows)
     x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
     x0 = clip(x0, denoiser) if clip else x0
-    last = last and Step(last.t, last.s, last.x[rows], last.x0[rows])
+    if last:
+        before = torch.where(torch.tensor(late, device=x.device)[:, None, None, None], x0, last.x0[rows])
+        last = Step(last.t, last.s, last.x[rows], before, last.seen[rows])
     return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
 
 
