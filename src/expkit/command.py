@@ -20,6 +20,7 @@ GROUPS = {
     "logger": "where the run's folder is shown too",
     "estimate": "what the network is asked; nests: estimate@task.estimate.far=anagram",
     "pin": "what must stay: pin@task.pin=picture",
+    "film": "what is kept of the way: film@task.film=frames",
     "view": "how a part of an anagram is seen: view@task.estimate.views.turned=flip",
     "experiment": "a whole command under a name",
 }
@@ -41,7 +42,12 @@ def configuration() -> Path:
 def options(group: str) -> dict[str, str]:
     """The options of a group, each with the first line of its file; those that only serve others (_name) left out."""
     files = sorted((configuration() / group).glob("*.yaml"))
-    return {f.stem: f.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for f in files if not f.stem.startswith("_")}
+    return {f.stem: head(f.read_text(encoding="utf-8")) for f in files if not f.stem.startswith("_")}
+
+
+def head(text: str) -> str:
+    """The first line that is said of a YAML file, after the one that places it."""
+    return next(line.lstrip("# ") for line in text.splitlines() if not line.startswith("# @package"))
 
 
 def keys() -> dict[str, str]:

@@ -61,6 +61,10 @@ class Term:
     def weight(self, picture: int, clock: float) -> float:
         return math.prod(_at(w, picture) if not callable(w) else w(clock) for w in self.weights)
 
+    def of(self, pictures: Sequence[int]) -> Term:
+        weights = tuple(_chosen(w, pictures) for w in self.weights)
+        return replace(self, prompt=_chosen(self.prompt, pictures), weights=weights)
+
     def question(self, picture: int) -> Question:
         return Question(self.view, _at(self.prompt, picture), self.condition)
 
@@ -68,6 +72,10 @@ class Term:
 def _at(value, picture: int):
     """The value of one picture: tuples have one a picture."""
     return value[picture] if isinstance(value, tuple) else value
+
+
+def _chosen(value, pictures: Sequence[int]):
+    return tuple(value[p] for p in pictures) if isinstance(value, tuple) else value
 
 
 class Ask(NamedTuple):
@@ -106,6 +114,10 @@ class Estimate:
     def scaled(self, times: float) -> Estimate:
         """The same wish for pictures `times` as large: blurs and the like grow with them."""
         return Estimate(tuple(replace(term, map=term.map.scaled(times)) for term in self.terms))
+
+    def of(self, pictures: Sequence[int]) -> Estimate:
+        """The wish for these of the run's pictures alone, numbered anew."""
+        return Estimate(tuple(term.of(pictures) for term in self.terms))
 
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
         """The rows of one forward, each distinct question of each picture once, in the order in which the terms name them."""

@@ -36,3 +36,10 @@ def repaint(levels: int, steps: int = 33, jump: int = 3, times: int = 3) -> tupl
         for again in range(times):
             walk += ([down[start]] if again else []) + list(leg)
     return tuple(walk)
+
+
+def level(t: float, levels: int) -> int:
+    """Level t of 1000 in a schedule of any number of levels."""
+    if not 0 <= t < 1000:
+        raise Refusal(f"t={t} is not a level: levels are counted in thousandths of the schedule, from 0 (almost clean) to 999 (noise).")
+    return round(t * levels / 1000)

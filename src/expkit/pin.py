@@ -9,7 +9,8 @@ SDEdit (Meng et al. 2022) pins the whole picture for a time; inpainting pins par
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,12 @@ class Pin:
         """`until` as (1 or B, 1, 1, 1) or (1 or B, 1, H, W)."""
         levels = torch.as_tensor(self.until)
         return levels.view(-1, 1, *levels.shape[-2:]) if levels.ndim > 1 else levels.view(-1, 1, 1, 1)
+
+    def of(self, pictures: Sequence[int]) -> Pin:
+        """The pin for these of the run's pictures alone."""
+        rows, levels = list(pictures), self.levels()
+        image = self.image[rows] if len(self.image) > 1 else self.image
+        return replace(self, image=image, until=levels[rows] if len(levels) > 1 else levels)
 
     def __call__(self, x: Tensor, t: int, schedule: Schedule, noise: Tensor) -> Tensor:
         """x (B, C, H, W) at level t with the pinned part put back; noise (B, C, H, W), standard normal, of the pin's own stream."""

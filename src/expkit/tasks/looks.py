@@ -1,72 +1,69 @@
-"""How to look at the pictures of a run: what is to be read in them, and the sheet that shows it."""
+"""The sheet of a run: a row a wish and a reading, a column a sample; with two axes or more the last one runs across."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
 from expkit import pictures
-from expkit.denoiser import Denoiser
-from expkit.judges import shrunk
+from expkit.tasks.readings import Reading
+
+WIDEST = 12  # a longer axis is folded into several rows
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something."""
+class Shown(NamedTuple):
+    """One reading of the pictures: how they look through it, (N, C, H, W), and what was asked of each."""
 
-    prompt: str | int | Sequence[str | int]
-    through: Callable[[Tensor], Tensor]
-
-    def prompts(self, count: int) -> list[str]:
-        return [str(self.prompt)] * count if isinstance(self.prompt, str | int) else [str(p) for p in self.prompt]
-
-    def asked(self, model: Denoiser, count: int) -> list[str]:
-        """The prompts in the model's own words."""
-        return [model.understand(p) for p in self.prompts(count)]
+    label: str
+    images: Tensor
+    said: Sequence[str]
 
 
-@dataclass(frozen=True)
-class FromAfar:
-    """A picture as it looks from afar: shrunk by `times`, and shown at its old size again."""
-
-    times: int = 4
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return shrunk(images, self.times)
+def shown(images: Tensor, readings: Mapping[str, Reading], rows: Sequence[int], count: int) -> list[Shown]:
+    """The pictures, rows of a run of `count`, as each reading shows them; as they are where there is no reading."""
+    looks = [Shown(name, r.through(images), [r.prompts(count)[row] for row in rows]) for name, r in readings.items()]
+    return looks or [Shown("picture", images, [""] * len(rows))]
 
 
 def figure(
     name: str,
-    images: Tensor,
+    looks: Sequence[Shown],
     cells: Sequence[Mapping],
     samples: int,
-    readings: Mapping[str, Reading],
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     note: str = "",
 ) -> Image.Image:
-    """A row a wish and a reading, a column a sample; with two axes or more the last one runs across."""
     axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
-    across = len(axes[list(axes)[-1]]) if len(axes) > 1 or (len(axes) == 1 and samples == 1) else 1
+    across, folded = width(axes, samples)
     rows, down = [], []
     for first in range(0, len(cells), across):
-        here = list(range(first * samples, (first + across) * samples))
-        for label, reading in readings.items():
-            extra = [[shown[here[0] % len(shown)] for shown in group.values()] for group in (before, after)]
-            rows.append([*extra[0], *reading.through(images[here]), *extra[1]])
-            down.append(row_label(label, reading, cells, first, across, samples, len(readings), axes))
-    return pictures.sheet(rows, down, columns(cells, across, samples, axes, before, after), name, note)
+        here = range(first * samples, min(first + across, len(cells)) * samples)
+        for look in looks:
+            extra = [[picture[here[0] % len(picture)] for picture in group.values()] for group in (before, after)]
+            rows.append([*extra[0], *look.images[here.start : here.stop], *extra[1]])
+            down.append(row_label(look, cells, range(first, min(first + across, len(cells))), samples, len(looks), axes))
+    return pictures.sheet(rows, down, [] if folded else columns(cells, across, samples, axes, before, after), name, note)
 
 
-def row_label(label: str, reading: Reading, cells, first: int, across: int, samples: int, many: int, axes) -> str:
+def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
+    """How many cells stand side by side, and whether that is a part of an axis only."""
+    if not axes or (len(axes) == 1 and samples > 1):
+        return 1, False
+    whole = len(axes[list(axes)[-1]])
+    parts = [n for n in range(1, WIDEST + 1) if whole % n == 0]
+    return (whole, False) if whole <= WIDEST else (max(parts), True)
+
+
+def row_label(look: Shown, cells: Sequence[Mapping], here: range, samples: int, many: int, axes: Mapping[str, Sequence[str]]) -> str:
     """The reading and its prompt if there are several or the prompt is the same along the row; else what distinguishes the row."""
-    keys = list(axes)[:-1] if across > 1 else list(axes)
-    prompts = set(reading.prompts(len(cells) * samples)[first * samples : (first + across) * samples])
-    said = f"{label} {prompts.pop()}".strip() if many > 1 and len(prompts) == 1 else label if many > 1 else ""
-    cell = ", ".join(f"{key} {cells[first][key]}" for key in keys if not (said and key == label))
+    keys = [key for key in axes if cells[here[0]][key] == cells[here[-1]][key]] if len(here) > 1 else list(axes)
+    prompts = set(look.said[here[0] * samples : (here[-1] + 1) * samples])
+    said = f"{look.label} {prompts.pop()}".strip() if many > 1 and len(prompts) == 1 else look.label if many > 1 else ""
+    cell = ", ".join(f"{key} {cells[here[0]][key]}" for key in keys if not (said and key == look.label))
     return ": ".join(part for part in (cell, said) if part)
 
 

@@ -1,33 +1,28 @@
-"""The task behind sample, hybrid, anagram, sdedit and inpaint: an estimate, a pin, and a way to look at the result."""
+"""The task behind sample, hybrid, anagram, sdedit, inpaint and trajectory: an estimate, a pin, and a way to look at the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from expkit import pictures
 from expkit.denoiser import Counting, Denoiser
+from expkit.errors import Refusal
 from expkit.estimate import Estimate
+from expkit.maps import Identity
 from expkit.pin import Pin
 from expkit.preflight import check, header
 from expkit.result import Result
-from expkit.sample import Sampler, Seed, sample
-from expkit.tasks.looks import Reading, figure
+from expkit.sample import Sampler, Seed, noises, sample
+from expkit.tasks import readings as reading
+from expkit.tasks.film import Film, Shot
+from expkit.tasks.looks import figure, shown
+from expkit.tasks.pins import Pinned
+from expkit.tasks.readings import Judge, Reading
 
-Judge = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """A pin, and the pictures that go with it on the sheet: {label: (1 or B, C, H, W) in [0, 1]}, before and after the results."""
-
-    pin: Pin | None = None
-    before: Mapping[str, Tensor] = field(default_factory=dict)
-    after: Mapping[str, Tensor] = field(default_factory=dict)
+LARGER = 4  # a second stage makes pictures four times as large
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,42 +30,56 @@ class Sampling:
     """Sample `estimate` from `model`.
 
     cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
-    pin: (model, grid) -> Pinned. readings: what is to be seen in a picture. judges: {name: images (N, C, H, W) in [0, 1] -> (N, K)}.
+    pin: (model, grid) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's samples
+    are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it has
+    one and `upscale` asks for it.
     """
 
     name: str
     model: Denoiser
     sampler: Sampler
     estimate: Estimate
-    readings: Mapping[str, Reading]
     pin: Callable[[Denoiser, Sequence[int]], Pinned]
     seed: int | Sequence[int]
     samples: int
+    readings: Mapping[str, Reading] = field(default_factory=dict)
     cells: Sequence[Mapping] = ({},)
     judges: Mapping[str, Judge] | None = None
+    keep: int | None = None
+    film: Film | None = None
+    upscale: bool = False
+    upscaler: Callable[[Tensor, Tensor], Denoiser] | None = None
     note: str = ""
 
     def __call__(self, result: Result) -> None:
+        self.check()
         model, seeds = Counting(self.model), self.seeds()
         grid = self.sampler.grid(len(model.schedule))
         pinned = self.pin(model, grid)
         planned = check(model, self.estimate, grid, len(seeds), pinned.pin)
         result.say(header(self.name, model, grid, planned, len(seeds)))
-        images = model.decode(self.run(model, grid, seeds, pinned.pin)).cpu()
-        result.numbers |= {
-            "network_calls": len(model.rows),
-            "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
-            "rows": sum(model.rows),
-            "seconds_in_network": round(model.seconds, 3),
-            "device": str(model.device),
-            "seed": self.seed,
-        }
-        if self.judges:
-            result.numbers["judged"] = self.judged(images)
-        files = result.bare(images)
-        wishes = [dict(cell) | {"sample": k} for cell in self.cells for k in range(self.samples)]
-        result.numbers["pictures"] = [{"file": file, **wish} for file, wish in zip(files, wishes, strict=True)]
-        result.picture(figure(self.name, images, self.cells, self.samples, self.readings, pinned.before, pinned.after, self.note))
+        for sentence in pinned.says:
+            result.say(f"  {sentence}")
+        x, shots = self.run(model, grid, seeds, pinned.pin)
+        images = model.decode(x).cpu()
+        result.numbers |= spent(model) | {"device": str(model.device), "seed": self.seed} | pinned.numbers
+        kept = self.judged(images, result)
+        if shots:
+            self.film.develop(result, shots, images[self.film.picture], self.note)
+        if self.upscale:
+            self.model.release()
+            pinned, images = self.larger(x[kept], kept, seeds, result)
+        else:
+            images = images[kept]
+        self.show(result, images, kept, pinned)
+
+    def check(self) -> None:
+        if self.upscale and not self.upscaler:
+            raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=deepfloyd, or upscale=false.")
+        if self.keep and not (self.judges and self.readings):
+            raise Refusal(f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip.")
+        if self.keep and self.keep > self.samples:
+            raise Refusal(f"keep={self.keep} is more than samples={self.samples}: keep at most as many as are sampled.")
 
     def seeds(self) -> list[Seed]:
         """Sample k of every wish has picture k's noise, so that wishes are compared on equal noise."""
@@ -78,52 +87,76 @@ class Sampling:
         seeds = [self.seed] * count if isinstance(self.seed, int) else self.seed
         return [Seed(seed, number % self.samples) for number, seed in enumerate(seeds)]
 
-    def run(self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None) -> Tensor:
-        from tqdm import tqdm
-
-        steps = sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip)
-        x = None
-        for step in tqdm(steps, total=len(grid) - 1 + bool(pin), desc=self.name, unit="step", leave=False, mininterval=0.2):
+    def run(self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None) -> tuple[Tensor, list[Shot]]:
+        """The finished states (B, *shape), and what was filmed."""
+        x, shots = None, []
+        for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
             x = step.x
-        return x
+            if self.film and step.t > step.s and (not pin or self.film.picture in pin.free(step.s, len(seeds))):
+                shots.append(self.film.shot(model, step))
+        return x, shots
 
-    def judged(self, images: Tensor) -> dict:
-        """How many pictures are read as asked: {reading: {judge: fraction}}, and what each judge read where there are few."""
-        table: dict = {}
-        for name, reading in self.readings.items():
-            asked = reading.asked(self.model, len(images))
-            if all(asked):
-                seen = reading.through(images)
-                read = {judge: [str(int(d)) for d in ask(seen).argmax(1)] for judge, ask in self.judges.items()}
-                table[name] = {j: sum(r == a for r, a in zip(rs, asked, strict=True)) / len(asked) for j, rs in read.items()}
-                table[name] |= {f"read_by_{judge}": " ".join(rs) for judge, rs in read.items() if len(rs) <= 64}
-        return table
+    def larger(self, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], result: Result) -> tuple[Pinned, Tensor]:
+        """The kept pictures through the second stage: the same wish, its blurs scaled; what is pinned in part stays pinned."""
+        seeds = [seeds[row] for row in kept]
+        channels, height, width = low.shape[1:]
+        noise = noises(seeds, "low", 0, (channels, LARGER * height, LARGER * width)).to(low.device)
+        model = Counting(self.upscaler(low, noise))
+        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.of(kept).scaled(LARGER)
+        pinned = self.pin(model, grid)
+        pin = pinned.pin and pinned.pin.of(kept)
+        pin = replace(pin, part=pin.part.scaled(LARGER)) if pin and pin.part != Identity() else None
+        result.say(header("upscale", model, grid, check(model, estimate, grid, len(seeds), pin), len(seeds)))
+        steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
+        *_, end = watched(steps, "upscale", grid, pin)
+        result.numbers["second_stage"] = spent(model)
+        return pinned, model.decode(end.x).cpu()
+
+    def judged(self, images: Tensor, result: Result) -> list[int]:
+        """Write what the judges read; the rows that are kept, all of them where nothing is asked to be left out."""
+        every = list(range(len(images)))
+        found = reading.seen(self.readings, self.judges, self.model, images) if self.judges else []
+        if found:
+            result.numbers["judged"] = reading.as_asked(found, every)
+            result.numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
+        if not self.keep:
+            return every
+        if not found:
+            raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
+        score = reading.scores(found)
+        kept = reading.best(score, self.samples, self.keep)
+        result.numbers["judged_of_kept"] = reading.as_asked(found, kept)
+        result.numbers["ranking"] = self.ranking(found, score)
+        return kept
+
+    def ranking(self, found: Sequence[reading.Seen], score: Tensor) -> list[dict]:
+        """Every picture of every wish, best first: its score, and the probability of each reading by each judge."""
+        order = reading.best(score, self.samples, self.samples)
+        sure = [{f"{one.reading}_{one.judge}": round(float(one.sure[row]), 4) for one in found} for row in order]
+        return [self.wish(row) | {"score": round(float(score[row]), 4)} | s for row, s in zip(order, sure, strict=True)]
+
+    def wish(self, row: int) -> dict:
+        return {**self.cells[row // self.samples], "sample": row % self.samples}
+
+    def show(self, result: Result, images: Tensor, kept: Sequence[int], pinned: Pinned) -> None:
+        """The pictures bare, and the labelled sheet."""
+        files = result.bare(images)
+        result.numbers["pictures"] = [{"file": file, **self.wish(row)} for file, row in zip(files, kept, strict=True)]
+        looks = shown(images, self.readings, kept, len(self.cells) * self.samples)
+        result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
 
 
-def no_pin(model: Denoiser, grid: Sequence[int]) -> Pinned:
-    """Nothing must stay."""
-    return Pinned()
+def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):
+    """The steps, with a progress bar."""
+    from tqdm import tqdm
+
+    return tqdm(steps, total=len(grid) - 1 + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2)
 
 
-def from_picture(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int]) -> Pinned:
-    """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
-    source = images(image, model)
-    starts = [i_start] if isinstance(i_start, int) else list(i_start)
-    pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
-    return Pinned(pin, after={"original": source})
-
-
-def around_mask(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], mask: str, at_first: bool = False) -> Pinned:
-    """Inpainting: what is black in the mask stays, for all time; white is repainted."""
-    from expkit.maps import Mask
-
-    source, hole = images(image, model), pictures.load_mask(mask, model.pictured)
-    pin = Pin(model.encode(source), Mask(1 - pictures.load_mask(mask, model.shape)), at_first=at_first)
-    return Pinned(pin, before={"original": source, "mask": hole[None].expand_as(source[:1]), "to repaint": source * hole})
-
-
-def images(names: str | Sequence[str], model: Denoiser) -> Tensor:
-    """(1, C, H, W) of one name, (B, C, H, W) of a list with one a picture; each file is read once."""
-    names = [names] if isinstance(names, str | Path) else list(names)
-    loaded = {name: pictures.load(name, model.pictured) for name in set(names)}
-    return torch.stack([loaded[name] for name in names])
+def spent(model: Counting) -> dict:
+    return {
+        "network_calls": len(model.rows),
+        "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
+        "rows": sum(model.rows),
+        "seconds_in_network": round(model.seconds, 3),
+    }

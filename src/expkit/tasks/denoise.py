@@ -1,0 +1,88 @@
+"""Ways back from a noisy picture, side by side: Gaussian blur, one step of the network, many steps.
+
+    one step:  x0 = (x_t − sigma_t eps_hat(x_t, t)) / alpha_t            many steps:  the sampler from level t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expkit import measures, pictures
+from expkit.denoiser import Counting, Denoiser
+from expkit.errors import Refusal
+from expkit.estimate import Estimate
+from expkit.grids import level
+from expkit.maps import LowPass
+from expkit.preflight import check, header
+from expkit.result import Result
+from expkit.sample import Sampler, noises, sample, seeded
+from expkit.tasks.pins import images
+from expkit.tasks.sampling import spent, watched
+
+BLURS = tuple(k / 4 for k in range(1, 33))  # pixels at 64; the one with the best PSNR is shown, which flatters it
+
+
+@dataclass(frozen=True, eq=False)
+class Denoise:
+    """Noise `image` to the levels t, given in thousandths of the schedule, and denoise it in three ways, with PSNR and SSIM of each."""
+
+    model: Denoiser
+    estimate: Estimate
+    sampler: Sampler
+    image: str
+    t: int | Sequence[int]
+    seed: int
+    note: str = ""
+
+    def __call__(self, result: Result) -> None:
+        if not isinstance(self.image, str):
+            raise Refusal(f"task=denoise compares ways to denoise one picture, and was given image={self.image}: give one.")
+        model = Counting(self.model)
+        grid = self.sampler.grid(len(model.schedule))
+        levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
+        result.say(header("denoise", model, grid, check(model, self.estimate, grid, 1), 1))
+        source = images(self.image, model)
+        noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
+        rows, under, table = [], [], []
+        for t in levels:
+            ways = self.ways(model, source, noise, t, grid)
+            scores = {way: measured(shown, source) for way, shown in ways.items()}
+            rows.append([source[0], *[shown[0] for shown in ways.values()]])
+            under.append(["", *[f"PSNR {s['psnr']:.1f} · SSIM {s['ssim']:.2f}" for s in scores.values()]])
+            table.append({"t": t, **scores, "files": {way: result.bare(shown, f"t{t:04d}_{name_of(way)}")[0] for way, shown in ways.items()}})
+        result.numbers |= spent(model) | {"levels": table, "device": str(model.device), "seed": self.seed}
+        across = ["original", *ways]
+        result.picture(pictures.sheet(rows, [f"t = {t}" for t in levels], across, "denoising", self.note, under=under))
+
+    def ways(self, model: Denoiser, source: Tensor, noise: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
+        """{way: (1, C, H, W) in [0, 1]}"""
+        noisy = model.schedule.noised(model.encode(source).to(noise), t, noise)
+        seen = model.decode(noisy).cpu()
+        once = model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.kind)
+        steps = sample(model, self.estimate, (t, *[s for s in grid if s < t]), seeded(self.seed, 1), self.sampler.rule, x=noisy,
+                       clip=self.sampler.clip)  # fmt: skip
+        *_, end = watched(steps, f"from t = {t}", [s for s in grid if s <= t], None)
+        return {
+            "noisy": seen,
+            "Gaussian blur": blurred(seen, source),
+            "one step": model.decode(once).cpu(),
+            "iterative": model.decode(end.x).cpu(),
+        }
+
+
+def blurred(noisy: Tensor, source: Tensor) -> Tensor:
+    """The Gaussian blur of the noisy picture that comes closest to the source."""
+    tried = [LowPass(sigma * source.shape[-1] / 64)(noisy).clamp(0, 1) for sigma in BLURS]
+    return tried[int(torch.stack([measures.psnr(shown, source)[0] for shown in tried]).argmax())]
+
+
+def measured(shown: Tensor, source: Tensor) -> dict[str, float]:
+    return {"psnr": round(float(measures.psnr(shown, source)[0]), 3), "ssim": round(float(measures.ssim(shown, source)[0]), 4)}
+
+
+def name_of(way: str) -> str:
+    return way.lower().replace(" ", "_")

@@ -1,0 +1,45 @@
+"""What happens on the way from noise to picture: the states that the network saw, and what it took them for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from expkit import pictures
+from expkit.denoiser import Denoiser
+from expkit.result import Result
+from expkit.rules import Step
+
+
+class Shot(NamedTuple):
+    """A moment: the level, and two pictures (C, H, W) in [0, 1], the state and the clean picture it was taken for."""
+
+    t: int
+    state: Tensor
+    clean: Tensor
+
+
+@dataclass(frozen=True)
+class Film:
+    """Films one picture of the batch. The sheet has a frame each `every` updates, the animation has them all."""
+
+    every: int = 5
+    picture: int = 0
+    seconds: float = 0.15
+
+    def shot(self, model: Denoiser, step: Step) -> Shot:
+        state, clean = (model.decode(x[self.picture : self.picture + 1]).cpu()[0] for x in (step.seen, step.x0))
+        return Shot(step.t, state, clean)
+
+    def develop(self, result: Result, shots: Sequence[Shot], end: Tensor, note: str) -> None:
+        """Write trajectory.png and trajectory.gif; end (C, H, W) is the finished picture."""
+        frames = shots[:: self.every]
+        rows = [[*[shot.state for shot in frames], end], [*[shot.clean for shot in frames], end]]
+        across = [*[f"t = {shot.t}" for shot in frames], "result"]
+        result.picture(pictures.sheet(rows, ["state", "its estimate"], across, "trajectory", note), "trajectory")
+        pages = [pictures.sheet([[s.state, s.clean]], [], [f"t = {s.t}", "estimate"], side=256) for s in shots]
+        pages.append(pictures.sheet([[end, end]], [], ["result", "result"], side=256))
+        pictures.animation(pages, result.folder / "trajectory.gif", result.recipe, self.seconds)

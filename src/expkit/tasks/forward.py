@@ -1,0 +1,42 @@
+"""The forward process: a picture and what the noise leaves of it.
+
+    x_t = alpha_t x0 + sigma_t eps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from expkit import pictures
+from expkit.denoiser import Denoiser
+from expkit.grids import level
+from expkit.result import Result
+from expkit.sample import noises, seeded
+from expkit.tasks.pins import images
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """Noise `image` (one, or several) to the levels t, given in thousandths of the schedule; each picture has one noise at all levels."""
+
+    model: Denoiser
+    image: str | Sequence[str]
+    t: int | Sequence[int]
+    seed: int
+    note: str = ""
+
+    def __call__(self, result: Result) -> None:
+        model, source = self.model, images(self.image, self.model)
+        levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
+        noise = noises(seeded(self.seed, len(source)), "forward", 0, model.shape).to(model.device)
+        clean = model.encode(source).to(noise)
+        noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]
+        files = {str(t): result.bare(shown, f"t{t:04d}_{{:03d}}") for t, shown in zip(levels, noisy, strict=True)}
+        result.numbers |= {"levels": [self.told(t, files[str(t)]) for t in levels], "seed": self.seed}
+        rows = [[source[k], *[shown[k] for shown in noisy]] for k in range(len(source))]
+        result.picture(pictures.sheet(rows, [], ["original", *[f"t = {t}" for t in levels]], "forward process", self.note))
+
+    def told(self, t: int, files: list[str]) -> dict:
+        alpha, sigma = self.model.schedule.at(t)
+        return {"t": t, "alpha_bar": alpha**2, "signal_to_noise": alpha**2 / sigma**2, "files": files}

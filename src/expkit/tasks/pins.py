@@ -1,0 +1,64 @@
+"""What must stay, as tasks speak of it: a picture for a time, the black of a mask, the low frequencies of a photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expkit import pictures
+from expkit.denoiser import Denoiser
+from expkit.maps import Map, Mask
+from expkit.pin import Pin
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A pin; the pictures that go with it on the sheet, {label: (1 or B, C, H, W) in [0, 1]}; what the header says and numbers hold."""
+
+    pin: Pin | None = None
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+    after: Mapping[str, Tensor] = field(default_factory=dict)
+    says: Sequence[str] = ()
+    numbers: Mapping = field(default_factory=dict)
+
+
+def nothing(model: Denoiser, grid: Sequence[int]) -> Pinned:
+    """Nothing must stay."""
+    return Pinned()
+
+
+def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int]) -> Pinned:
+    """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
+    source = images(image, model)
+    starts = [i_start] if isinstance(i_start, int) else list(i_start)
+    pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
+    table = {i: {"t": grid[i], "strength": round(1 - i / (len(grid) - 1), 3)} for i in dict.fromkeys(starts)}
+    says = "starts: " + ", ".join(f"i_start {i} is t {row['t']} (strength {row['strength']:g})" for i, row in table.items())
+    return Pinned(pin, after={"original": source}, says=[says], numbers={"starts": table})
+
+
+def around_mask(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], mask: str, at_first: bool = False) -> Pinned:
+    """Inpainting: what is black in the mask stays, for all time; white is repainted."""
+    source, hole = images(image, model), pictures.load_mask(mask, model.pictured)
+    pin = Pin(model.encode(source), Mask(1 - pictures.load_mask(mask, model.shape)), at_first=at_first)
+    share = float(hole.mean())
+    before = {"original": source, "mask": hole[None].expand_as(source[:1]), "to repaint": source * hole}
+    says = f"mask: white is repainted, {share:.0%} of the picture; black is kept"
+    return Pinned(pin, before, says=[says], numbers={"share_repainted": round(share, 4)})
+
+
+def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map) -> Pinned:
+    """A part of the picture, for all time: its low frequencies (a hybrid from a photograph), its grey (colourising)."""
+    source = images(image, model)
+    return Pinned(Pin(model.encode(source), of), before={"original": source})
+
+
+def images(names: str | Sequence[str], model: Denoiser) -> Tensor:
+    """(1, C, H, W) of one name, (B, C, H, W) of a list with one a picture; each file is read once."""
+    names = [names] if isinstance(names, str | Path) else list(names)
+    loaded = {name: pictures.load(name, model.pictured) for name in set(names)}
+    return torch.stack([loaded[name] for name in names])

@@ -1,0 +1,104 @@
+"""What judges read in the pictures of a run, how many are as asked, and which are the best of their wish.
+
+score = min over readings of p(asked | what is seen), with p among everything that the judge may answer: a picture is as good as
+its worst reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser
+from expkit.judges import shrunk
+
+
+class Judge(Protocol):
+    """Reads pictures (N, C, H, W) in [0, 1]: a probability (N, A) for each of the answers that the prompts leave it."""
+
+    accuracy_from_afar: float | None
+
+    def answers(self, prompts: Sequence[str]) -> tuple[str, ...]: ...
+
+    def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something."""
+
+    prompt: str | int | Sequence[str | int]
+    through: Callable[[Tensor], Tensor]
+
+    def prompts(self, count: int) -> list[str]:
+        return [str(self.prompt)] * count if isinstance(self.prompt, str | int) else [str(p) for p in self.prompt]
+
+
+@dataclass(frozen=True)
+class FromAfar:
+    """A picture as it looks from afar: shrunk by `times`, and shown at its old size again."""
+
+    times: int = 4
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return shrunk(images, self.times)
+
+
+class Seen(NamedTuple):
+    """What one judge read through one reading: the likeliest answers, what was asked, and the probability (N,) of that."""
+
+    reading: str
+    judge: str
+    read: list[str]
+    asked: list[str]
+    sure: Tensor
+
+
+def seen(readings: Mapping[str, Reading], judges: Mapping[str, Judge], model: Denoiser, images: Tensor) -> list[Seen]:
+    """Everything that the judges read; readings that ask for nothing, or for several things at once, are left out."""
+    asked = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
+    asked = {name: prompts for name, prompts in asked.items() if all(prompts)}
+    every = list(dict.fromkeys(p for prompts in asked.values() for p in prompts))
+    return [_seen(name, readings[name], prompts, every, j, judge, images) for name, prompts in asked.items() for j, judge in judges.items()]
+
+
+def _seen(name: str, reading: Reading, asked: list[str], every: list[str], judge_name: str, judge: Judge, images: Tensor) -> Seen:
+    answers = judge.answers(every)
+    table = judge.probabilities(reading.through(images), every)
+    places = torch.tensor([answers.index(prompt) for prompt in asked])
+    return Seen(name, judge_name, [answers[i] for i in table.argmax(1)], asked, table[torch.arange(len(asked)), places])
+
+
+def as_asked(found: Sequence[Seen], rows: Sequence[int], most: int = 64) -> dict:
+    """{reading: {judge: the share of these rows that is read as asked}}, with what was read where there are few."""
+    table: dict = {}
+    for one in found:
+        right = [one.read[row] == one.asked[row] for row in rows]
+        table.setdefault(one.reading, {})[one.judge] = sum(right) / len(right)
+        if len(rows) <= most:
+            table[one.reading][f"read_by_{one.judge}"] = " ".join(one.read[row] for row in rows)
+    return table | all_as_asked(found, rows) if len(table) > 1 else table
+
+
+def all_as_asked(found: Sequence[Seen], rows: Sequence[int]) -> dict:
+    """{"all readings": {judge: the share of rows of which every reading is as asked}}"""
+    judges = dict.fromkeys(one.judge for one in found)
+    every = {judge: [one for one in found if one.judge == judge] for judge in judges}
+    return {
+        "all readings": {j: sum(all(o.read[r] == o.asked[r] for o in ones) for r in rows) / len(rows) for j, ones in every.items()}
+    }
+
+
+def scores(found: Sequence[Seen]) -> Tensor:
+    """(N,): the probability of the worst reading by the first judge."""
+    return torch.stack([one.sure for one in found if one.judge == found[0].judge]).amin(0)
+
+
+def best(score: Tensor, samples: int, keep: int) -> list[int]:
+    """The rows of the `keep` best of each wish's `samples`, best first."""
+    order = score.view(-1, samples).argsort(dim=1, descending=True, stable=True)[:, :keep]
+    return (order + samples * torch.arange(len(order))[:, None]).flatten().tolist()
