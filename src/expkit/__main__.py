@@ -50,6 +50,8 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("either", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("said", said, replace=True)
     OmegaConf.register_new_resolver("prompt_of", prompt_of, replace=True)
+    OmegaConf.register_new_resolver("says", says, replace=True)
+    OmegaConf.register_new_resolver("range", lambda first, end: [*range(first, end)], replace=True)
     OmegaConf.register_new_resolver("chosen", lambda group, *, _root_: _root_[group], replace=True)
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
@@ -82,6 +84,11 @@ def said(*, _parent_, _root_):
     """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
     name = _parent_._key()
     return _root_[name if name in PARTS else "prompt"]
+
+
+def says(text: str, *, _root_) -> str:
+    """A caption of the source write-up in words that the model knows: model.says translates it where there is a need."""
+    return (_root_.model.get("says") or {}).get(text, text)
 
 
 def prompt_of(part: str, *, _root_):

@@ -36,6 +36,7 @@ class Denoise:
     image: str
     t: int | Sequence[int]
     seed: int
+    ways: Sequence[str] = ("noisy", "Gaussian blur", "one step", "iterative")
     note: str = ""
 
     def __call__(self, result: Result) -> None:
