@@ -180,6 +180,9 @@ def check_values(config: dict) -> None:
             if value is not None and not (fits and (least is None or value >= least) and value == value):
                 limit = "" if least is None else f" of {least} or more"
                 raise Refusal(f"{key}={value} does not fit: {key} is {kind}{limit}. {keys()[key]}")
+    for key, words in WORDS.items():
+        if config[key] not in words:
+            raise Refusal(f"{key}={config[key]} does not fit: {key} is {' or '.join(words)}. {keys()[key]}")
     starts = config["i_start"] if isinstance(config["i_start"], list) else [config["i_start"]]
     if late := [i for i in starts if i > config["steps"]]:
         raise Refusal(
@@ -198,3 +201,4 @@ NUMBERS = {
     "gamma": ("a number", None),
     "sigma": ("a number", 0),
 }
+WORDS = {"fit": ("crop", "pad")}

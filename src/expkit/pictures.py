@@ -6,18 +6,17 @@ Tensors are (C, H, W) float32 in [0, 1] here; `to_range` and `from_range` go to 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from expkit import sources
 from expkit.errors import Refusal
 
-MOST_PIXELS = 100_000_000
-ASSETS = Path(__file__).parent / "assets"
 INK, PAPER, FAINT = (30, 30, 30), (255, 255, 255), (130, 130, 130)
 
 
@@ -30,53 +29,61 @@ def from_range(image: Tensor, limits: tuple[float, float]) -> Tensor:
     return ((image - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)
 
 
-def find(name: str) -> Path:
-    """A picture's file: a path, or the name of one that ships with expkit."""
-    path, ours = Path(name).expanduser(), ASSETS / f"{name}.png"
-    if path.is_file() or not ours.is_file():
-        return path
-    return ours
+def load(name: str, shape: tuple[int, int, int], fit: str = "crop") -> Tensor:
+    """A picture from a path, a URL or a shipped name, as a model of this shape (C, H, W) takes it: grey or colour, and its size.
+
+    fit: crop keeps the middle; pad keeps the whole, on each side of it the mean colour of its edge there, for grey models black.
+    """
+    return as_tensor(fitted(sources.opened(name).convert("L" if shape[0] == 1 else "RGB"), shape, fit, Image.Resampling.LANCZOS))
 
 
-def load(name: str, shape: tuple[int, int, int]) -> Tensor:
-    """A picture as a model of this shape (C, H, W) takes it: turned by EXIF, centre-cropped to a square, resized, grey or colour."""
-    image = ImageOps.fit(_opened(name), (shape[2], shape[1]), Image.Resampling.LANCZOS)
-    image = image.convert("L" if shape[0] == 1 else "RGB")
-    return as_tensor(image)
+def load_mask(name: str, shape: tuple[int, int, int], fit: str = "crop", of: Sequence[str] = ()) -> Tensor:
+    """A mask (1, H, W) of 0 and 1, 1 where it is white by half or more, which is where the picture is repainted.
 
-
-def load_mask(name: str, shape: tuple[int, int, int]) -> Tensor:
-    """A mask (1, H, W) of 0 and 1, 1 where white, which is where it is repainted. Its sides must be the model's or a multiple."""
-    image = _opened(name).convert("L")
+    Its sides are the model's or a multiple; or those of the pictures that it is a mask `of`, and then it is fitted as they are.
+    """
+    image = sources.opened(name).convert("L")
     height, width = shape[1:]
-    if image.width % width or image.height % height or image.width * height != image.height * width:
+    whole = not (image.width % width or image.height % height) and image.width * height == image.height * width
+    sizes = {sources.size(picture) for picture in of}
+    if not (whole or sources.shipped(name) or sizes == {image.size}):
         raise Refusal(
             f"The mask {name} is {image.width} × {image.height} pixels; this model's pictures are {width} × {height}. "
-            f"Give a mask of {width} × {height} or a whole multiple of it, white where the picture is to be repainted."
+            f"Give a mask of {width} × {height} or a whole multiple of it{or_of(sizes)}, white where the picture is to be repainted."
         )
-    mask = (as_tensor(image.resize((width, height), Image.Resampling.BOX)) >= 0.5).float()
+    mask = (as_tensor(fitted(image, shape, fit, Image.Resampling.BOX)) >= 0.5).float()
     if mask.min() == mask.max():
         what = "repaints nothing: it is all black" if mask.max() == 0 else "keeps nothing: it is all white"
         raise Refusal(f"The mask {name} {what}. White is repainted, black is kept.")
     return mask
 
 
-def _opened(name: str) -> Image.Image:
-    path = find(name)
-    ours = ", ".join(sorted(p.stem for p in ASSETS.glob("*.png")))
-    if not path.exists():
-        raise Refusal(f"There is no picture {name!r}. Give a file's path, or one of the pictures that ship with expkit: {ours}.")
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is checked before anything is decoded
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        image = Image.open(path)
-        if image.width * image.height > MOST_PIXELS:
-            raise Refusal(f"The picture {name} is {image.width} × {image.height} pixels, more than 100 megapixels: make it smaller.")
-        image = ImageOps.exif_transpose(image)
-        flat = image.convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise Refusal(f"The picture {name} cannot be read ({error}). Expected a PNG, JPEG, WebP, GIF or BMP file.") from None
-    return Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("RGB")
+def or_of(sizes: set[tuple[int, int]]) -> str:
+    return f", or of the picture's own {' × '.join(map(str, *sizes))}" if len(sizes) == 1 else ""
+
+
+def fitted(image: Image.Image, shape: tuple[int, int, int], fit: str, how: Image.Resampling) -> Image.Image:
+    """The middle of an image at (C, H, W)'s size; or, to pad, the whole of it between bands, black for grey images."""
+    size = (shape[2], shape[1])
+    if fit == "crop":
+        return ImageOps.fit(image, size, how)
+    scale = min(size[0] / image.width, size[1] / image.height)
+    inner = image.resize([max(1, round(side * scale)) for side in image.size], how)
+    left, top = ((size[i] - inner.size[i]) // 2 for i in (0, 1))
+    page = Image.new(image.mode, size)
+    if image.mode == "RGB":
+        across, down = inner.width, inner.height
+        page.paste(mean(inner.crop((0, 0, 1, down))), (0, 0, left, size[1]))
+        page.paste(mean(inner.crop((across - 1, 0, across, down))), (left + across, 0, *size))
+        page.paste(mean(inner.crop((0, 0, across, 1))), (0, 0, size[0], top))
+        page.paste(mean(inner.crop((0, down - 1, across, down))), (0, top + down, *size))
+    page.paste(inner, (left, top))
+    return page
+
+
+def mean(image: Image.Image) -> tuple[int, int, int]:
+    """The mean colour."""
+    return image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
 
 
 def as_tensor(image: Image.Image) -> Tensor:
@@ -95,17 +102,24 @@ def save(image: Image.Image, path: Path, recipe: str) -> None:
     """Write a PNG in one move, with the recipe inside it as text under `expkit`."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("expkit", recipe, zip=True)
+    in_one_move(path, lambda part: image.save(part, format="PNG", pnginfo=info))
+
+
+def in_one_move(path: Path, write: Callable[[Path], None]) -> None:
+    """The file is whole or it is not there."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    image.save(part, format="PNG", pnginfo=info)
+    write(part)
     os.replace(part, path)
 
 
 def recipe_of(path: Path) -> str:
-    """The recipe inside a PNG that expkit has written."""
-    text = Image.open(path).text.get("expkit")
-    if text is None:
+    """The recipe inside a PNG or an animated GIF that expkit has written."""
+    with Image.open(path) as image:
+        comment = image.info.get("comment", b"") if image.format == "GIF" else image.info.get("expkit", "")
+    text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+    if not text:
         raise Refusal(f"{path} holds no recipe: it was not written by expkit, or something has stripped its text.")
-    return str(text)
+    return text
 
 
 def font(size: int) -> ImageFont.ImageFont:

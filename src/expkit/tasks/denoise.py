@@ -36,6 +36,7 @@ class Denoise:
     image: str
     t: int | Sequence[int]
     seed: int
+    fit: str = "crop"
     ways: Sequence[str] = ("noisy", "Gaussian blur", "one step", "iterative")
     note: str = ""
 
@@ -46,7 +47,7 @@ class Denoise:
         grid = self.sampler.grid(len(model.schedule))
         levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
         result.say(header("denoise", model, grid, check(model, self.estimate, grid, 1), 1))
-        source = images(self.image, model)
+        source = images(self.image, model, self.fit)
         noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
         rows, under, table = [], [], []
         for t in levels:

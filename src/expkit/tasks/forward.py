@@ -24,10 +24,11 @@ class Forward:
     image: str | Sequence[str]
     t: int | Sequence[int]
     seed: int
+    fit: str = "crop"
     note: str = ""
 
     def __call__(self, result: Result) -> None:
-        model, source = self.model, images(self.image, self.model)
+        model, source = self.model, images(self.image, self.model, self.fit)
         levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
         noise = noises(seeded(self.seed, len(source)), "forward", 0, model.shape).to(model.device)
         clean = model.encode(source).to(noise)

@@ -31,9 +31,9 @@ def nothing(model: Denoiser, grid: Sequence[int]) -> Pinned:
     return Pinned()
 
 
-def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int]) -> Pinned:
+def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int], fit: str = "crop") -> Pinned:
     """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
-    source = images(image, model)
+    source = images(image, model, fit)
     starts = [i_start] if isinstance(i_start, int) else list(i_start)
     pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
     table = {i: {"t": grid[i], "strength": round(1 - i / (len(grid) - 1), 3)} for i in dict.fromkeys(starts)}
@@ -41,24 +41,30 @@ def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_st
     return Pinned(pin, after={"original": source}, says=[says], numbers={"starts": table})
 
 
-def around_mask(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], mask: str, at_first: bool = False) -> Pinned:
+def around_mask(
+    model: Denoiser, grid: Sequence[int], image: str | Sequence[str], mask: str, at_first: bool = False, fit: str = "crop"
+) -> Pinned:
     """Inpainting: what is black in the mask stays, for all time; white is repainted."""
-    source, hole = images(image, model), pictures.load_mask(mask, model.pictured)
-    pin = Pin(model.encode(source), Mask(1 - pictures.load_mask(mask, model.shape)), at_first=at_first)
+    source = images(image, model, fit)
+    hole, hidden = (pictures.load_mask(mask, shape, fit, listed(image)) for shape in (model.pictured, model.shape))
+    pin = Pin(model.encode(source), Mask(1 - hidden), at_first=at_first)
     share = float(hole.mean())
     before = {"original": source, "mask": hole[None].expand_as(source[:1]), "to repaint": source * hole}
     says = f"mask: white is repainted, {share:.0%} of the picture; black is kept"
     return Pinned(pin, before, says=[says], numbers={"share_repainted": round(share, 4)})
 
 
-def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map) -> Pinned:
+def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map, fit: str = "crop") -> Pinned:
     """A part of the picture, for all time: its low frequencies (a hybrid from a photograph), its grey (colourising)."""
-    source = images(image, model)
+    source = images(image, model, fit)
     return Pinned(Pin(model.encode(source), of), before={"original": source})
 
 
-def images(names: str | Sequence[str], model: Denoiser) -> Tensor:
+def images(names: str | Sequence[str], model: Denoiser, fit: str = "crop") -> Tensor:
     """(1, C, H, W) of one name, (B, C, H, W) of a list with one a picture; each file is read once."""
-    names = [names] if isinstance(names, str | Path) else list(names)
-    loaded = {name: pictures.load(name, model.pictured) for name in set(names)}
-    return torch.stack([loaded[name] for name in names])
+    loaded = {name: pictures.load(name, model.pictured, fit) for name in set(listed(names))}
+    return torch.stack([loaded[name] for name in listed(names)])
+
+
+def listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str | Path) else list(names)

@@ -1,0 +1,186 @@
+"""Where pictures come from: a path, a URL, or the name of one that ships. All arrive as eight-bit colour, upright, on paper."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from expkit import __version__
+from expkit.errors import Refusal, nearest
+
+ASSETS = Path(__file__).parent / "assets"
+MOST_PIXELS, MOST_BYTES = 100_000_000, 50_000_000
+PATIENCE, LONGEST = 10.0, 60.0  # seconds of silence, and of a whole transfer
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+MOVING = ("PNG", "GIF", "WEBP", "AVIF")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
+LIGHT = 204  # of 255: where a drawing on transparent ground has nothing darker than this, white paper would swallow it
+
+
+def opened(name: str) -> Image.Image:
+    """A picture as RGB: turned by EXIF, of an animation the first frame, what is transparent laid on paper."""
+    with reading(name):
+        return on_paper(eight_bit(ImageOps.exif_transpose(begun(name))))
+
+
+def size(name: str) -> tuple[int, int]:
+    """(width, height) as the picture is seen; nothing is decoded."""
+    with reading(name):
+        image = begun(name)
+        return image.size[::-1] if image.getexif().get(0x0112) in SIDEWAYS else image.size
+
+
+def shipped(name: str) -> bool:
+    """Whether this is one of our own pictures rather than a file of that name."""
+    return not os.path.isfile(os.path.expanduser(name)) and name in ours()
+
+
+def ours() -> list[str]:
+    return sorted(path.stem for path in ASSETS.glob("*.png"))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise anything
+        reason = "it is no picture, or is damaged" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise unreadable(name, reason) from None
+
+
+def unreadable(name: str, reason: str) -> Refusal:
+    return Refusal(f"The picture {name} cannot be read: {reason}. Expected a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
+
+
+def begun(name: str) -> Image.Image:
+    """A picture of which only the head is read. Its size is checked here, before anything is decoded."""
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    file = content(str(name))
+    with file.open("rb") if isinstance(file, Path) else BytesIO(file) as stream:
+        if reason := strange(stream.read(1024)):
+            raise unreadable(name, reason)
+    image = Image.open(file if isinstance(file, Path) else BytesIO(file), formats=[f for f in FORMATS if f in Image.OPEN])
+    frames = getattr(image, "n_frames", 1)
+    if image.width * image.height > MOST_PIXELS:
+        raise Refusal(f"The picture {name} is {image.width} × {image.height} pixels, more than 100 megapixels: make it smaller.")
+    if frames > 1 and image.format in MOVING:
+        say_once(f"The picture {name} moves: the first of its {frames} frames is used.")
+    return image
+
+
+@cache
+def say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def strange(head: bytes) -> str:
+    """Why a file that begins like this is no picture; "" where it may be one."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"<") and b"<svg" in start:
+        return "it is a drawing in SVG; export it as a PNG"
+    if start.startswith(b"<"):
+        return "it is a web page; give the address of the picture itself, as the browser's “open image in new tab” shows it"
+    return ""
+
+
+def content(name: str) -> Path | bytes:
+    """A picture's file, or the bytes that its URL answers."""
+    path = os.path.expanduser(name)
+    scheme = (re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name) or ["", ""])[1].lower()
+    if os.path.isfile(path):
+        return Path(path)
+    if name in ours():
+        return ASSETS / f"{name}.png"
+    if scheme in ("http", "https"):
+        return fetched(name)
+    if scheme == "file":
+        path = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
+        if os.path.isfile(path):
+            return Path(path)
+    elif scheme:
+        raise Refusal(f"The picture {name[:80]} is at {scheme}:, which is not known here. Give a file's path, or an http or https address.")
+    if os.path.isdir(path):
+        raise Refusal(f"The picture {name!r} is a folder. Give one file in it; several are a list: image=[A,B].")
+    known = ", ".join(ours())
+    raise Refusal(
+        f"There is no picture {name!r}.{nearest(name, ours())} "
+        f"Give a file's path, an http or https address, or one of the pictures that ship with expkit: {known}."
+    )
+
+
+class WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to http and https, nowhere else."""
+
+    def redirect_request(self, request, answer, code, message, headers, url):
+        if not url.lower().startswith(("http://", "https://")):
+            raise Refusal(f"The picture {request.full_url} leads on to {url}, which is neither http nor https: download it, give its path.")
+        return super().redirect_request(request, answer, code, message, headers, url)
+
+
+@lru_cache(maxsize=8)
+def fetched(url: str) -> bytes:
+    """What a URL answers, asked once a process."""
+    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    try:
+        request = urllib.request.Request(quoted, headers={"User-Agent": f"expkit/{__version__}", "Accept": "image/*"})
+        with urllib.request.build_opener(WebOnly).open(request, timeout=PATIENCE) as answer:
+            return b"".join(pieces(answer, url))
+    except urllib.error.HTTPError as error:
+        reason = f"the server answers {error.code} {error.reason}".strip()
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        cause = getattr(error, "reason", error)
+        late = isinstance(cause, TimeoutError)
+        reason = f"nothing was heard for {PATIENCE:g} seconds" if late else f"{cause}".strip() or type(error).__name__
+    raise Refusal(f"The picture {url} cannot be fetched: {reason}. Try the address in a browser, or download it and give its path.")
+
+
+def pieces(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    """The answer piece by piece; refuses one that is too long, in bytes or in seconds."""
+    began, count = time.monotonic(), 0
+    while piece := answer.read1(1 << 16):
+        count += len(piece)
+        if count > MOST_BYTES:
+            raise Refusal(f"The picture {url} has more than {MOST_BYTES // 1_000_000} MB: give a smaller one.")
+        if time.monotonic() - began > LONGEST:
+            raise Refusal(f"The picture {url} takes more than {LONGEST:g} seconds to arrive: download it and give its path.")
+        yield piece
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Levels of 16 or 32 bits, or numbers, as levels of 8 bits: scaled, where Pillow would cut them off at 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    array = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
+    tops = (1, 255, 65535) if image.mode == "F" else (65535, 2**32 - 1)
+    top = next((top for top in tops if array.max() <= top), array.max())
+    return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
+
+
+def on_paper(image: Image.Image) -> Image.Image:
+    """RGB. What is transparent is white; or black, where all that is drawn is so light that white would swallow it."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    drawn = image.convert("RGBA")
+    grey, visible = np.asarray(drawn.convert("L")), np.asarray(drawn.getchannel("A")) >= 128
+    light = visible.any() and grey[visible].min() >= LIGHT
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, "black" if light else "white"), drawn).convert("RGB")
