@@ -11,6 +11,7 @@ from PIL import Image
 from expkit import command, pictures
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=[1,3]")
+SAMPLING = ("sample", "hybrid", "anagram", "sdedit", "inpaint", "trajectory")
 GROUPS = {group: list(command.options(group)) for group in command.GROUPS}
 
 
@@ -32,11 +33,12 @@ def test_every_task_runs_without_arguments(task, ran):
     done = ran(f"task={task}")
     assert done.code == 0, done.err
     numbers = done.numbers()
-    assert numbers["network_calls"] in (4, 5) and numbers["device"] == "cpu" and numbers["seed"] == 180
-    assert set(numbers["judged"]) and numbers["seconds"] > 0
+    assert numbers["seed"] == 180 and numbers["seconds"] > 0
     assert Image.open(done.folder / "picture.png").width > 100
-    for entry in numbers["pictures"]:
-        assert Image.open(done.folder / entry["file"]).size == (28, 28)
+    if task in SAMPLING:
+        assert numbers["network_calls"] in (4, 5) and numbers["device"] == "cpu" and set(numbers["judged"])
+    for file in (done.folder / "pictures").iterdir():
+        assert Image.open(file).size == (28, 28)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,12 @@ def test_wandb_offline_needs_no_account(ran, monkeypatch):
     assert list(done.folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_starting_past_the_end_is_refused_where_it_matters(ran):
+    late = ran("task=sdedit", "i_start=40")
+    assert late.code == 2 and "past the end of a grid of 5 updates" in late.err
+    assert ran("task=hybrid", "i_start=40").code == 0
+
+
 REFUSED = {
     "task=hybird": "Did you mean hybrid",
     "gama=7": "Did you mean gamma",
@@ -144,7 +152,6 @@ REFUSED = {
     "prompt=cat": "0 to 9, zero to nine",
     "prompt=twelve": "0 to 9, zero to nine",
     "sampler.rule.variance=learned": "learned a variance",
-    "i_start=40": "past the end",
 }
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from expkit import pictures
 from expkit.errors import Refusal
+from expkit.sheets import sheet
 
 GREY, COLOUR = (1, 28, 28), (3, 64, 64)
 
@@ -84,7 +85,7 @@ def test_nothing_half_written_is_left_under_the_name(tmp_path, monkeypatch):
 
 def test_labels_are_inside_the_sheet():
     rows = [[torch.zeros(GREY)] * 3, [torch.ones(GREY)] * 3]
-    page = pictures.sheet(rows, ["a rather long label", "b"], ["one", "two words here", "three"], "title " * 30, "note " * 60)
+    page = sheet(rows, ["a rather long label", "b"], ["one", "two words here", "three"], "title " * 30, "note " * 60)
     edge = [page.getpixel((x, y)) for x in range(page.width) for y in (0, page.height - 1)]
     edge += [page.getpixel((x, y)) for y in range(page.height) for x in (0, page.width - 1)]
     assert set(edge) == {(255, 255, 255)}

@@ -51,7 +51,7 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("said", said, replace=True)
     OmegaConf.register_new_resolver("prompt_of", prompt_of, replace=True)
     OmegaConf.register_new_resolver("says", says, replace=True)
-    OmegaConf.register_new_resolver("range", lambda first, end: [*range(first, end)], replace=True)
+    OmegaConf.register_new_resolver("range", lambda first, end: OmegaConf.create([*range(first, end)]), replace=True)
     OmegaConf.register_new_resolver("chosen", lambda group, *, _root_: _root_[group], replace=True)
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")

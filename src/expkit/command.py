@@ -183,11 +183,6 @@ def check_values(config: dict) -> None:
     for key, words in WORDS.items():
         if config[key] not in words:
             raise Refusal(f"{key}={config[key]} does not fit: {key} is {' or '.join(words)}. {keys()[key]}")
-    starts = config["i_start"] if isinstance(config["i_start"], list) else [config["i_start"]]
-    if late := [i for i in starts if i > config["steps"]]:
-        raise Refusal(
-            f"i_start={late[0]} is past the end of a grid of steps={config['steps']}: give 0 (noise) to {config['steps']} (the picture)."
-        )
     for key, value in config.items():
         if isinstance(value, list) and not value and key != "cells":
             raise Refusal(f"{key}=[] is an empty list: give at least one value.")

@@ -42,4 +42,4 @@ def level(t: float, levels: int) -> int:
     """Level t of 1000 in a schedule of any number of levels."""
     if not 0 <= t < 1000:
         raise Refusal(f"t={t} is not a level: levels are counted in thousandths of the schedule, from 0 (almost clean) to 999 (noise).")
-    return round(t * levels / 1000)
+    return min(round(t * levels / 1000), levels - 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from expkit import sources
@@ -131,39 +131,6 @@ def enlarged(picture: Tensor, side: int) -> Image.Image:
     image = as_image(picture).convert("RGB")
     times = max(1, round(side / image.width))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-
-
-def sheet(
-    rows: Sequence[Sequence[Tensor]], down: Sequence[str] = (), across: Sequence[str] = (), title: str = "", note: str = "", side: int = 0
-) -> Image.Image:
-    """Rows of pictures of one size, with a label before each row, above each column, a title over all and a note under it."""
-    widest = max(len(row) for row in rows)
-    side = side or max(56, min(168, 1900 // widest, 1500 // len(rows)))
-    tiles = [[enlarged(picture, side) for picture in row] for row in rows]
-    width, height = tiles[0][0].size
-    small, large = font(max(13, min(18, width // 7))), font(22)
-    gap, margin = max(4, width // 24), 16
-    left = margin + max([round(small.getlength(text)) for text in down] + [0]) + (10 if down else 0)
-    across = [wrapped(text, small, width) for text in across]
-    line = small.size + 4
-    head = max([text.count("\n") + 1 for text in across] + [0]) * line + (6 if across else 0)
-    total_width = max(left + widest * (width + gap) - gap + margin, 520 if title or note else 0)
-    words, foot = wrapped(title, large, total_width - 2 * margin), wrapped(note, small, total_width - 2 * margin)
-    top = margin + (words.count("\n") + 1) * (large.size + 6) * bool(title) + head
-    bottom = margin + (foot.count("\n") + 1) * line * bool(note)
-    page = Image.new("RGB", (total_width, top + len(rows) * (height + gap) - gap + bottom), PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.multiline_text((margin, margin - 4), words, INK, large, spacing=6)
-    for column, text in enumerate(across):
-        draw.multiline_text((left + column * (width + gap) + width / 2, top - 6), text, INK, small, anchor="md", align="center", spacing=2)
-    for number, row in enumerate(tiles):
-        y = top + number * (height + gap)
-        if down:
-            draw.text((left - 10, y + height / 2), down[number], INK, small, anchor="rm")
-        for column, tile in enumerate(row):
-            page.paste(tile, (left + column * (width + gap), y))
-    draw.multiline_text((margin, page.height - bottom + 6), foot, FAINT, small, spacing=2)
-    return page
 
 
 def wrapped(text: str, face: ImageFont.ImageFont, width: float) -> str:

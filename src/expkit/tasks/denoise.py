@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expkit import measures, pictures
+from expkit import measures
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Estimate
@@ -20,9 +20,11 @@ from expkit.maps import LowPass
 from expkit.preflight import check, header
 from expkit.result import Result
 from expkit.sample import Sampler, noises, sample, seeded
+from expkit.sheets import sheet
 from expkit.tasks.pins import images
 from expkit.tasks.sampling import spent, watched
 
+WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
 BLURS = tuple(k / 4 for k in range(1, 33))  # pixels at 64; the one with the best PSNR is shown, which flatters it
 
 
@@ -37,7 +39,7 @@ class Denoise:
     t: int | Sequence[int]
     seed: int
     fit: str = "crop"
-    ways: Sequence[str] = ("noisy", "Gaussian blur", "one step", "iterative")
+    ways: Sequence[str] = WAYS
     note: str = ""
 
     def __call__(self, result: Result) -> None:
@@ -45,35 +47,41 @@ class Denoise:
             raise Refusal(f"task=denoise compares ways to denoise one picture, and was given image={self.image}: give one.")
         model = Counting(self.model)
         grid = self.sampler.grid(len(model.schedule))
+        if unknown := set(self.ways) - set(WAYS):
+            raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
         result.say(header("denoise", model, grid, check(model, self.estimate, grid, 1), 1))
         source = images(self.image, model, self.fit)
         noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
         rows, under, table = [], [], []
         for t in levels:
-            ways = self.ways(model, source, noise, t, grid)
+            ways = self.back(model, source, noise, t, grid)
             scores = {way: measured(shown, source) for way, shown in ways.items()}
             rows.append([source[0], *[shown[0] for shown in ways.values()]])
             under.append(["", *[f"PSNR {s['psnr']:.1f} · SSIM {s['ssim']:.2f}" for s in scores.values()]])
-            table.append({"t": t, **scores, "files": {way: result.bare(shown, f"t{t:04d}_{name_of(way)}")[0] for way, shown in ways.items()}})
+            files = {way: result.bare(shown, f"t{t:04d}_{way.lower().replace(' ', '_')}")[0] for way, shown in ways.items()}
+            table.append({"t": t, **scores, "files": files})
         result.numbers |= spent(model) | {"levels": table, "device": str(model.device), "seed": self.seed}
         across = ["original", *ways]
-        result.picture(pictures.sheet(rows, [f"t = {t}" for t in levels], across, "denoising", self.note, under=under))
+        result.picture(sheet(rows, [f"t = {t}" for t in levels], across, "denoising", self.note, under=under))
 
-    def ways(self, model: Denoiser, source: Tensor, noise: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
+    def back(self, model: Denoiser, source: Tensor, noise: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
         """{way: (1, C, H, W) in [0, 1]}"""
         noisy = model.schedule.noised(model.encode(source).to(noise), t, noise)
         seen = model.decode(noisy).cpu()
-        once = model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.kind)
-        steps = sample(model, self.estimate, (t, *[s for s in grid if s < t]), seeded(self.seed, 1), self.sampler.rule, x=noisy,
-                       clip=self.sampler.clip)  # fmt: skip
-        *_, end = watched(steps, f"from t = {t}", [s for s in grid if s <= t], None)
-        return {
-            "noisy": seen,
-            "Gaussian blur": blurred(seen, source),
-            "one step": model.decode(once).cpu(),
-            "iterative": model.decode(end.x).cpu(),
-        }
+        ways = {"noisy": lambda: seen, "Gaussian blur": lambda: blurred(seen, source), "one step": lambda: self.once(model, noisy, t),
+                "iterative": lambda: self.many(model, noisy, t, grid)}  # fmt: skip
+        return {way: ways[way]() for way in self.ways}
+
+    def once(self, model: Denoiser, noisy: Tensor, t: int) -> Tensor:
+        return model.decode(model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.kind)).cpu()
+
+    def many(self, model: Denoiser, noisy: Tensor, t: int, grid: Sequence[int]) -> Tensor:
+        """The sampler from level t on: its grid from the first level below t."""
+        walk = (t, *[s for s in grid if s < t])
+        steps = sample(model, self.estimate, walk, seeded(self.seed, 1), self.sampler.rule, x=noisy, clip=self.sampler.clip)
+        *_, end = watched(steps, f"from t = {t}", walk, None)
+        return model.decode(end.x).cpu()
 
 
 def blurred(noisy: Tensor, source: Tensor) -> Tensor:
@@ -84,7 +92,3 @@ def blurred(noisy: Tensor, source: Tensor) -> Tensor:
 
 def measured(shown: Tensor, source: Tensor) -> dict[str, float]:
     return {"psnr": round(float(measures.psnr(shown, source)[0]), 3), "ssim": round(float(measures.ssim(shown, source)[0]), 4)}
-
-
-def name_of(way: str) -> str:
-    return way.lower().replace(" ", "_")

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from expkit import pictures
+from expkit.animations import animation
 from expkit.denoiser import Denoiser
 from expkit.result import Result
 from expkit.rules import Step
+from expkit.sheets import sheet
 
 
 class Shot(NamedTuple):
@@ -39,7 +40,7 @@ class Film:
         frames = shots[:: self.every]
         rows = [[*[shot.state for shot in frames], end], [*[shot.clean for shot in frames], end]]
         across = [*[f"t = {shot.t}" for shot in frames], "result"]
-        result.picture(pictures.sheet(rows, ["state", "its estimate"], across, "trajectory", note), "trajectory")
-        pages = [pictures.sheet([[s.state, s.clean]], [], [f"t = {s.t}", "estimate"], side=256) for s in shots]
-        pages.append(pictures.sheet([[end, end]], [], ["result", "result"], side=256))
-        pictures.animation(pages, result.folder / "trajectory.gif", result.recipe, self.seconds)
+        result.picture(sheet(rows, ["state", "its estimate"], across, "trajectory", note), "trajectory")
+        pages = [sheet([[s.state, s.clean]], [], [f"t = {s.t}", "estimate"], side=256) for s in shots]
+        pages.append(sheet([[end, end]], [], ["result", "result"], side=256))
+        animation(pages, result.folder / "trajectory.gif", result.recipe, self.seconds)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expkit import pictures
 from expkit.denoiser import Denoiser
 from expkit.grids import level
 from expkit.result import Result
 from expkit.sample import noises, seeded
+from expkit.sheets import sheet
 from expkit.tasks.pins import images
 
 
@@ -36,7 +36,7 @@ class Forward:
         files = {str(t): result.bare(shown, f"t{t:04d}_{{:03d}}") for t, shown in zip(levels, noisy, strict=True)}
         result.numbers |= {"levels": [self.told(t, files[str(t)]) for t in levels], "seed": self.seed}
         rows = [[source[k], *[shown[k] for shown in noisy]] for k in range(len(source))]
-        result.picture(pictures.sheet(rows, [], ["original", *[f"t = {t}" for t in levels]], "forward process", self.note))
+        result.picture(sheet(rows, [], ["original", *[f"t = {t}" for t in levels]], "forward process", self.note))
 
     def told(self, t: int, files: list[str]) -> dict:
         alpha, sigma = self.model.schedule.at(t)

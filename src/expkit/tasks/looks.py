@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from expkit import pictures
+from expkit.sheets import sheet
 from expkit.tasks.readings import Reading
 
 WIDEST = 12  # a longer axis is folded into several rows
@@ -46,7 +46,7 @@ def figure(
             extra = [[picture[here[0] % len(picture)] for picture in group.values()] for group in (before, after)]
             rows.append([*extra[0], *look.images[here.start : here.stop], *extra[1]])
             down.append(row_label(look, cells, range(first, min(first + across, len(cells))), samples, len(looks), axes))
-    return pictures.sheet(rows, down, [] if folded else columns(cells, across, samples, axes, before, after), name, note)
+    return sheet(rows, down, [] if folded else columns(cells, across, samples, axes, before, after), name, note)
 
 
 def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:

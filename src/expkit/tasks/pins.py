@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expkit import pictures
 from expkit.denoiser import Denoiser
+from expkit.errors import Refusal
 from expkit.maps import Map, Mask
 from expkit.pin import Pin
 
@@ -34,9 +35,11 @@ def nothing(model: Denoiser, grid: Sequence[int]) -> Pinned:
 def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int], fit: str = "crop") -> Pinned:
     """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
     source = images(image, model, fit)
-    starts = [i_start] if isinstance(i_start, int) else list(i_start)
+    starts, last = [i_start] if isinstance(i_start, int) else list(i_start), len(grid) - 1
+    if late := [i for i in starts if i > last]:
+        raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
     pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
-    table = {i: {"t": grid[i], "strength": round(1 - i / (len(grid) - 1), 3)} for i in dict.fromkeys(starts)}
+    table = {i: {"t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)}
     says = "starts: " + ", ".join(f"i_start {i} is t {row['t']} (strength {row['strength']:g})" for i, row in table.items())
     return Pinned(pin, after={"original": source}, says=[says], numbers={"starts": table})
 

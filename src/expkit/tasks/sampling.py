@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from expkit.denoiser import Counting, Denoiser
@@ -92,7 +91,7 @@ class Sampling:
         x, shots = None, []
         for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
             x = step.x
-            if self.film and step.t > step.s and (not pin or self.film.picture in pin.free(step.s, len(seeds))):
+            if self.film and step.s in grid and (not pin or self.film.picture in pin.free(step.s, len(seeds))):
                 shots.append(self.film.shot(model, step))
         return x, shots
 

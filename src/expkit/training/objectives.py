@@ -27,6 +27,7 @@ from expkit.estimate import guided
 from expkit.grids import strided
 from expkit.sample import Seed, sample
 from expkit.schedule import Schedule, target
+from expkit.sheets import sheet
 
 
 class Objective(ABC):
@@ -91,7 +92,7 @@ class Diffusion(Objective):
         seeds = [Seed(seed, k) for _ in digits for k in range(4)]
         estimate = guided([digit for digit in digits for _ in range(4)], 5.0)
         *_, end = sample(model, estimate, strided(len(self.schedule)), seeds)
-        return pictures.sheet(pictures.from_range(end.x, model.range).cpu().split(4), digits, title="samples, gamma 5")
+        return sheet(pictures.from_range(end.x, model.range).cpu().split(4), digits, title="samples, gamma 5")
 
     def facts(self, network: nn.Module) -> dict:
         return {"leak": self.schedule.leak}

@@ -1,0 +1,82 @@
+"""Sheets: rows of pictures of one size, with words around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
+
+MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
+
+
+@dataclass(frozen=True)
+class Words:
+    """Texts broken into lines of at most `width` pixels, and the room that the highest of them needs."""
+
+    texts: tuple[str, ...]
+    face: ImageFont.ImageFont
+
+    @classmethod
+    def of(cls, texts: Sequence[str], face: ImageFont.ImageFont, width: float) -> Words:
+        return cls(tuple(wrapped(text, face, width) for text in texts), face)
+
+    @property
+    def line(self) -> int:
+        return round(self.face.size) + 4
+
+    @property
+    def height(self) -> int:
+        return max([(text.count("\n") + 1) * self.line for text in self.texts if text] or [0])
+
+    @property
+    def width(self) -> int:
+        return max([round(self.face.getlength(line)) for text in self.texts for line in text.split("\n")] or [0])
+
+    def put(self, page: Image.Image, number: int, place: tuple[float, float], anchor: str, align: str, ink=INK) -> None:
+        ImageDraw.Draw(page).multiline_text(place, self.texts[number], ink, self.face, anchor=anchor, align=align, spacing=4)
+
+
+def sheet(
+    rows: Sequence[Sequence[Tensor]],
+    down: Sequence[str] = (),
+    across: Sequence[str] = (),
+    title: str = "",
+    note: str = "",
+    side: int = 0,
+    under: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Rows of pictures (C, H, W) in [0, 1], enlarged a whole number of times to about `side` pixels.
+
+    A label before each row, above each column and under each picture, a title over all and a note at the foot.
+    """
+    widest = max(len(row) for row in rows)
+    side = side or max(56, min(168, 1900 // widest, 1500 // len(rows)))
+    tiles = [[enlarged(picture, side) for picture in row] for row in rows]
+    width, height = tiles[0][0].size
+    gap, small = max(4, width // 24), font(max(13, min(18, width // 7)))
+    beside, above = Words.of(down, small, BESIDE), Words.of(across, small, width)
+    below = Words.of([text for row in under for text in row], font(max(11, min(14, width // 10))), width)
+    left = MARGIN + beside.width + 10 * bool(beside.width)
+    total = max(left + widest * (width + gap) - gap + MARGIN, LEAST if title or note else 0)
+    head, foot = Words.of([title], font(22), total - 2 * MARGIN), Words.of([note], small, total - 2 * MARGIN)
+    top = MARGIN + head.height + 4 * bool(title) + above.height + 6 * bool(above.height)
+    step = height + gap + below.height
+    page = Image.new("RGB", (total, top + len(rows) * step + MARGIN + foot.height), PAPER)
+    head.put(page, 0, (MARGIN, MARGIN - 4), "la", "left")
+    foot.put(page, 0, (MARGIN, page.height - foot.height - 10), "la", "left", FAINT)
+    for column in range(len(across)):
+        above.put(page, column, (left + column * (width + gap) + width / 2, top - 5), "md", "center")
+    for number, row in enumerate(tiles):
+        y = top + number * step
+        if down:
+            beside.put(page, number, (left - 10, y + height / 2), "rm", "right")
+        for column, tile in enumerate(row):
+            x = left + column * (width + gap)
+            page.paste(tile, (x, y))
+            if under:
+                below.put(page, sum(map(len, under[:number])) + column, (x + width / 2, y + height + 3), "ma", "center")
+    return page

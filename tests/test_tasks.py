@@ -1,0 +1,174 @@
+"""What tasks do with their pictures: keep the best, film the way, go through a second stage, compare ways to denoise."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from expkit import grids, pictures
+from expkit.denoiser import Prediction
+from expkit.estimate import guided, hybrid
+from expkit.maps import LowPass, Mask
+from expkit.pin import Pin
+from expkit.result import Result
+from expkit.sample import Sampler, sample, seeded
+from expkit.tasks import pins, readings
+from expkit.tasks.readings import Reading
+from expkit.tasks.sampling import Sampling
+from expkit.views import Flip, Identity
+from tests.conftest import Toy
+
+
+class Brightness:
+    """A judge of toy pictures: "light" with the probability that is their mean, else "dark"."""
+
+    accuracy_from_afar = None
+
+    def answers(self, prompts):
+        return ("light", "dark")
+
+    def probabilities(self, images, prompts):
+        mean = images.mean((1, 2, 3))
+        return torch.stack([mean, 1 - mean], 1)
+
+
+class Larger(Toy):
+    """A second stage: it looks at the low-resolution picture beside x, and answers what is left of x without it."""
+
+    def __init__(self, low, noise):
+        super().__init__(shape=(1, 32, 32))
+        self.low, self.channels = torch.nn.functional.interpolate(low, scale_factor=4.0), []
+        self.noise = noise
+
+    def beside(self, x, pictures):
+        return torch.cat([x, self.low[list(pictures)]], 1)
+
+    def predict(self, x, t, prompts):
+        self.channels.append(x.shape[1])
+        return Prediction(super().predict(x[:, :1], t, prompts).native + 0.1 * x[:, 1:])
+
+
+def task(toy, **others) -> Sampling:
+    given = {"name": "sample", "model": toy, "sampler": Sampler(lambda levels: grids.strided(levels, 6)), "estimate": guided("light", 3)}
+    return Sampling(**given | {"pin": pins.nothing, "seed": 5, "samples": 6} | others)
+
+
+def run(one, folder) -> dict:
+    result = Result(folder)
+    one(result)
+    result.finish()
+    return json.loads((folder / "numbers.json").read_text())
+
+
+def test_the_best_of_each_wish_are_kept_and_the_ranking_says_why(toy, tmp_path):
+    cells = [{"gamma": 1}, {"gamma": 5}]
+    wish = guided("light", [c["gamma"] for c in cells for _ in range(6)])
+    given = {"estimate": wish, "cells": cells, "judges": {"eye": Brightness()}, "readings": {"picture": Reading("light", Identity())}}
+    every, kept = run(task(toy, **given), tmp_path / "all"), run(task(toy, **given, keep=2), tmp_path / "kept")
+    shown = [pictures.as_tensor(Image.open(tmp_path / "all" / p["file"])) for p in every["pictures"]]
+    for cell, first in ((0, 0), (1, 6)):
+        best = sorted(range(6), key=lambda k: -shown[first + k].mean())[:2]
+        assert [p["sample"] for p in kept["pictures"][2 * cell : 2 * cell + 2]] == best
+        assert [r["sample"] for r in kept["ranking"][6 * cell :][:2]] == best
+    assert kept["judged"] == every["judged"] and kept["judged_of_kept"]["picture"]["eye"] >= kept["judged"]["picture"]["eye"]
+    for file, wanted in zip(kept["pictures"], [shown[0 + r["sample"]] for r in kept["ranking"][:2]], strict=False):
+        assert torch.equal(pictures.as_tensor(Image.open(tmp_path / "kept" / file["file"])), wanted)
+
+
+def test_a_picture_is_as_good_as_its_worst_reading(toy):
+    images = torch.tensor([[0.9, 0.9], [0.2, 0.9], [0.9, 0.6]])[:, None, :, None].expand(-1, 1, -1, 2)
+    top, bottom = (lambda x: x[:, :, :1]), (lambda x: x[:, :, 1:])
+    found = readings.seen({"top": Reading("light", top), "bottom": Reading("light", bottom)}, {"eye": Brightness()}, toy, images)
+    assert torch.allclose(readings.scores(found), torch.tensor([0.9, 0.2, 0.6]))
+    assert readings.best(readings.scores(found), 3, 2) == [0, 2]
+    assert readings.as_asked(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
+
+
+def test_a_reading_that_asks_for_nothing_is_not_judged(toy):
+    assert readings.seen({"far": Reading("", Identity())}, {"eye": Brightness()}, toy, torch.rand(2, 1, 8, 8)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"upscale": True}, "second stage"),
+        ({"keep": 2}, "needs a judge"),
+        ({"keep": 9, "judges": {"eye": Brightness()}}, "more than samples"),
+    ],
+)
+def test_what_cannot_be_kept_or_upscaled_is_said(given, says, toy, tmp_path):
+    with pytest.raises(Exception, match=says):
+        run(task(toy, readings={"picture": Reading("light", Identity())}, **given), tmp_path / "run")
+
+
+def test_a_second_stage_asks_the_same_wish_once_a_step_of_pictures_four_times_as_large(toy, tmp_path):
+    made = []
+    upscaler = lambda low, noise: made.append(Larger(low, noise)) or made[0]  # noqa: E731
+    given = {"readings": {"picture": Reading("light", Identity())}, "judges": {"eye": Brightness()}, "keep": 2}
+    wish = hybrid(guided("dark"), guided("light"), LowPass(2.0)).seen(Flip())
+    numbers = run(task(toy, estimate=wish, upscale=True, upscaler=upscaler, **given), tmp_path / "run")
+    assert numbers["second_stage"]["rows_per_call"] == 2 * 3 and numbers["second_stage"]["network_calls"] == 6
+    assert made[0].channels == [2] * 6 and made[0].noise.shape == (2, 1, 32, 32)
+    assert all(Image.open(tmp_path / "run" / p["file"]).size == (32, 32) for p in numbers["pictures"])
+
+
+def test_kept_rows_ask_for_what_they_asked_for_in_the_whole_run(toy):
+    wish, rows = guided(["a", "b", "c", "d"], [1, 2, 3, 4]), [3, 1]
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.allclose(wish(toy, x, 50).native[rows], wish.of(rows)(toy, x[rows], 50).native, atol=1e-6)
+    pin = Pin(torch.rand(4, 1, 8, 8), until=(10, 20, 30, 40))
+    assert torch.equal(pin(x, 25, toy.schedule, x)[rows], pin.of(rows)(x[rows], 25, toy.schedule, x[rows]))
+
+
+def test_blurs_grow_with_the_pictures():
+    wish = hybrid(guided("a"), guided("b"), LowPass(2.0)).scaled(4)
+    assert {getattr(term.map, "sigma", 8.0) for term in wish.terms} == {8.0}
+    mask = Mask(torch.ones(4, 4))
+    assert mask.scaled(4) is mask
+
+
+def test_every_step_is_filmed_and_the_animation_ends_with_the_result(expkit, data):
+    done = expkit("task=trajectory", "model=ideal", "model.count=60", "logger=none", "steps=6", "prompt=3")
+    assert done.code == 0, done.err
+    film = Image.open(done.folder / "trajectory.gif")
+    assert film.n_frames == 6 + 1 and Image.open(done.folder / "trajectory.png").width > 200
+    assert pictures.recipe_of(done.folder / "trajectory.gif") == pictures.recipe_of(done.folder / "trajectory.png")
+
+
+def test_a_film_of_a_pinned_picture_begins_where_it_is_let_go(expkit, data):
+    done = expkit("task=trajectory", "pin@task.pin=picture", "i_start=4", "model=ideal", "model.count=60", "logger=none", "steps=6")
+    assert done.code == 0, done.err
+    assert Image.open(done.folder / "trajectory.gif").n_frames == 6 - 4 + 1
+
+
+def test_the_forward_process_follows_the_schedule(expkit, data):
+    done = expkit("task=forward", "logger=none", "t=[0,500,999]", "image=[smiley,tower]")
+    assert done.code == 0, done.err
+    levels = done.numbers()["levels"]
+    assert [entry["t"] for entry in levels] == [0, 150, 299]
+    assert levels[0]["alpha_bar"] > 0.99 > levels[1]["alpha_bar"] > levels[2]["alpha_bar"]
+    assert all(len(entry["files"]) == 2 for entry in levels)
+
+
+def test_the_network_denoises_a_picture_it_knows_better_than_any_blur(expkit, data, tmp_path):
+    from expkit.training.data import mnist
+
+    pictures.as_image(mnist(train=True).images[3].float() / 255).save(tmp_path / "digit.png")
+    done = expkit("task=denoise", "model=ideal", "model.count=60", "logger=none", f"image={tmp_path / 'digit.png'}", "t=[200,400]")
+    assert done.code == 0, done.err
+    for entry in done.numbers()["levels"]:
+        assert entry["one step"]["psnr"] > entry["Gaussian blur"]["psnr"] > entry["noisy"]["psnr"]
+        assert entry["iterative"]["psnr"] > 25 and entry["iterative"]["ssim"] > 0.95
+
+
+@pytest.mark.parametrize("argument", ["t=1000", "t=-1", "image=[smiley,tower]", "task.ways=[magic]"])
+def test_what_cannot_be_denoised_is_said(argument, expkit, data):
+    done = expkit("task=denoise", "model=ideal", "model.count=60", "logger=none", argument)
+    assert done.code == 2 and "Traceback" not in done.err and done.err.startswith("expkit: ")
+
+
+def test_sampling_from_a_level_between_those_of_the_grid(toy):
+    grid = (77, *[s for s in grids.strided(100, 6) if s < 77])
+    *_, end = sample(toy, guided("a"), grid, seeded(0, 1), x=torch.randn(1, 1, 8, 8))
+    assert end.s == 0 and end.x.isfinite().all()
