@@ -180,10 +180,11 @@ def check_values(config: dict) -> None:
             f"i_start={late[0]} is past the end of a grid of steps={config['steps']}: give 0 (noise) to {config['steps']} (the picture)."
         )
     for key, value in config.items():
-        if isinstance(value, list) and not value and key != "cells":
+        if isinstance(value, list) and not value and key not in MAY_BE_EMPTY:
             raise Refusal(f"{key}=[] is an empty list: give at least one value.")
 
 
+MAY_BE_EMPTY = ("cells", "prompts")
 NUMBERS = {
     "seed": ("a whole number", 0),
     "samples": ("a whole number", 1),

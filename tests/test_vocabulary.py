@@ -3,7 +3,7 @@
 import pytest
 
 from expkit.errors import Refusal
-from expkit.prompts import digit
+from expkit.vocabulary import digit
 
 
 @pytest.mark.parametrize("said", ["3", 3, "three", "Three", " a handwritten 3 ", "the digit three", "a photo of a 3."])
