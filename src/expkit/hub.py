@@ -28,7 +28,7 @@ def name(weights: str | Path) -> str:
 
 
 def revision(weights: str | Path, parts: Sequence[str], asked: str | None = None) -> str:
-    """Which weights these are: a hash of a folder's `parts` (subfolders; none: all of it), a repository's commit: the cached one, else the hub's."""
+    """Which weights these are: a hash of a folder's `parts` (none: all of it), a repository's commit, cached or the hub's."""
     here = folder(weights)
     return fingerprint(here, parts) if here else cached(str(weights), parts, asked) or newest(str(weights), asked)
 
