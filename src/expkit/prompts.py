@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -357,6 +358,13 @@ class T5(Encoder):
 
         return T5Tokenizer
 
+    @cached_property
+    def tokenizer(self):
+        try:
+            return super().tokenizer
+        except Refusal as reason:
+            raise reason if find_spec("sentencepiece") else Refusal(f"{reason} {SENTENCEPIECE}") from None
+
     def network(self, **how) -> tuple:
         from transformers import T5EncoderModel
 
@@ -364,6 +372,9 @@ class T5(Encoder):
 
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask)[0]
+
+
+SENTENCEPIECE = "A tokenizer that is a spiece.model needs a library that is not here: pip install sentencepiece."
 
 
 def cleaned(texts: Sequence[str]) -> list[str]:
