@@ -11,6 +11,7 @@ from expkit.errors import Refusal
 from expkit.randomness import stream
 from expkit.training.data import mnist, root
 from expkit.training.objectives import Reading, blurs, shrinkings
+from tests.tiny import tiny_clip
 
 BOTH = pytest.mark.parametrize("name", ["judge_first", "judge_second"])
 
@@ -53,6 +54,19 @@ def test_is_small_and_says_what_it_is(name):
     assert facts["parameters"] == sum(p.numel() for p in judge.network.parameters())
     assert facts["accuracy"] >= 0.99
     assert facts["tested_on"] == 10_000
+
+
+@BOTH
+def test_says_how_well_it_sees_from_afar(name):
+    judge = judges.shipped(name)
+    assert judge.accuracy_from_afar == store.card(name)["accuracy_shrunk_by_4"] > 0.9
+    assert judges.Judge(judge.weights).accuracy_from_afar is None
+
+
+def test_digits_are_told_apart_whatever_the_prompts(pictures):
+    judge = judges.first()
+    assert judge.answers(["3", "a cat"]) == judge.answers([]) == tuple("0123456789")
+    assert torch.equal(judge.probabilities(pictures, ["3"]), judge(pictures))
 
 
 def test_the_two_are_of_different_make():
@@ -194,3 +208,62 @@ def test_reading_learns():
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return judges.CLIP(tiny_clip(tmp_path_factory.mktemp("models") / "clip"), device="cpu")
+
+
+@pytest.fixture
+def colours():
+    """Bytes as pictures, (3, 3, 48, 64) in [0, 1]."""
+    return (255 * torch.rand(3, 3, 48, 64, generator=stream("colours"))).round() / 255
+
+
+SAID = ["a dog", "a man wearing a hat", "a dog", "a rocket ship"]
+
+
+def test_clip_is_transformers_clip(clip, colours):
+    from transformers import CLIPModel, CLIPProcessor
+
+    from expkit.pictures import as_image
+
+    model, processor = CLIPModel.from_pretrained(clip.weights), CLIPProcessor.from_pretrained(clip.weights)
+    texts = list(clip.answers(SAID))
+    given = processor(text=texts, images=[as_image(image) for image in colours], return_tensors="pt", padding=True)
+    wanted = model(**given).logits_per_image.softmax(1)
+    torch.testing.assert_close(clip.probabilities(colours, SAID), wanted, atol=1e-3, rtol=0)
+    assert wanted.std(0).max() > 1e-2, "the pictures differ to it"
+
+
+def test_clips_answers_are_the_distinct_prompts_in_order(clip, colours):
+    assert clip.answers(SAID) == ("a dog", "a man wearing a hat", "a rocket ship") and clip.answers([3, "3"]) == ("3",)
+    known = clip.probabilities(colours, SAID)
+    assert known.shape == (3, 3) and known.dtype == torch.float32
+    torch.testing.assert_close(known.sum(1), torch.ones(3))
+    turned = clip.probabilities(colours, SAID[::-1])
+    torch.testing.assert_close(turned, known[:, [2, 0, 1]])
+
+
+def test_clip_judges_a_picture_the_same_in_any_batch_and_grey_as_colour(clip, colours):
+    torch.testing.assert_close(clip.probabilities(colours, SAID)[1:2], clip.probabilities(colours[1:2], SAID))
+    grey = colours[:, :1]
+    torch.testing.assert_close(clip.probabilities(grey, SAID), clip.probabilities(grey.expand(-1, 3, -1, -1), SAID))
+    torch.testing.assert_close(clip.probabilities(3 * colours - 1, SAID), clip.probabilities((3 * colours - 1).clamp(0, 1), SAID))
+
+
+def test_what_clip_cannot_judge_is_refused(clip, colours):
+    with pytest.raises(Refusal, match="CLIP was given pictures of shape"):
+        clip.probabilities(colours[0], SAID)
+    with pytest.raises(Refusal, match="no prompts to tell apart"):
+        clip.probabilities(colours, [])
+
+
+def test_clip_without_its_weights_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Refusal, match=r"openai/clip-vit-base-patch32 are not on this machine.*name a folder"):
+        judges.CLIP()
+    with pytest.raises(Refusal, match="cannot be read"):
+        judges.CLIP(tmp_path)

@@ -184,10 +184,11 @@ def check_values(config: dict) -> None:
         if config[key] not in words:
             raise Refusal(f"{key}={config[key]} does not fit: {key} is {' or '.join(words)}. {keys()[key]}")
     for key, value in config.items():
-        if isinstance(value, list) and not value and key != "cells":
+        if isinstance(value, list) and not value and key not in MAY_BE_EMPTY:
             raise Refusal(f"{key}=[] is an empty list: give at least one value.")
 
 
+MAY_BE_EMPTY = ("cells", "prompts")
 NUMBERS = {
     "seed": ("a whole number", 0),
     "samples": ("a whole number", 1),

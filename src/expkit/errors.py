@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -14,3 +15,8 @@ def nearest(name: str, known: Iterable[str], say: str = " Did you mean {}?") -> 
     """A question that names the known word closest to `name`, or nothing where none is close."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return say.format(close[0]) if close else ""
+
+
+def warn(text: str) -> None:
+    """Say what a person should know although the run goes on."""
+    print(f"expkit: {text}", file=sys.stderr, flush=True)

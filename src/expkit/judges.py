@@ -1,14 +1,17 @@
-"""What reads a digit picture: from near, and from afar.
+"""What reads a picture: a digit from near and from afar; anything else by the words that CLIP finds nearest.
 
     p(digit | x) = softmax f(x),    from afar: p(digit | U S x)
 
 with S the mean over blocks of pixels, which shrinks, and U bilinear, which enlarges again. Two networks of different make read:
 the first is expkit's judge, the second counts what is reported, so that nothing is chosen and counted by one and the same.
+
+    p(prompt | x) = softmax over the prompts of tau <image(x), text(prompt)>        (Radford et al. 2021, figure 1)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expkit import store
+from expkit import devices, hub, store
 from expkit.errors import Refusal, nearest
 
 SIDE, DIGITS, MOST_ROWS = 28, 10, 500
@@ -89,17 +92,31 @@ def shrunk(images: Tensor, times: float) -> Tensor:
     return F.interpolate(F.interpolate(images, size, mode="area"), images.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class Judging(ABC):
+    """What says how likely each of its answers is for a picture."""
+
+    @abstractmethod
+    def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """What it tells apart where these are the prompts."""
+
+    @abstractmethod
+    def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """images (N, C, H, W) in [0, 1] -> (N, len(answers)), on the pictures' device."""
+
+
 @dataclass(frozen=True)
-class Judge:
+class Judge(Judging):
     """A reader with the weights of one file, which must have that sha256 where one is given.
 
     Pictures are (N, 1, 28, 28) in [0, 1], a light digit on dark; what lies outside is read as black or white, as a screen shows it.
     Answers are on the pictures' device. Pictures of another shape, and a missing or damaged file, raise Refusal.
+    accuracy_from_afar: the share of test digits that it reads right when they are shrunk by 4, where that was measured.
     """
 
     weights: Path
     sha256: str | None = None
     device: str = "cpu"
+    accuracy_from_afar: float | None = None
     network: Reader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,16 +129,6 @@ class Judge:
         parts = _shown(images).to(self.device).split(MOST_ROWS)
         return torch.cat([self.network(part).softmax(1) for part in parts]).to(images.device)
 
-    @property
-    def accuracy_from_afar(self):
-        return None
-
-    def answers(self, prompts) -> tuple[str, ...]:
-        return tuple("0123456789")
-
-    def probabilities(self, images: Tensor, prompts) -> Tensor:
-        return self(images)
-
     def read(self, images: Tensor) -> Tensor:
         """The likeliest digit of each picture, (N,)."""
         return self(images).argmax(1)
@@ -129,6 +136,12 @@ class Judge:
     def sees_far(self, images: Tensor, times: float = 4) -> Tensor:
         """The probability of each digit for someone `times` as far away, (N, 10)."""
         return self(shrunk(_shown(images), times))
+
+    def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(map(str, range(DIGITS)))
+
+    def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self(images)
 
 
 def _shown(images: Tensor) -> Tensor:
@@ -152,7 +165,49 @@ def second(device: str = "cpu") -> Judge:
 
 def shipped(name: str, device: str = "cpu") -> Judge:
     """The judge whose weights and model card ship as `name`."""
-    return Judge(*store.shipped(name), device)
+    return Judge(*store.shipped(name), device, store.card(name).get("accuracy_shrunk_by_4"))
+
+
+@dataclass(frozen=True)
+class CLIP(Judging):
+    """CLIP of a folder or a repository of the hub; refuses weights that cannot be had.
+
+    Pictures are (N, 3, H, W) or grey, in [0, 1], of any size; what lies outside is read as black or white. Its answers are the prompts.
+    """
+
+    weights: str = "openai/clip-vit-base-patch32"
+    device: str = "auto"
+    revision: str | None = None
+    network: nn.Module = field(init=False, repr=False, compare=False)
+    processor: object = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        from transformers import CLIPModel, CLIPProcessor
+
+        commit = hub.revision(self.weights, (), self.revision)
+        network = hub.load(CLIPModel, self.weights, commit).to(devices.device_of(self.device)).eval().requires_grad_(False)
+        object.__setattr__(self, "processor", hub.load(CLIPProcessor, self.weights, commit))
+        object.__setattr__(self, "network", network)
+
+    def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(str, prompts)))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        known = list(self.answers(prompts))
+        if not known:
+            raise Refusal("The judge was given no prompts to tell apart: give at least one.")
+        said = self.processor.tokenizer(known, padding=True, truncation=True, return_tensors="pt").to(self.network.device)
+        parts = [self.network(**said, pixel_values=part).logits_per_image for part in self.seen(images).split(MOST_ROWS)]
+        return torch.cat(parts).softmax(1).float().to(images.device)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Pictures as the network takes them."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise Refusal(f"CLIP was given pictures of shape {tuple(images.shape)}; it reads (N, 3, H, W). One picture is image[None].")
+        shown = images.float().clamp(0, 1).expand(-1, 3, -1, -1)
+        look = self.processor.image_processor
+        return look(images=[*shown.cpu()], do_rescale=False, return_tensors="pt").pixel_values.to(self.network.device)
 
 
 @dataclass(frozen=True)

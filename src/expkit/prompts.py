@@ -1,28 +1,560 @@
-"""What the digits model understands: a digit, however people write it."""
+"""The embedding store: a text is encoded once, ever.
+
+    E = encoder(text)  (L, D),    kept under sha256(text; encoder, revision, cleaning, dtype, length)
+
+A store is a folder with one safetensors file an embedding; an export is one file of several. Embeddings of others' making, such as
+the course's prompt_embeds_dict.pth, are read as data, and keep saying where they are from. Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
+import hashlib
+import json
+import math
+import os
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from expkit import devices, errors, hub, store
 from expkit.errors import Refusal, nearest
 
-FILLERS = "a an the of handwritten hand written drawn digit number numeral figure picture image photo drawing sketch"
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-AROUND = set(re.findall(r"\w+", FILLERS))
+MADE_BY = "task=embed"
+IMPORTED = "imported "
+AT_ONCE = 16
 
 
-@lru_cache(maxsize=1024)
-def digit(prompt: str) -> str:
-    """'3', 'three', 'a handwritten 3' -> '3'; '' -> ''. Anything else is refused with the vocabulary."""
-    words = re.findall(r"[a-z]+|\d+", str(prompt).lower())
-    digits = [str(WORDS.index(w)) if w in WORDS else w for w in words if w not in AROUND]
-    if not str(prompt).strip():
-        return ""
-    if len(digits) == 1 and digits[0] in set("0123456789"):
-        return digits[0]
-    hint = nearest(" ".join(digits), WORDS)
-    raise Refusal(
-        f"The digits model does not know the prompt {str(prompt)!r}.{hint} It knows one digit a prompt: 0 to 9, zero to nine, or "
-        'phrases such as "a handwritten 3"; "" is the null prompt.'
+@dataclass(frozen=True)
+class Provenance:
+    """All that an embedding depends on besides its text.
+
+    encoder: a repository's id, a folder's name, or "imported FILE"; revision: a commit, or the sha256 of files;
+    cleaning: whether captions were cleaned, None where that is unknown; length: tokens that the encoder reads.
+    """
+
+    encoder: str
+    revision: str
+    cleaning: bool | None
+    dtype: str
+    length: int
+
+    @property
+    def imported(self) -> bool:
+        return self.encoder.startswith(IMPORTED)
+
+    def __str__(self) -> str:
+        return f"{self.encoder} ({self.revision[:8]}, {self.dtype}{', cleaned' * bool(self.cleaning)})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an embedding. tokens: its text's, None where unknown; cut: the end of the text, which the encoder did not see."""
+
+    text: str
+    provenance: Provenance
+    shape: tuple[int, int]
+    tokens: int | None = None
+    cut: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * getattr(torch, self.provenance.dtype).itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    entry: Entry
+    values: Tensor
+
+
+def key(text: str, provenance: Provenance) -> str:
+    return hashlib.sha256(json.dumps([text, asdict(provenance)], sort_keys=True).encode()).hexdigest()
+
+
+def write(path: Path, embeddings: Sequence[Embedding]) -> None:
+    """Write embeddings as one file, in one move."""
+    from safetensors import SafetensorError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {str(i): embedding.values for i, embedding in enumerate(embeddings)}
+        store.write(path, tensors, {"embeddings": [asdict(embedding.entry) for embedding in embeddings]})
+    except (OSError, SafetensorError) as error:
+        raise Refusal(
+            f"The embeddings {path} cannot be written ({error}). Give another file, or another folder with EXPKIT_CACHE=FOLDER."
+        ) from None
+
+
+def read(path: Path) -> list[Embedding]:
+    """What `write` wrote; raises Refusal where it is missing, damaged or something else."""
+    tensors, facts = store.read(path, None, MADE_BY)
+    try:
+        return [Embedding(entry, tensors[str(i)]) for i, entry in enumerate(described(facts))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
+
+
+def entries(path: Path) -> list[Entry]:
+    """What is known of the embeddings of a file, which stay on the disk."""
+    try:
+        return described(store.facts(path, MADE_BY))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
+
+
+def described(facts: dict) -> list[Entry]:
+    known = facts["embeddings"]
+    return [Entry(**{**fact, "provenance": Provenance(**fact["provenance"]), "shape": tuple(fact["shape"])}) for fact in known]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of embeddings; None: embeddings/ in $EXPKIT_CACHE, or in expkit/ of the user's cache. A damaged file counts as absent."""
+
+    folder: str | Path | None = None
+
+    @property
+    def place(self) -> Path:
+        return Path(self.folder).expanduser() if self.folder else cache() / "embeddings"
+
+    def path(self, text: str, provenance: Provenance) -> Path:
+        return self.place / f"{key(text, provenance)}.safetensors"
+
+    def get(self, text: str, provenance: Provenance) -> Embedding | None:
+        return readable(self.path(text, provenance))
+
+    def put(self, embedding: Embedding) -> None:
+        write(self.path(embedding.entry.text, embedding.entry.provenance), [embedding])
+
+    def list(self) -> list[Entry]:
+        """All that is in the store, by text."""
+        return sorted((entry for _, entry in self.newest_first()), key=lambda entry: (entry.text, str(entry.provenance)))
+
+    def newest(self, fits: Callable[[Entry], bool]) -> Entry | None:
+        return next((entry for _, entry in self.newest_first() if fits(entry)), None)
+
+    def newest_first(self) -> Iterator[tuple[Path, Entry]]:
+        for path in sorted(self.place.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            try:
+                yield path, entries(path)[0]
+            except (Refusal, IndexError):
+                continue
+
+
+def cache() -> Path:
+    """Where expkit keeps what is dear to make again."""
+    if given := os.environ.get("EXPKIT_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "expkit"
+
+
+def readable(path: Path) -> Embedding | None:
+    try:
+        return read(path)[0]
+    except (Refusal, IndexError):
+        return None
+
+
+def imported(path: str | Path) -> list[Embedding]:
+    """The embeddings of a file: an export of expkit's, or a .pth that holds {prompt: (1, L, D)}."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise Refusal(f"There are no embeddings at {path}. Expected the course's prompt_embeds_dict.pth, or a file that {EXPORTS}.")
+    if path.suffix == ".safetensors":
+        return exported(path)
+    table = checked(unpacked(path), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return [Embedding(foreign(text, values, path.name, sha256), values) for text, values in table.items()]
+
+
+EXPORTS = "task=embed export=FILE.safetensors has written"
+
+
+def exported(path: Path) -> list[Embedding]:
+    try:
+        return read(path)
+    except Refusal as reason:
+        raise Refusal(f"{str(reason).partition(' Expected')[0]} Expected a file that {EXPORTS}.") from None
+
+
+def foreign(text: str, values: Tensor, file: str, sha256: str) -> Entry:
+    dtype = str(values.dtype).removeprefix("torch.")
+    return Entry(text, Provenance(IMPORTED + file, sha256, None, dtype, len(values)), tuple(values.shape))
+
+
+def unpacked(path: Path):
+    """What torch.save has written, as data: a pickle that would run code is refused."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for a file that was cut off or holds something else
+        raise alien(path, f"it is damaged, or holds more than tensors: {type(error).__name__}") from None
+
+
+def checked(table, path: Path) -> dict[str, Tensor]:
+    """{prompt: (L, D)}, all of one shape, or a refusal."""
+    if not (isinstance(table, dict) and table and all(isinstance(t, str) and isinstance(v, Tensor) for t, v in table.items())):
+        raise alien(path, "it is no dict of prompts and tensors")
+    shapes = {tuple(values.shape) for values in table.values()}
+    first = min(shapes)
+    if len(shapes) > 1 or len(first) != 3 or first[0] != 1 or 0 in first:
+        raise alien(path, f"its tensors are of shape {', '.join(map(str, sorted(shapes)[:3]))}")
+    if not all(values.is_floating_point() and values.isfinite().all() for values in table.values()):
+        raise alien(path, "some of its tensors are no finite numbers")
+    return {text: values.detach()[0].clone() for text, values in table.items()}
+
+
+def alien(path: Path, reason: str) -> Refusal:
+    return Refusal(
+        f"The embeddings {path} cannot be read ({reason}). Expected a dict {{prompt: tensor of shape (1, 77, 4096)}} such as the course's "
+        f"prompt_embeds_dict.pth, or a file that {EXPORTS}."
     )
+
+
+@dataclass(frozen=True)
+class Encoder(ABC):
+    """Turns texts into embeddings. Nothing is loaded before it is needed, and the network is freed after each use.
+
+    weights: a folder or a repository with `tokenizer` and `text_encoder` in it. dtype: float32, float16, bfloat16 or auto.
+    """
+
+    weights: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    revision: str | None = None
+
+    cleaning: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """How many tokens it reads."""
+
+    @abstractmethod
+    def normal(self, text: str) -> str:
+        """What texts with one embedding have in common."""
+
+    @abstractmethod
+    def network(self, **how) -> tuple:
+        """The network and what was said when it was loaded."""
+
+    @abstractmethod
+    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (R, L) -> embeddings (R, L, D)."""
+
+    @property
+    def name(self) -> str:
+        return hub.name(self.weights)
+
+    @cached_property
+    def precision(self) -> str:
+        return devices.precision_of(self.dtype, devices.device_of(self.device))
+
+    @property
+    def at_hand(self) -> bool:
+        return hub.at_hand(self.weights, self.parts, self.revision)
+
+    def may_have_made(self, entry: Entry) -> bool:
+        """Whether an embedding may be this encoder's, as far as can be told without it."""
+        of = entry.provenance
+        same = (self.name, self.cleaning, self.precision) == (of.encoder, of.cleaning, of.dtype)
+        return same and of.revision.startswith(self.revision or "")
+
+    @cached_property
+    def commit(self) -> str:
+        return hub.revision(self.weights, self.parts, self.revision)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Raises Refusal where the encoder is not at hand."""
+        return Provenance(self.name, self.commit, self.cleaning, self.precision, self.length)
+
+    @cached_property
+    def tokenizer(self):
+        return hub.load(self.tokenizers(), self.weights, self.commit, subfolder="tokenizer")
+
+    @abstractmethod
+    def tokenizers(self):
+        """The class of its tokenizer."""
+
+    def prepared(self, texts: Sequence[str]) -> list[str]:
+        """The texts as they are given to the tokenizer."""
+        return [self.normal(text) for text in texts]
+
+    def tokens(self, text: str) -> int:
+        """How many tokens a text has, the special ones included."""
+        return len(self._ids(text))
+
+    def cut(self, text: str) -> str:
+        """The end of a text of more tokens than the encoder reads."""
+        ids = self._ids(text)
+        return self.tokenizer.decode(ids[self.length - 1 : -1]) if len(ids) > self.length else ""
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(self.prepared([text])[0], verbose=False).input_ids
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(N, L, D) in the encoder's dtype, on the CPU."""
+        read = self.tokenizer(
+            self.prepared(texts), padding="max_length", max_length=self.length, truncation=True, add_special_tokens=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        device = devices.device_of(self.device)
+        network = self.loaded().to(device).eval()
+        try:
+            rows = zip(read.input_ids.split(AT_ONCE), read.attention_mask.split(AT_ONCE), strict=True)
+            values = [self.ask(network, ids.to(device), mask.to(device)).to("cpu", network.dtype) for ids, mask in rows]
+        finally:
+            del network
+            devices.release()
+        return finite(torch.cat(values), self.weights)
+
+    def loaded(self):
+        """The network; one that lacks weights, or whose tokenizer is not its own, is refused: its embeddings would be kept for ever."""
+        network, said = self.network(
+            revision=self.commit, subfolder="text_encoder", dtype=getattr(torch, self.precision), output_loading_info=True,
+            variants=("fp16", None) if self.precision == "float16" else (None,),
+        )  # fmt: skip
+        if said["missing_keys"] or said["mismatched_keys"]:
+            raise hub.absent(self.weights, ValueError(f"{len(said['missing_keys']) or 'some'} of the encoder's weights are missing"))
+        pieces, known = network.config.vocab_size, len(self.tokenizer)
+        if 2 * known < pieces:
+            raise hub.absent(self.weights, ValueError(f"the tokenizer knows {known} pieces of text, the encoder {pieces}"))
+        return network
+
+
+def finite(values: Tensor, weights: str) -> Tensor:
+    if not values.isfinite().all():
+        raise Refusal(f"The encoder {weights} answers in {values.dtype} with numbers that are not finite: try bfloat16 or float32.")
+    return values
+
+
+@dataclass(frozen=True)
+class T5(Encoder):
+    """DeepFloyd IF's: lower-cased text, the last hidden state of T5 under the tokens' mask, as diffusers' IFPipeline.encode_prompt."""
+
+    cleaning: bool = False
+    length: ClassVar[int] = 77  # what IF was trained with; T5 itself reads more
+
+    def normal(self, text: str) -> str:
+        return text.lower().strip()
+
+    def prepared(self, texts: Sequence[str]) -> list[str]:
+        return cleaned(texts) if self.cleaning else super().prepared(texts)
+
+    def tokenizers(self):
+        from transformers import T5Tokenizer
+
+        return T5Tokenizer
+
+    @cached_property
+    def tokenizer(self):
+        try:
+            return super().tokenizer
+        except Refusal as reason:
+            raise reason if find_spec("sentencepiece") else Refusal(f"{reason} {SENTENCEPIECE}") from None
+
+    def network(self, **how) -> tuple:
+        from transformers import T5EncoderModel
+
+        return hub.load(T5EncoderModel, self.weights, **how)
+
+    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+        return network(ids, attention_mask=mask)[0]
+
+
+SENTENCEPIECE = "A tokenizer that is a spiece.model needs a library that is not here: pip install sentencepiece."
+
+
+def cleaned(texts: Sequence[str]) -> list[str]:
+    """diffusers' own cleaning of captions, which without its libraries would do nothing and say so only in passing."""
+    from diffusers import IFPipeline
+    from diffusers.utils import is_bs4_available, is_ftfy_available
+
+    if not (is_bs4_available() and is_ftfy_available()):
+        raise Refusal("Cleaning captions needs two libraries that are not here: pip install beautifulsoup4 ftfy, or leave cleaning=false.")
+    return IFPipeline._text_preprocessing(object.__new__(IFPipeline), list(texts), clean_caption=True)
+
+
+@dataclass(frozen=True)
+class CLIPText(Encoder):
+    """Stable Diffusion's: CLIP's last hidden state, as diffusers' StableDiffusionPipeline.encode_prompt."""
+
+    @property
+    def length(self) -> int:
+        return self.tokenizer.model_max_length
+
+    def normal(self, text: str) -> str:
+        return text
+
+    def tokenizers(self):
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer
+
+    def network(self, **how) -> tuple:
+        from transformers import CLIPTextModel
+
+        return hub.load(CLIPTextModel, self.weights, **how)
+
+    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+        return network(ids, attention_mask=mask if getattr(network.config, "use_attention_mask", False) else None)[0]
+
+
+class Embeddings:
+    """What a denoiser holds: the embedding of every text that a run asks for.
+
+    It looks into `imported` (a file) first, then into the store, and asks the encoder for what neither has. Where the encoder is not at
+    hand, what it has encoded before, and imports that were copied into the store, are still found. `used` says where each text of the
+    run is from; embeddings of different provenance, and texts that were cut, are told to `warn`.
+    """
+
+    def __init__(
+        self, store: Store, encoder: Encoder | None = None, imported: str | Path | None = None, warn: Callable[[str], None] = errors.warn
+    ) -> None:
+        self.store, self.imported, self.warn = store, imported, warn
+        self.encoder = encoder if encoder and encoder.weights else None
+        self.held: dict[str, Embedding] = {}
+        self.warned: set[str] = set()
+
+    def __call__(self, text: str) -> Tensor:
+        """(L, D)"""
+        if text not in self.held:
+            self.prepare([*self.held, text])
+        return self.held[text].values
+
+    def rows(self, texts: Sequence[str]) -> Tensor:
+        """(R, L, D)"""
+        if not set(texts) <= set(self.held):
+            self.prepare([*self.held, *texts])
+        return torch.stack([self.held[text].values for text in texts])
+
+    @property
+    def used(self) -> dict[str, Provenance]:
+        return {text: embedding.entry.provenance for text, embedding in self.held.items()}
+
+    def prepare(self, texts: Iterable[str]) -> list[str]:
+        """Have the embeddings of all the texts of a run, and of no others; which of them had to be encoded. Refuses what cannot be had."""
+        found = {text: self.held.get(text) or self.found(text) for text in texts}
+        missing = [text for text, embedding in found.items() if embedding is None]
+        found |= self.obtained(missing) if missing else {}
+        agree(found)
+        self.held = found
+        self.remark()
+        return [text for text in missing if not found[text].entry.provenance.imported]
+
+    def found(self, text: str) -> Embedding | None:
+        """A text's embedding from the import, else from the store."""
+        given = self.given.get(text) or self.given.get(self.normal(text))
+        return given or (self.store.get(self.normal(text), self.origin) if self.origin else None)
+
+    def normal(self, text: str) -> str:
+        return self.encoder.normal(text) if self.encoder else text.lower().strip()
+
+    @cached_property
+    def given(self) -> dict[str, Embedding]:
+        """The import's embeddings by text."""
+        table = imported(self.imported) if self.imported else []
+        return {self.normal(e.entry.text): e for e in table} | {e.entry.text: e for e in table}
+
+    @cached_property
+    def asked(self) -> Encoder | None:
+        """The encoder, of the revision that the store knows unless there is one on this machine."""
+        if self.encoder is None or self.encoder.at_hand:
+            return self.encoder
+        known = self.store.newest(self.encoder.may_have_made)
+        return replace(self.encoder, revision=known.provenance.revision) if known else self.encoder
+
+    @cached_property
+    def origin(self) -> Provenance | None:
+        """The encoder's provenance; where it is not at hand, that of its newest embedding in the store."""
+        known = self.asked and not self.asked.at_hand and self.store.newest(self.asked.may_have_made)
+        try:
+            return known.provenance if known else self.asked and self.asked.provenance
+        except Refusal:  # which is said when there is something to encode
+            return None
+
+    def obtained(self, texts: Sequence[str]) -> dict[str, Embedding]:
+        """Encode texts; where that cannot be, take them from imports that were copied into the store."""
+        try:
+            return self.encoded(texts)
+        except Refusal as reason:
+            return self.borrowed(texts, str(reason))
+
+    def encoded(self, texts: Sequence[str]) -> dict[str, Embedding]:
+        """Encode texts, all at once, and keep them."""
+        if self.asked is None:
+            raise Refusal("No encoder is named.")
+        normal = list(dict.fromkeys(map(self.normal, texts)))
+        made = {}
+        for text, values in zip(normal, self.asked.encode(normal), strict=True):
+            entry = Entry(text, self.asked.provenance, tuple(values.shape), self.asked.tokens(text), self.asked.cut(text))
+            made[text] = Embedding(entry, values.clone())
+        for embedding in made.values():
+            self.store.put(embedding)
+        return {text: made[self.normal(text)] for text in texts}
+
+    def borrowed(self, texts: Sequence[str], reason: str) -> dict[str, Embedding]:
+        """Texts from the newest imports in the store; `reason` says why they were not encoded."""
+        known = [entry for _, entry in self.store.newest_first()]
+        imports = {entry.text: entry for entry in reversed(known) if entry.provenance.imported}
+        entries = {text: imports.get(text) or imports.get(self.normal(text)) for text in texts}
+        if missing := [text for text, entry in entries.items() if entry is None]:
+            raise lacking(missing, known, self.given, reason)
+        return {text: self.store.get(entry.text, entry.provenance) for text, entry in entries.items()}
+
+    def remark(self) -> None:
+        """Warn of mixed provenance and of texts that were cut, once each."""
+        origins = {str(provenance): text for text, provenance in reversed(self.used.items())}
+        if len(origins) > 1:
+            parts = "; ".join(f"{text!r} is of {origin}" for origin, text in reversed(origins.items()))
+            self.once(f"the embeddings of this run are of different provenance: {parts}. Guidance compares them all the same.")
+        for text, entry in ((text, embedding.entry) for text, embedding in self.held.items()):
+            if entry.cut:
+                read = entry.provenance.length
+                self.once(f"the prompt {shortened(text)!r} has {entry.tokens} tokens, of which {read} are read; cut off: {entry.cut!r}")
+
+    def once(self, text: str) -> None:
+        if text not in self.warned:
+            self.warned.add(text)
+            self.warn(text)
+
+
+def lacking(texts: Sequence[str], stored: Sequence[Entry], given: Iterable[str], reason: str) -> Refusal:
+    """No embedding of these texts can be had; the nearest that could, and what to do."""
+    others = {entry.text: str(entry.provenance) for entry in stored}
+    known = {text for text in (*given, *others) if text}
+    same = f" The store has it of {others[texts[0]]}." if texts[0] in others else nearest(texts[0], known, ' Did you mean "{}"?')
+    more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
+    return Refusal(
+        f"There is no embedding of {texts[0]!r}{more}.{same} {reason} Encode where an encoder is at hand, with {command(texts)} "
+        "export=FILE.safetensors, and name that file here: model.imported=FILE.safetensors."
+    )
+
+
+def agree(found: dict[str, Embedding]) -> None:
+    shapes = {tuple(embedding.values.shape): text for text, embedding in found.items()}
+    if len(shapes) > 1:
+        parts = ", ".join(f"{text!r} {length} × {width}" for (length, width), text in shapes.items())
+        raise Refusal(f"The embeddings are of different size ({parts}), so of different encoders: name the import that is this model's.")
+
+
+def command(texts: Sequence[str]) -> str:
+    """The command that encodes texts, as a shell takes it."""
+    quoted = ",".join(json.dumps(text, ensure_ascii=False) for text in texts[:8])
+    return f"python -m expkit task=embed {shlex.quote(f'prompts=[{quoted}]')}"
+
+
+def shortened(text: str, most: int = 48) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtyp
     from safetensors.torch import save_file
 
     kept = {k: v.detach().cpu().to(dtype if v.dtype == torch.float32 else v.dtype).contiguous() for k, v in tensors.items()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     save_file(kept, part, metadata={"expkit": json.dumps(facts)})
     part.chmod(0o644)
     os.replace(part, path)
@@ -42,9 +43,24 @@ def read(path: Path, sha256: str | None, made_by: str) -> tuple[dict[str, Tensor
         )
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads((file.metadata() or {})["expkit"])  # noqa: SIM118
+            return {k: file.get_tensor(k) for k in file.keys()}, _facts(file)  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise unreadable(path, error, made_by) from None
+
+
+def facts(path: Path, made_by: str) -> dict:
+    """The facts of a file alone: its tensors stay on the disk."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _facts(file)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise unreadable(path, error, made_by) from None
+
+
+def _facts(file) -> dict:
+    return json.loads((file.metadata() or {})["expkit"])
 
 
 def unreadable(path: Path, error: Exception, made_by: str) -> Refusal:

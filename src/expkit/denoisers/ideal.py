@@ -13,8 +13,8 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
 from expkit.errors import Refusal
-from expkit.prompts import digit
 from expkit.schedule import Schedule
+from expkit.vocabulary import digit
 
 
 class Ideal(Denoiser):

@@ -8,23 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from expkit.denoiser import Denoiser
-from expkit.judges import shrunk
-
-
-class Judge(Protocol):
-    """Reads pictures (N, C, H, W) in [0, 1]: a probability (N, A) for each of the answers that the prompts leave it."""
-
-    accuracy_from_afar: float | None
-
-    def answers(self, prompts: Sequence[str]) -> tuple[str, ...]: ...
-
-    def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor: ...
+from expkit.judges import Judging, shrunk
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Seen(NamedTuple):
     sure: Tensor
 
 
-def seen(readings: Mapping[str, Reading], judges: Mapping[str, Judge], model: Denoiser, images: Tensor) -> list[Seen]:
+def seen(readings: Mapping[str, Reading], judges: Mapping[str, Judging], model: Denoiser, images: Tensor) -> list[Seen]:
     """Everything that the judges read; readings that ask for nothing, or for several things at once, are left out."""
     asked = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
     asked = {name: prompts for name, prompts in asked.items() if all(prompts)}
@@ -66,7 +56,7 @@ def seen(readings: Mapping[str, Reading], judges: Mapping[str, Judge], model: De
     return [_seen(name, readings[name], prompts, every, j, judge, images) for name, prompts in asked.items() for j, judge in judges.items()]
 
 
-def _seen(name: str, reading: Reading, asked: list[str], every: list[str], judge_name: str, judge: Judge, images: Tensor) -> Seen:
+def _seen(name: str, reading: Reading, asked: list[str], every: list[str], judge_name: str, judge: Judging, images: Tensor) -> Seen:
     answers = judge.answers(every)
     table = judge.probabilities(reading.through(images), every)
     places = torch.tensor([answers.index(prompt) for prompt in asked])

@@ -10,6 +10,7 @@ from torch import Tensor
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Estimate
+from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
 from expkit.preflight import check, header
@@ -19,7 +20,7 @@ from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
 from expkit.tasks.looks import figure, shown
 from expkit.tasks.pins import Pinned
-from expkit.tasks.readings import Judge, Reading
+from expkit.tasks.readings import Reading
 
 LARGER = 4  # a second stage makes pictures four times as large
 
@@ -43,7 +44,7 @@ class Sampling:
     samples: int
     readings: Mapping[str, Reading] = field(default_factory=dict)
     cells: Sequence[Mapping] = ({},)
-    judges: Mapping[str, Judge] | None = None
+    judges: Mapping[str, Judging] | None = None
     keep: int | None = None
     film: Film | None = None
     upscale: bool = False

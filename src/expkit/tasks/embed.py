@@ -1,0 +1,90 @@
+"""task=embed: the embedding store is filled, listed, exported, and takes what others have made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from expkit.errors import Refusal
+from expkit.prompts import Embedding, Embeddings, Entry, imported, shortened, write
+from expkit.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Embed:
+    """Have the embeddings of `prompts`, or of all that the store holds if there are none, and say what is known of them.
+
+    embeddings: the model's, None where it reads no text. source: a file whose embeddings are copied into the store first.
+    export: a .safetensors file that the embeddings are written to.
+    """
+
+    embeddings: Embeddings | None
+    prompts: str | int | Sequence[str | int]
+    model: str
+    export: str | None = None
+    source: str | None = None
+
+    def __call__(self, result: Result) -> None:
+        if self.embeddings is None:
+            raise Refusal(f"model={self.model} needs no embeddings: it reads no text. Give a model that does, such as model=deepfloyd.")
+        told = {entry: "imported" for entry in self.copied()}
+        told |= self.filled() if self.texts() else {e: "" for e in self.embeddings.store.list() if not self.source}
+        if self.export:
+            self.exported(list(told))
+        result.numbers |= {
+            "store": str(self.embeddings.store.place),
+            "encoded": sum(how == "encoded" for how in told.values()),
+            "embeddings": [asdict(entry) | {"bytes": entry.bytes, "done": how or "there already"} for entry, how in told.items()],
+        }
+        text = listing(told)
+        (result.folder / "listing.txt").write_text(text, encoding="utf-8")
+        print(text, end="")
+
+    def texts(self) -> list[str]:
+        prompts = [self.prompts] if isinstance(self.prompts, str | int) else self.prompts
+        return list(dict.fromkeys(str(prompt) for prompt in prompts))
+
+    def copied(self) -> list[Entry]:
+        """What the source holds, once it is in the store."""
+        given = imported(self.source) if self.source else []
+        for embedding in given:
+            self.embeddings.store.put(embedding)
+        return [embedding.entry for embedding in given]
+
+    def filled(self) -> dict[Entry, str]:
+        """The entries of the prompts, and whether each was encoded now."""
+        encoded = self.embeddings.prepare(self.texts())
+        return {e.entry: "encoded" if text in encoded else "there already" for text, e in self.embeddings.held.items()}
+
+    def exported(self, entries: Sequence[Entry]) -> None:
+        path = Path(self.export)
+        if path.suffix != ".safetensors" or path.is_dir():
+            raise Refusal(f"export={self.export} does not fit: give a file whose name ends in .safetensors.")
+        held = {e.entry: e for e in self.embeddings.held.values()}
+        found = [held.get(entry) or self.embeddings.store.get(entry.text, entry.provenance) for entry in entries]
+        write(path, distinct([embedding for embedding in found if embedding]))
+
+
+def distinct(embeddings: Sequence[Embedding]) -> Sequence[Embedding]:
+    """The embeddings, refused where there are none, or several of one text, of which a run could not choose."""
+    texts = [embedding.entry.text for embedding in embeddings]
+    if not texts:
+        raise Refusal("There is nothing to export: the store is empty. Name what is to be encoded: prompts=[…].")
+    if twice := next((text for text in texts if texts.count(text) > 1), None):
+        raise Refusal(f"The store holds {twice!r} of several encoders; an export holds each text once. Name what is wanted: prompts=[…].")
+    return embeddings
+
+
+def listing(told: dict[Entry, str]) -> str:
+    """A line an embedding."""
+    head = ("text", "encoder", "tokens", "shape", "size", "")
+    rows = [head, *[row(entry, how) for entry, how in told.items()]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows)
+
+
+def row(entry: Entry, how: str) -> tuple[str, ...]:
+    tokens = "?" if entry.tokens is None else f"{entry.tokens} (cut)" if entry.cut else str(entry.tokens)
+    shape = " × ".join(map(str, entry.shape))
+    return repr(shortened(entry.text)), str(entry.provenance), tokens, shape, f"{entry.bytes / 1000:.1f} kB", how
