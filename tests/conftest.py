@@ -47,6 +47,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """What expkit keeps for later runs is kept for this test alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("EXPKIT_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def toy() -> Toy:
     return Toy()

@@ -45,6 +45,11 @@ class Denoiser(ABC):
     def pictured(self) -> tuple[int, int, int]:
         return self.shape
 
+    @property
+    def name(self) -> str:
+        """What tells its speed from another's: which network, of which pictures, where."""
+        return f"{type(self).__name__} {'×'.join(map(str, self.shape))} {self.device}"
+
     @abstractmethod
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         """One forward: x (R, C, H, W) at level t, one prompt a row, with what `beside` joined to it."""
@@ -84,6 +89,10 @@ class Wrapped(Denoiser):
     @property
     def pictured(self) -> tuple[int, int, int]:
         return self.inner.pictured
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return self.inner.predict(x, t, prompts)

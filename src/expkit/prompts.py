@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,7 +122,7 @@ class Store:
 
     @property
     def place(self) -> Path:
-        return Path(self.folder).expanduser() if self.folder else cache() / "embeddings"
+        return Path(self.folder).expanduser() if self.folder else store.cache() / "embeddings"
 
     def path(self, text: str, provenance: Provenance) -> Path:
         return self.place / f"{key(text, provenance)}.safetensors"
@@ -147,13 +146,6 @@ class Store:
                 yield path, entries(path)[0]
             except (Refusal, IndexError):
                 continue
-
-
-def cache() -> Path:
-    """Where expkit keeps what is dear to make again."""
-    if given := os.environ.get("EXPKIT_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "expkit"
 
 
 def readable(path: Path) -> Embedding | None:

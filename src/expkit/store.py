@@ -16,6 +16,13 @@ from expkit.errors import Refusal
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+def cache() -> Path:
+    """Where expkit keeps what is dear to make again."""
+    if given := os.environ.get("EXPKIT_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "expkit"
+
+
 def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtype = torch.float32) -> None:
     """Write tensors, those of float32 as `dtype`, and facts, in one move: the file is whole or it is not there."""
     from safetensors.torch import save_file
