@@ -46,7 +46,8 @@ def test_a_fade_is_half_of_each_in_the_middle():
 
 
 def test_captions_stand_below_and_never_move_the_picture():
-    frames = animations.fade_frames(torch.zeros(GREY), torch.zeros(GREY), ("short", "so long a prompt that it needs two lines " * 2), 112, 4, 1)
+    black, long = torch.zeros(GREY), "so long a prompt that it needs two lines " * 2
+    frames = animations.fade_frames(black, black, ("short", long), side=112, steps=4, hold=1)
     assert len({frame.size for frame in frames}) == 1
     assert all(not np.asarray(frame)[:112].any() for frame in frames)
     below = [np.asarray(frame)[112:] for frame in frames]

@@ -145,6 +145,8 @@ REFUSED = {
     "prompt=twelve": "0 to 9, zero to nine",
     "sampler.rule.variance=learned": "learned a variance",
     "i_start=40": "past the end",
+    "fit=stretch": "fit is crop or pad",
+    "fit=[crop,pad]": "fit is crop or pad",
 }
 
 

@@ -149,8 +149,8 @@ def fetched(url: str) -> bytes:
         reason = f"the server answers {error.code} {error.reason}".strip()
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         cause = getattr(error, "reason", error)
-        late = isinstance(cause, TimeoutError)
-        reason = f"nothing was heard for {PATIENCE:g} seconds" if late else f"{cause}".strip() or type(error).__name__
+        said = re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__
+        reason = f"nothing was heard for {PATIENCE:g} seconds" if isinstance(cause, TimeoutError) else said
     raise Refusal(f"The picture {url} cannot be fetched: {reason}. Try the address in a browser, or download it and give its path.")
 
 
