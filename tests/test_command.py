@@ -152,6 +152,8 @@ REFUSED = {
     "prompt=cat": "0 to 9, zero to nine",
     "prompt=twelve": "0 to 9, zero to nine",
     "sampler.rule.variance=learned": "learned a variance",
+    "fit=stretch": "fit is crop or pad",
+    "fit=[crop,pad]": "fit is crop or pad",
 }
 
 

@@ -1,14 +1,30 @@
 """Pictures in and out: every mode and size comes in, bytes go out as they came, the recipe travels inside."""
 
+import struct
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from expkit import pictures
+from expkit import pictures, sources
 from expkit.errors import Refusal
 from expkit.sheets import sheet
 
 GREY, COLOUR = (1, 28, 28), (3, 64, 64)
+OURS = ("smiley", "hook", "tower", "cat", "kittens", "sketch_house", "sketch_fish")
+MASKS = ("lower_half", "right_half", "centre", "all_but_edge", "circle", "tower_top")
+
+
+def encoded(format_: str = "PNG", mode: str = "RGB", size=(90, 60), colour=None, **options) -> bytes:
+    file = BytesIO()
+    Image.new(mode, size, colour or 0).save(file, format_, **options)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
@@ -64,10 +80,35 @@ def test_a_cut_off_picture_is_refused(tmp_path):
 
 
 def test_pictures_that_ship_have_names():
-    assert pictures.load("smiley", GREY).max() > 0.5
-    with pytest.raises(Refusal, match="smiley"):
+    assert sources.ours() == sorted(OURS + MASKS)
+    with pytest.raises(Refusal, match=r"Did you mean smiley\?.*kittens"):
         pictures.load("smily", GREY)
     assert pictures.load_mask("lower_half", COLOUR).mean() == 0.5
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_our_pictures_are_light_on_dark(name, shape):
+    picture = pictures.load(name, shape)
+    rim = torch.cat([picture[:, 0].flatten(), picture[:, -1].flatten()])
+    assert rim.mean() < 0.3 and picture.max() > 0.8 and 0.05 < (picture.mean(0) > 0.5).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("side", [28, 64, 256, 512])
+def test_our_masks_fit_every_square_model(name, side):
+    mask = pictures.load_mask(name, (3, side, side))
+    assert mask.shape == (1, side, side) and 0.1 < mask.mean() < 0.9
+
+
+def test_the_towers_top_is_inside_its_mask():
+    tower, mask = pictures.load("tower", COLOUR).mean(0), pictures.load_mask("tower_top", COLOUR)[0]
+    lit = tower > 0.6
+    assert not (lit[:24] & (mask[:24] == 0)).any() and (lit & (mask == 1)).sum() > 100 and (lit & (mask == 0)).sum() > 100
+
+
+def test_our_files_are_small():
+    assert max(path.stat().st_size for path in sources.ASSETS.glob("*.png")) < 40_000
 
 
 def test_a_picture_without_a_recipe_says_so(tmp_path):
@@ -89,3 +130,295 @@ def test_labels_are_inside_the_sheet():
     edge = [page.getpixel((x, y)) for x in range(page.width) for y in (0, page.height - 1)]
     edge += [page.getpixel((x, y)) for y in range(page.height) for x in (0, page.width - 1)]
     assert set(edge) == {(255, 255, 255)}
+
+
+def test_levels_of_16_bits_are_scaled_and_numbers_too(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 64), (64, 1))
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "a.png")
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "b.tiff")
+    Image.fromarray((ramp / 257).astype(np.float32)).save(tmp_path / "c.tiff")
+    for name in ("a.png", "b.tiff", "c.tiff"):
+        loaded = pictures.load(str(tmp_path / name), COLOUR)
+        torch.testing.assert_close(loaded[0, 0], torch.linspace(0, 1, 64), atol=0.003, rtol=0)
+    Image.fromarray(np.full((64, 64), 255, np.uint16)).save(tmp_path / "dark.png")
+    assert pictures.load(str(tmp_path / "dark.png"), COLOUR).max() < 0.005
+
+
+def test_a_cmyk_jpeg_has_its_colours(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG", "CMYK", colour=(0, 255, 255, 0), quality=95))
+    assert [round(c, 1) for c in pictures.load(str(tmp_path / "a.jpg"), COLOUR)[:, 32, 32].tolist()] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("level", [0, 128, 220, 255])
+def test_a_silhouette_on_transparent_ground_never_vanishes(level, tmp_path):
+    image = Image.new("LA", (64, 64), (0, 0))
+    image.paste((level, 255), (16, 16, 48, 48))
+    image.save(tmp_path / "a.png")
+    picture = pictures.load(str(tmp_path / "a.png"), GREY)[0]
+    assert abs(picture[14, 14] - picture[0, 0]) >= 0.4
+    assert picture[0, 0] == (0 if level > 200 else 1)
+
+
+def test_a_palettes_transparent_colour_is_paper(tmp_path):
+    image = Image.new("P", (64, 64), 1)
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    image.paste(0, (16, 16, 48, 48))
+    image.save(tmp_path / "a.png", transparency=1)
+    picture = pictures.load(str(tmp_path / "a.png"), COLOUR)
+    assert picture[0, 0, 0] == 1 and picture[0, 32, 32] == 0
+
+
+@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
+def test_of_what_moves_the_first_frame_is_used_and_said_once(format_, tmp_path, capsys):
+    name = str(tmp_path / f"a.{format_.lower()}")
+    red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+    red.save(name, format_, save_all=True, append_images=[blue], duration=100)
+    for _ in range(2):
+        assert [round(c, 1) for c in pictures.load(name, COLOUR)[:, 32, 32].tolist()] == [1, 0, 0]
+    assert capsys.readouterr().err == f"The picture {name} moves: the first of its 2 frames is used.\n"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (2, 5), (4000, 30)])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_every_size_comes_in(size, fit, shape, tmp_path):
+    Image.new("RGB", size, (200, 200, 200)).save(tmp_path / "a.png")
+    picture = pictures.load(str(tmp_path / "a.png"), shape, fit)
+    assert picture.shape == shape and abs(picture.max() - 200 / 255) < 0.01
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_heeded_in_picture_and_size(orientation, tmp_path):
+    upright = Image.new("L", (40, 20))
+    upright.paste(255, (0, 0, 10, 10))
+    stored = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(orientation, [])  # the transpositions that EXIF undoes
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for how in stored:
+        upright = upright.transpose(Image.Transpose(how))
+    upright.save(tmp_path / "a.png", exif=exif)
+    name = str(tmp_path / "a.png")
+    assert sources.size(name) == sources.opened(name).size == (40, 20)
+    assert pictures.load(name, (1, 20, 40))[0, 4, 4] > 0.9 and pictures.load(name, (1, 20, 40))[0, 14, 34] < 0.1
+
+
+def test_crop_keeps_the_middle_and_pad_the_whole(tmp_path):
+    image = Image.new("RGB", (120, 60), "lime")
+    ImageDraw.Draw(image).rectangle((0, 0, 119, 4), fill="blue")
+    ImageDraw.Draw(image).rectangle((0, 55, 119, 59), fill="red")
+    ImageDraw.Draw(image).rectangle((0, 20, 9, 39), fill="white")
+    image.save(tmp_path / "a.png")
+    crop, pad, grey = (pictures.load(str(tmp_path / "a.png"), *how) for how in [(COLOUR,), (COLOUR, "pad"), (GREY, "pad")])
+    assert crop[:, 32, 0].tolist() == [0, 1, 0]
+    assert pad[2, 32, 1] > 0.9 and pad[:, 0, 32].argmax() == 2 and pad[:, -1, 32].argmax() == 0  # each band like the edge it goes on from
+    assert torch.equal(pad[:, 0], pad[:, 15]) and torch.equal(pad[:, 48], pad[:, -1]) and pad[:, 32, 32].tolist() == [0, 1, 0]
+    assert grey[0, :7].max() == grey[0, 21:].max() == 0 and grey[0, 14, 14] > 0.3
+
+
+def test_padding_a_square_is_cropping_it(tmp_path):
+    for name in ("cat", "hook"):
+        assert torch.equal(pictures.load(name, COLOUR, "pad"), pictures.load(name, COLOUR))
+
+
+@pytest.mark.parametrize("photo", ["chelsea.png", "coffee.png", "rocket.jpg", "horse.png", "camera.png"])
+def test_photographs_come_in(photo, data):
+    for shape in (GREY, COLOUR):
+        for fit in ("crop", "pad"):
+            picture = pictures.load(str(data / "photos" / photo), shape, fit)
+            assert picture.shape == shape and picture.std() > 0.1
+
+
+def test_a_mask_of_the_pictures_own_size_is_fitted_as_the_picture_is(data):
+    horse, other = (str(data / "photos" / name) for name in ("horse.png", "rocket.jpg"))
+    for fit in ("crop", "pad"):
+        mask, picture = pictures.load_mask(horse, COLOUR, fit, [horse]), pictures.load(horse, COLOUR, fit)
+        assert set(mask.unique().tolist()) == {0, 1}
+        inside = slice(7, 57) if fit == "pad" else slice(None)  # bands are kept
+        clear = (picture.mean(0) - 0.5).abs()[inside] > 0.4
+        assert ((mask[0] == 1) == (picture.mean(0) > 0.5))[inside][clear].float().mean() > 0.99
+        assert fit == "crop" or mask[0, :5].max() == 0
+    for of in ([], [other], [horse, other]):
+        with pytest.raises(Refusal, match="400 × 328 pixels; this model's pictures are 64 × 64"):
+            pictures.load_mask(horse, COLOUR, "crop", of)
+    with pytest.raises(Refusal, match="or of the picture's own 640 × 427"):
+        pictures.load_mask(horse, COLOUR, "crop", [other])
+
+
+def test_grey_and_transparent_masks_are_cut_at_one_half(tmp_path):
+    grey = Image.new("L", (28, 28), 127)
+    grey.paste(128, (0, 0, 14, 28))
+    grey.save(tmp_path / "grey.png")
+    for colour in ("white", "black"):  # strokes on a transparent layer, as editors export them
+        layer = Image.new("RGBA", (28, 28))
+        layer.paste(colour, (0, 0, 14, 28))
+        layer.save(tmp_path / f"{colour}.png")
+    masks = {name: pictures.load_mask(str(tmp_path / f"{name}.png"), GREY)[0] for name in ("grey", "white", "black")}
+    left = torch.zeros(28, 28)
+    left[:, :14] = 1
+    assert torch.equal(masks["grey"], left) and torch.equal(masks["white"], left) and torch.equal(masks["black"], 1 - left)
+
+
+def cut_short() -> bytes:
+    file = BytesIO()
+    Image.effect_noise((200, 200), 90).save(file, "PNG")
+    return file.getvalue()[:9000]
+
+
+def bomb() -> bytes:
+    """A GIF of 8 × 8 whose second frame says it is 65535 × 65535."""
+    file = BytesIO()
+    Image.new("P", (8, 8)).save(file, "GIF", save_all=True, append_images=[Image.new("P", (8, 8), 1)])
+    head, _, tail = file.getvalue().rpartition(b"\x2c\0\0\0\0")
+    return head + b"\x2c\0\0\0\0" + struct.pack("<HH", 65535, 65535) + tail[4:]
+
+
+BAD = {
+    "empty.png": (b"", "empty"),
+    "broken.png": (b"\x89PNG\r\n\x1a\n" + b"x" * 99, "cannot be read"),
+    "cut_short.png": (cut_short(), "truncated"),
+    "page.png": (b"\xef\xbb\xbf \n<!DOCTYPE html><html></html>", "web page"),
+    "drawing.svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "text.png": (b"hello", "it is no picture"),
+    "script.eps": (encoded("EPS"), "it is no picture"),
+    "bomb.gif": (bomb(), "100 megapixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused_with_a_sentence(name, tmp_path):
+    content, says = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    for ask in (lambda n: pictures.load(n, GREY), lambda n: pictures.load_mask(n, GREY)):
+        with pytest.raises(Refusal, match=says) as refused:
+            ask(str(tmp_path / name))
+        assert name in str(refused.value) and "BytesIO" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(".", "is a folder"), ("ftp://a/b.png", "ftp:"), ("data:image/png;base64," + "A" * 9000, "data:"), ("x" * 9000, "no picture")],
+)
+def test_what_is_no_picture_at_all_is_refused(name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=says):
+        pictures.load(name, GREY)
+
+
+ANSWERS = {
+    "/cat.png": (200, "image/png", encoded(colour="red")),
+    "/no type": (200, None, encoded("JPEG", colour="red")),
+    "/page": (200, "text/html", b"<!doctype html><title>A cat</title>"),
+    "/nothing.png": (200, "image/png", b""),
+    "/cut_short.png": (200, "image/png", cut_short()),
+    "/long.png": (200, "image/png", b"\x89PNG" + b"0" * 3000),
+    "/missing.png": (404, "text/html", b"<html>nothing here</html>"),
+    "/broken.png": (500, "text/plain", b""),
+    "/moved.png": (302, "/cat.png", b""),
+    "/file.png": (302, "file:///etc/hostname", b""),
+    "/ftp.png": (302, "ftp://127.0.0.1/cat.png", b""),
+    "/loop.png": (302, "/loop.png", b""),
+}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine: its address, and in `.asked` the requests it had."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["User-Agent"]))
+            if self.path == "/slow.png":
+                time.sleep(1)
+            if self.path == "/drip.png":
+                return self.drip()
+            status, about, body = ANSWERS.get(self.path.replace("%20", " "), (404, None, b""))
+            self.send_response(status)
+            if about:
+                self.send_header("Location" if status == 302 else "Content-Type", about)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def drip(self):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(20):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+        def handle(self):
+            with suppress(BrokenPipeError, ConnectionResetError):  # who asked has heard enough
+                super().handle()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    sources.fetched.cache_clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.asked = True, asked
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("path", ["/cat.png", "/no type", "/moved.png", "/cat.png#top"])
+def test_a_url_is_fetched_once(path, server):
+    for _ in range(2):
+        assert pictures.load(server.address + path, COLOUR)[:, 32, 32].round().tolist() == [1, 0, 0]
+    assert len(server.asked) == (2 if "moved" in path else 1)
+    assert all(agent.startswith("expkit/") for _, agent in server.asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/missing.png", "404 Not Found"),
+        ("/broken.png", "500 Internal Server Error"),
+        ("/page", "web page"),
+        ("/nothing.png", "empty"),
+        ("/cut_short.png", "truncated"),
+        ("/loop.png", "302"),
+        ("/file.png", "not allowed"),
+        ("/ftp.png", "neither http nor https"),
+    ],
+)
+def test_bad_answers_are_refused_with_a_sentence(path, says, server):
+    with pytest.raises(Refusal, match=says) as refused:
+        pictures.load(server.address + path, COLOUR)
+    assert server.address in str(refused.value)
+
+
+def test_servers_that_are_slow_long_or_absent_are_refused(server, monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.2)
+    with pytest.raises(Refusal, match=r"nothing was heard for 0\.2 seconds"):
+        pictures.load(server.address + "/slow.png", COLOUR)
+    monkeypatch.setattr(sources, "LONGEST", 0.1)
+    with pytest.raises(Refusal, match=r"takes more than 0\.1 seconds"):
+        pictures.load(server.address + "/drip.png", COLOUR)
+    monkeypatch.setattr(sources, "MOST_BYTES", 2000)
+    with pytest.raises(Refusal, match="more than 0 MB"):
+        pictures.load(server.address + "/long.png", COLOUR)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(Refusal, match=r"cannot be fetched: .*refused"):
+        pictures.load(server.address + "/cat.png", COLOUR)
+
+
+@pytest.mark.parametrize("url", ["http://", "http:///a.png", "http://127.0.0.1:port/a.png", "https://[::1/a.png", "http://a b/c.png"])
+def test_malformed_urls_are_refused(url, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(Refusal, match="cannot be fetched"):
+        pictures.load(url, COLOUR)
+
+
+def test_file_urls_are_paths(tmp_path):
+    (tmp_path / "a cat.png").write_bytes(encoded(colour="red"))
+    url = (tmp_path / "a cat.png").as_uri()
+    assert "%20" in url and pictures.load(url, COLOUR)[0].min() == 1
+    with pytest.raises(Refusal, match="no picture"):
+        pictures.load(url + "x", COLOUR)

@@ -6,7 +6,7 @@ Frames are PIL images of one size; `animation` writes them as a GIF, which brows
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import cos, hypot, pi
+from math import ceil, cos, hypot, pi
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -18,15 +18,15 @@ from expkit.pictures import INK, PAPER, enlarged, font, in_one_move, wrapped
 def animation(
     frames: Sequence[Image.Image], path: Path, recipe: str, seconds_per_frame: float = 0.06, seconds_at_end: float = 1.2
 ) -> None:
-    """Write a GIF that loops and rests on its last frame, in one move, with the recipe inside it as a comment.
+    """Write RGB frames as a GIF that loops and rests on its last frame, in one move, with the recipe inside it as a comment.
 
     Each frame has 256 colours of its own and is not dithered: grey levels and enlarged pixels stay as they are.
     """
-    first, *others = [frame.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
+    small = {id(frame): frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames}
+    first, *others = [small[id(frame)] for frame in frames]
     times = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * seconds_at_end)]
     in_one_move(
-        path,
-        lambda part: first.save(part, "GIF", save_all=True, append_images=others, duration=times, loop=0, comment=recipe.encode()),
+        path, lambda part: first.save(part, "GIF", save_all=True, append_images=others, duration=times, loop=0, comment=recipe.encode())
     )
 
 
@@ -35,8 +35,8 @@ def turn_frames(
 ) -> list[Image.Image]:
     """A picture (C, H, W) that turns clockwise by `degrees` and back, resting at both ends, its two readings as captions below."""
     tile = enlarged(picture, side)
-    across = round(hypot(*tile.size))
-    page = centred(tile, (across, across))
+    margin = ceil((hypot(*tile.size) - tile.width) / 2)
+    page = centred(tile, (tile.width + 2 * margin, tile.height + 2 * margin))
 
     def at(part: float) -> Image.Image:
         return page.rotate(-degrees * part, Image.Resampling.BICUBIC, fillcolor=PAPER)
@@ -56,8 +56,9 @@ def there_and_back(at: Callable[[float], Image.Image], captions: Sequence[str], 
     """at(0), resting; to at(1), resting twice as long; back to at(0), on which `animation` rests before it begins again."""
     eased = [(1 - cos(pi * step / steps)) / 2 for step in range(1, steps)]
     parts = [0.0] * hold + eased + [1.0] * (2 * hold) + eased[::-1] + [0.0]
-    lines = max(captioned(at(0), caption).height for caption in captions)
-    return [captioned(at(part), captions[part > 0.5], lines) for part in parts]
+    height = max(captioned(at(0), caption).height for caption in captions)
+    made = {part: captioned(at(part), captions[part > 0.5], height) for part in set(parts)}
+    return [made[part] for part in parts]
 
 
 def captioned(image: Image.Image, caption: str, height: int = 0) -> Image.Image:

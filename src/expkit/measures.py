@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
+
+C1, C2 = 0.01**2, 0.03**2
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -16,18 +18,16 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10 * (a - b).square().mean((1, 2, 3)).log10()
 
 
-def ssim(a: Tensor, b: Tensor, side: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity (B,) (Wang et al. 2004): means m, variances s² and covariance s_ab of channels in windows inside the picture.
+def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
+    """Structural similarity (B,) (Wang et al. 2004): means m, variances s² and covariance s_ab of each channel in windows about each pixel.
 
-    The windows are Gaussian, 11 × 11 or as large as a smaller picture; c1 = 0.01², c2 = 0.03².
+    The windows are Gaussian, 11 × 11 at sigma 1.5; beyond its edges a picture, of more than 5 pixels a side, goes on mirrored.
+    c1 = 0.01², c2 = 0.03². Equals torchmetrics' structural_similarity_index_measure with data_range=1.
     """
-    weight = torch.ones(1, 1, 1, 1, device=a.device, dtype=a.dtype)
-    for axis in (2, 3):
-        at = torch.arange(min(side, a.shape[axis]), device=a.device, dtype=a.dtype)
-        bell = torch.exp(-((at - at.mean()) ** 2) / (2 * sigma**2))
-        weight = weight * (bell / bell.sum()).view([-1 if i == axis else 1 for i in range(4)])
-    of = [conv2d(image.flatten(0, 1)[:, None], weight) for image in (a, b, a * a, b * b, a * b)]
-    m_a, m_b, s_aa, s_bb, s_ab = *of[:2], of[2] - of[0] ** 2, of[3] - of[1] ** 2, of[4] - of[0] * of[1]
-    c1, c2 = 0.01**2, 0.03**2
-    index = (2 * m_a * m_b + c1) * (2 * s_ab + c2) / ((m_a**2 + m_b**2 + c1) * (s_aa + s_bb + c2))
-    return index.view(len(a), -1).mean(1)
+    count, reach = len(a), int(3.5 * sigma + 0.5)
+    bell = torch.exp(-(torch.arange(-reach, reach + 1, device=a.device).double() ** 2) / (2 * sigma**2))
+    window = (bell[:, None] * bell / bell.sum() ** 2)[None, None]
+    a, b = (pad(image.double().flatten(0, 1)[:, None], [reach] * 4, mode="reflect") for image in (a, b))
+    m_a, m_b, aa, bb, ab = (conv2d(image, window) for image in (a, b, a * a, b * b, a * b))
+    index = (2 * m_a * m_b + C1) * (2 * (ab - m_a * m_b) + C2) / ((m_a**2 + m_b**2 + C1) * (aa - m_a**2 + bb - m_b**2 + C2))
+    return index.view(count, -1).mean(1).float()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -33,14 +34,13 @@ LIGHT = 204  # of 255: where a drawing on transparent ground has nothing darker 
 
 def opened(name: str) -> Image.Image:
     """A picture as RGB: turned by EXIF, of an animation the first frame, what is transparent laid on paper."""
-    with reading(name):
-        return on_paper(eight_bit(ImageOps.exif_transpose(begun(name))))
+    with begun(name) as image:
+        return on_paper(eight_bit(ImageOps.exif_transpose(image)))
 
 
 def size(name: str) -> tuple[int, int]:
     """(width, height) as the picture is seen; nothing is decoded."""
-    with reading(name):
-        image = begun(name)
+    with begun(name) as image:
         return image.size[::-1] if image.getexif().get(0x0112) in SIDEWAYS else image.size
 
 
@@ -54,9 +54,11 @@ def ours() -> list[str]:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def begun(name: str) -> Iterator[Image.Image]:
+    """A picture of which only the head has been read; whatever goes wrong with the rest inside the `with` is a Refusal."""
     try:
-        yield
+        with content(str(name)) as file:
+            yield head(name, file)
     except Refusal:
         raise
     except Exception as error:  # a damaged file makes decoders raise anything
@@ -68,16 +70,15 @@ def unreadable(name: str, reason: str) -> Refusal:
     return Refusal(f"The picture {name} cannot be read: {reason}. Expected a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
 
 
-def begun(name: str) -> Image.Image:
-    """A picture of which only the head is read. Its size is checked here, before anything is decoded."""
+def head(name: str, file: BinaryIO) -> Image.Image:
+    """A picture's head. Its size is checked here, before anything is decoded."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    file = content(str(name))
-    with file.open("rb") if isinstance(file, Path) else BytesIO(file) as stream:
-        if reason := strange(stream.read(1024)):
-            raise unreadable(name, reason)
-    image = Image.open(file if isinstance(file, Path) else BytesIO(file), formats=[f for f in FORMATS if f in Image.OPEN])
+    if reason := strange(file.read(1024)):
+        raise unreadable(name, reason)
+    file.seek(0)
+    image = Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])
     frames = getattr(image, "n_frames", 1)
     if image.width * image.height > MOST_PIXELS:
         raise Refusal(f"The picture {name} is {image.width} × {image.height} pixels, more than 100 megapixels: make it smaller.")
@@ -91,10 +92,10 @@ def say_once(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def strange(head: bytes) -> str:
+def strange(first: bytes) -> str:
     """Why a file that begins like this is no picture; "" where it may be one."""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
+    start = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not first:
         return "it is empty (0 bytes)"
     if start.startswith(b"<") and b"<svg" in start:
         return "it is a drawing in SVG; export it as a PNG"
@@ -103,20 +104,20 @@ def strange(head: bytes) -> str:
     return ""
 
 
-def content(name: str) -> Path | bytes:
-    """A picture's file, or the bytes that its URL answers."""
+def content(name: str) -> BinaryIO:
+    """A picture's file, or what its URL answers."""
     path = os.path.expanduser(name)
     scheme = (re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name) or ["", ""])[1].lower()
     if os.path.isfile(path):
-        return Path(path)
+        return open(path, "rb")
     if name in ours():
-        return ASSETS / f"{name}.png"
+        return (ASSETS / f"{name}.png").open("rb")
     if scheme in ("http", "https"):
-        return fetched(name)
+        return BytesIO(fetched(name))
     if scheme == "file":
         path = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
         if os.path.isfile(path):
-            return Path(path)
+            return open(path, "rb")
     elif scheme:
         raise Refusal(f"The picture {name[:80]} is at {scheme}:, which is not known here. Give a file's path, or an http or https address.")
     if os.path.isdir(path):
@@ -149,8 +150,8 @@ def fetched(url: str) -> bytes:
         reason = f"the server answers {error.code} {error.reason}".strip()
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         cause = getattr(error, "reason", error)
-        late = isinstance(cause, TimeoutError)
-        reason = f"nothing was heard for {PATIENCE:g} seconds" if late else f"{cause}".strip() or type(error).__name__
+        said = re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__
+        reason = f"nothing was heard for {PATIENCE:g} seconds" if isinstance(cause, TimeoutError) else said
     raise Refusal(f"The picture {url} cannot be fetched: {reason}. Try the address in a browser, or download it and give its path.")
 
 
