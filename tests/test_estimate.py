@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from expkit.errors import Refusal
 from expkit.estimate import Estimate, anagram, asked, composed, guided, hybrid, within
 from expkit.maps import LowPass
 from expkit.views import Flip, Identity, Negate, Rotate180, RotateCW
@@ -113,7 +114,7 @@ def test_the_learned_variance_is_a_mean_over_wishes(x):
 
 
 def test_what_is_not_linear_stands_outermost():
-    with pytest.raises(TypeError, match="outermost"):
+    with pytest.raises(Refusal, match="outermost"):
         guided("a") + (lambda denoiser, x, t: None)
 
 

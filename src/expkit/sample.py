@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
-from expkit.estimate import Estimate
+from expkit.estimate import Wish
 from expkit.pin import Pin
 from expkit.randomness import stream
 from expkit.rules import DDPM, Step, renoise
@@ -52,7 +52,7 @@ class Sampler:
 
 def sample(
     denoiser: Denoiser,
-    estimate: Estimate | Callable[..., Prediction],
+    estimate: Wish | Callable[..., Prediction],
     grid: Sequence[int],
     seeds: Sequence[Seed],
     rule: Rule = DDPM(),  # noqa: B008
@@ -83,8 +83,13 @@ def sample(
             continue
         free = pin.free(s, len(seeds)) if pin else every
         if free:
-            new, clean = update(denoiser, estimate, rule, clip, x, t, s, noise("step", index), last, free)
-            x, x0 = (new, clean) if free == every else (x.index_copy(0, on(x, free), new), x0.index_copy(0, on(x, free), clean))
+            drawn = noise("step", index)
+            if free == every:
+                x, x0 = update(denoiser, estimate, rule, clip, x, t, s, drawn, last, free)
+            else:
+                before = last and Step(last.t, last.s, last.x[free], last.x0[free])
+                new, clean = update(denoiser, estimate, rule, clip, x[free], t, s, drawn[free], before, free)
+                x, x0 = x.index_copy(0, on(x, free), new), x0.index_copy(0, on(x, free), clean)
         last = Step(t, s, x, x0)
         yield last
     if pin:
@@ -93,12 +98,10 @@ def sample(
 
 
 def update(denoiser: Denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int, s: int, noise: Tensor, last, rows: list[int]):
-    """The rows of x from level t to s: (their x at s, their x0)."""
-    x, noise = x[rows], noise[rows]
+    """x, the state of these rows of the run, from level t to s: (x at s, x0)."""
     out = estimate(denoiser, x, t, rows)
     x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
     x0 = clip(x0, denoiser) if clip else x0
-    last = last and Step(last.t, last.s, last.x[rows], last.x0[rows])
     return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
 
 
@@ -106,7 +109,7 @@ def on(x: Tensor, rows: list[int]) -> Tensor:
     return torch.tensor(rows, device=x.device)
 
 
-def calls(estimate: Estimate, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
+def calls(estimate: Wish, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
     """The rows of each network call that `sample` will make, without making one."""
     planned = []
     for t, s in pairwise(grid):
