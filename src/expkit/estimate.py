@@ -381,7 +381,7 @@ class Interval:
         return self.gamma if self.last <= clock <= self.first else 1.0
 
     def __str__(self) -> str:
-        return f"{self.gamma:g} from {self.first:g} to {self.last:g} of the way, else 1"
+        return f"{self.gamma:g} (on the clock from {self.first:g} to {self.last:g}, else 1)"
 
 
 def within(first: float, last: float, gamma: float | Sequence[float]) -> Weight:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expkit import pictures
 from expkit.denoiser import Counting, Denoiser
-from expkit.estimate import Estimate
+from expkit.estimate import Wish
 from expkit.pin import Pin
 from expkit.preflight import check, header
 from expkit.result import Result
@@ -41,7 +41,7 @@ class Sampling:
     name: str
     model: Denoiser
     sampler: Sampler
-    estimate: Estimate
+    estimate: Wish
     readings: Mapping[str, Reading]
     pin: Callable[[Denoiser, Sequence[int]], Pinned]
     seed: int | Sequence[int]
@@ -54,8 +54,8 @@ class Sampling:
         model, seeds = Counting(self.model), self.seeds()
         grid = self.sampler.grid(len(model.schedule))
         pinned = self.pin(model, grid)
-        planned = check(model, self.estimate, grid, len(seeds), pinned.pin)
-        result.say(header(self.name, model, grid, planned, len(seeds)))
+        plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
+        result.say(header(self.name, model, grid, plan, len(seeds)))
         images = model.decode(self.run(model, grid, seeds, pinned.pin)).cpu()
         result.numbers |= {
             "network_calls": len(model.rows),
