@@ -106,6 +106,11 @@ class Wish(ABC):
 
     terms: tuple[Term, ...]
 
+    @cached_property
+    def steady(self) -> bool:
+        """Whether it asks the same at every level."""
+        return all(term.steady for term in self.terms)
+
     @abstractmethod
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
         """The rows of one forward, each distinct question of each picture once, in the order in which the terms name them."""
@@ -167,11 +172,6 @@ class Estimate(Wish):
     def conditional(self) -> Estimate:
         """The same wish without guidance: every gamma is 1."""
         return Estimate(tuple(replace(term, gamma=1.0) for term in self.terms))
-
-    @cached_property
-    def steady(self) -> bool:
-        """Whether it asks the same at every level."""
-        return all(term.steady for term in self.terms)
 
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
         if any(term.varies for term in self.terms):

@@ -112,7 +112,8 @@ def check_stages(estimate: Wish, denoiser: Denoiser, times: int) -> None:
     """Views and maps must do the same to a picture and to one `times` as large, or the second stage undoes what the first has done."""
     side = denoiser.shape[-1]
     sizes = f"at {times * side} pixels than at {side}"
-    for small, large in zip(estimate.terms, estimate.scaled(times).terms, strict=True):
+    pairs = zip(estimate.terms, estimate.scaled(times).terms, strict=True)
+    for small, large in {(small.view, small.map): (small, large) for small, large in pairs}.values():
         if not consistent(small.view, side, times):
             raise Refusal(f"The view {small.view} moves other things {sizes}: say what it moves in parts of the side, not in pixels.")
         if not agree(small, large, side, times):
@@ -128,16 +129,17 @@ def consistent(view: View, side: int, times: int) -> bool:
 
 def agree(small: Term, large: Term, side: int, times: int) -> bool:
     """Whether the maps of two terms do the same to a picture and to the same one `times` as large; their views are undone by the maps."""
-    picture = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    enlarged = F.interpolate(picture, scale_factor=times, mode="nearest")
+    drawn = torch.randn(1, 3, side // 2, side // 2, generator=torch.Generator().manual_seed(0))
+    picture, enlarged = (F.interpolate(drawn, (n, n), mode="bilinear") for n in (side, times * side))
     apart = small.map(small.view(picture)) - F.avg_pool2d(large.map(large.view(enlarged)), times)
-    return bool(apart.square().mean().sqrt() < 0.1)
+    return bool(apart.std() < 0.1 * picture.std())
 
 
 def guidance(terms: Sequence[Term]) -> tuple[str, ...]:
     """The strengths of guidance and their convention; nothing where there is none."""
     gammas = [term.gamma for term in terms if term.gamma != 1.0]
-    values = dict.fromkeys(str(g) if callable(g) else f"{g:g}" for gamma in gammas for g in (gamma if isinstance(gamma, tuple) else (gamma,)))
+    each = [g for gamma in gammas for g in (gamma if isinstance(gamma, tuple) else (gamma,))]
+    values = dict.fromkeys(str(g) if callable(g) else f"{g:g}" for g in each)
     return (f"gamma {some(list(values))}: null + gamma (prompt − null)",) if values else ()
 
 

@@ -111,9 +111,11 @@ def on(x: Tensor, rows: list[int]) -> Tensor:
 
 def calls(estimate: Wish, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
     """The rows of each network call that `sample` will make, without making one."""
-    planned = []
+    planned, known = [], {}
     for t, s in pairwise(grid):
-        free = pin.free(s, count) if pin else range(count)
-        rows = len(estimate.asks(free, (t + 1) / len(schedule))) if s < t else 0
-        planned += [rows] if rows else []
+        free, clock = tuple(pin.free(s, count) if pin else range(count)), (t + 1) / len(schedule)
+        key = free, None if estimate.steady else clock
+        if s < t and key not in known:
+            known[key] = len(estimate.asks(free, clock))
+        planned += [known[key]] if s < t and known[key] else []
     return planned
