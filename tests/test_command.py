@@ -47,6 +47,11 @@ def test_every_task_runs_without_arguments(task, ran):
         (["task=sample", "prompt=3"], 2), (["task=sample", "prompt=3", "gamma=1"], 1), (["task=hybrid"], 3), (["task=anagram"], 4),
         (["task=hybrid", "estimate@task.estimate.far=anagram"], 5), (["task=inpaint", "estimate@task.estimate=hybrid"], 3),
         (["task=anagram", "pin@task.pin=picture", "i_start=2"], 4), (["task=inpaint", "estimate@task.estimate=anagram", "gamma=1"], 2),
+        (["task=hybrid", "estimate@task.estimate=triple"], 4), (["task=hybrid", "estimate@task.estimate=motion"], 3),
+        (["task=sample", "estimate@task.estimate=mixed"], 3), (["task=inpaint", "estimate@task.estimate=rescaled", "prompt=3"], 2),
+        (["task=sample", "estimate@task.estimate=rescaled", "estimate@task.estimate.of=hybrid", "prompt=3"], 3),
+        (["task=hybrid", "estimate@task.estimate.far=guided_interval"], 3), (["task=hybrid", "estimate@task.estimate.near=triple"], 5),
+        (["task=sample", "estimate@task.estimate=guided_interval", "prompt=3", "gamma=[1,7]"], [2, 3, 3, 3, 2]),
         (["task=anagram", "+estimate@task.estimate.parts.prompt=guided", "+view@task.estimate.views.prompt=rotate_cw", "prompt=3"], 6),
     ],
 )  # fmt: skip
@@ -61,9 +66,25 @@ def test_every_sampler_runs(sampler, ran):
     assert ran("task=sample", "prompt=3", f"sampler={sampler}").code == 0
 
 
+@pytest.mark.parametrize("sampler", [s for s in GROUPS["sampler"] if s != "ddpm"])
+def test_a_sampler_s_first_line_says_how_many_network_calls_it_makes(sampler, expkit, data):
+    done = expkit("model=ideal", "model.count=20", "logger=none", "samples=1", "task=sample", "prompt=3", f"sampler={sampler}")
+    assert command.options("sampler")[sampler].endswith(f"; {done.numbers()['network_calls']} network calls")
+
+
 @pytest.mark.parametrize("view", GROUPS["view"])
 def test_every_view_runs(view, ran):
-    assert ran("task=anagram", f"view@task.estimate.views.turned={view}").code == 0
+    done = ran("task=anagram", f"view@task.estimate.views.turned={view}")
+    assert done.code == 0 and ("WARNING" in done.out) == ("Fails on purpose" in command.options("view")[view])
+
+
+@pytest.mark.parametrize("name", ["triple", "motion", "mixed"])
+def test_a_list_of_any_part_s_prompts_is_a_batch(name, ran):
+    part = {"triple": "middle", "motion": "still", "mixed": "second"}[name]
+    done = ran("task=sample", f"estimate@task.estimate={name}", f"{part}=[1,8]", "seed=[1,2]")
+    assert [(p[part], p["seed"]) for p in done.numbers()["pictures"]] == [(1, 1), (1, 2), (8, 1), (8, 2)]
+    readings = {"triple": {"far", "middle", "near"}, "motion": {"moving", "still"}, "mixed": {"first", "second"}}
+    assert set(done.numbers()["judged"]) == readings[name]
 
 
 def test_a_list_is_a_batch_whose_pictures_are_those_of_single_runs(ran):
@@ -133,6 +154,11 @@ def test_starting_past_the_end_is_refused_where_it_matters(ran):
     assert ran("task=hybrid", "i_start=40").code == 0
 
 
+def test_what_is_not_linear_is_refused_inside_another_estimate(ran):
+    done = ran("task=hybrid", "estimate@task.estimate.far=rescaled")
+    assert done.code == 2 and "Rescaled is not a sum of terms" in done.err and "Traceback" not in done.err
+
+
 REFUSED = {
     "task=hybird": "Did you mean hybrid",
     "gama=7": "Did you mean gamma",
@@ -154,6 +180,7 @@ REFUSED = {
     "sampler.rule.variance=learned": "learned a variance",
     "fit=stretch": "fit is crop or pad",
     "fit=[crop,pad]": "fit is crop or pad",
+    "estimate@task.estimate=colour": "colour component is zero",
 }
 
 

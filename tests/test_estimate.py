@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from expkit.estimate import Estimate, anagram, asked, composed, guided, hybrid, within
-from expkit.maps import LowPass
-from expkit.views import Flip, Identity, Negate, Rotate180, RotateCW
+from expkit.errors import Refusal
+from expkit.estimate import Estimate, Rescaled, anagram, asked, colour, composed, decomposed, guided, hybrid, mixed, motion, triple, within
+from expkit.maps import Band, Gray, LowPass, Mask, Motion, Residual, Scale, high_pass, still
+from expkit.maps import colour as colours
+from expkit.views import Flip, Identity, Jigsaw, Negate, Rotate180, RotateCW
 from tests.conftest import Toy
 
 BLUR = LowPass(1.0)
@@ -96,6 +98,86 @@ def test_a_guidance_interval_asks_the_null_inside_it_only():
     assert [rows(wish, t) for t in (99, 50, 5)] == [1, 2, 1]
 
 
+def test_a_guidance_interval_may_have_a_gamma_of_its_own_for_each_picture(toy, x):
+    wish = guided("a", within(0.8, 0.2, [7, 1, 0]))
+    assert torch.allclose(wish(toy, x, 50).native, guided("a", [7, 1, 0])(toy, x, 50).native)
+    assert torch.allclose(wish(toy, x, 95).native, guided("a", 1)(toy, x, 95).native)
+    assert toy.rows == [4, 4, 3, 3]
+
+
+DECOMPOSITIONS = {
+    "hybrid": (lambda a, b, c: hybrid(a, b, BLUR), [BLUR, high_pass(1.0)], 3),
+    "triple": (lambda a, b, c: triple(a, b, c, 2.0), [LowPass(2.0), Band(1.0, 2.0), high_pass(1.0)], 4),
+    "colour": (lambda a, b, c: colour(a, b), [Gray(), colours()], 3),
+    "motion": (lambda a, b, c: motion(a, b, 5), [Motion(5), still(5)], 3),
+}
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_a_decomposition_gives_each_part_its_map_and_asks_the_null_once(name):
+    made, filters, asked_rows = DECOMPOSITIONS[name]
+    net, x = Toy((3, 8, 8), skewed=1.0), torch.randn(2, 3, 8, 8)
+    parts = [guided(p, 5) for p in "abc"]
+    expected = sum(linear(part(net, x, 50).native) for linear, part in zip(filters, parts, strict=False))
+    assert torch.allclose(made(*parts)(net, x, 50).native, expected, atol=1e-5)
+    assert rows(made(*parts)) == asked_rows
+    assert same(made(parts[0], parts[0], parts[0])(net, x, 50), parts[0](net, x, 50))
+
+
+def test_a_decomposition_by_a_mask(toy, x):
+    hole = Mask(torch.eye(8))
+    wish = decomposed({"inside": guided("a"), "outside": guided("b")}, {"inside": hole, "outside": Residual(hole)})
+    by_hand = torch.where(torch.eye(8) == 1, guided("a")(toy, x, 50).native, guided("b")(toy, x, 50).native)
+    assert torch.allclose(wish(toy, x, 50).native, by_hand, atol=1e-5) and rows(wish) == 3
+
+
+def test_a_number_times_the_picture_is_a_weight():
+    assert (Scale(0.5) @ asked("a")).terms == (0.5 * asked("a")).terms and Scale(1.0) @ asked("a") == asked("a")
+
+
+def test_a_mixture_is_guidance_towards_the_weighted_mean(toy, x):
+    said = {p: toy.predict(x, 50, [p] * 3).native for p in ("", "a", "b")}
+    wish = mixed({"first": guided("a", 3), "second": guided("b", 3)}, {"first": 0.25, "second": 0.75})
+    mean = 0.25 * said["a"] + 0.75 * said["b"]
+    assert torch.allclose(wish(toy, x, 50).native, said[""] + 3 * (mean - said[""]), atol=1e-5) and rows(wish) == 3
+    both = mixed({"first": guided("a", 3), "second": guided("b", 3)}, {"first": 1, "second": 1})
+    by_hand = said[""] + 3 * (said["a"] - said[""]) + 3 * (said["b"] - said[""])
+    assert torch.allclose(both(toy, x, 50).native, by_hand, atol=1e-5)
+    assert rows(mixed({"first": guided("a", 1), "second": guided("b", 1)}, {"first": 0.5, "second": 0.5})) == 2
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
+def test_rescaled_guidance_is_equations_15_and_16(phi, toy, x):
+    null, cond = toy.predict(x, 50, [""] * 3).native, toy.predict(x, 50, ["a"] * 3).native
+    cfg = null + 7 * (cond - null)
+    rescaled = cfg * cond.std((1, 2, 3), keepdim=True) / cfg.std((1, 2, 3), keepdim=True)
+    answer = Rescaled(guided("a", 7), phi)(toy, x, 50)
+    assert torch.allclose(answer.native, phi * rescaled + (1 - phi) * cfg, atol=1e-5)
+    assert toy.rows[2:] == [6]
+
+
+def test_rescaled_asks_what_it_needs_and_nothing_twice(toy, x):
+    for gamma, asks in ((7, 2), (1, 1), (0, 2)):  # gamma 0 needs the condition for its contrast
+        assert rows(Rescaled(guided("a", gamma))) == asks
+    listed = Rescaled(guided(["a", "b", "a"], [7, 1, 0]))
+    listed(toy, x, 50)
+    assert toy.rows == [2 + 1 + 2] == [len(listed.asks(range(3), 0.5))]
+    assert same(Rescaled(guided("a", 1))(toy, x, 50), guided("a", 1)(toy, x, 50))
+    assert rows(Rescaled(hybrid(guided("a"), guided("b"), BLUR))) == 3
+
+
+def test_the_conditional_wish_is_the_wish_without_guidance(toy, x):
+    views = {"upright": Identity(), "turned": Jigsaw()}
+    wish = lambda gamma: anagram({"upright": hybrid(guided("a", gamma), guided("b", gamma), BLUR), "turned": guided("c", gamma)}, views)  # noqa: E731
+    assert same(wish(5).conditional(toy, x, 50), wish(1)(toy, x, 50)) and rows(wish(5).conditional) == rows(wish(1))
+
+
+def test_rescaled_keeps_the_learned_variance_and_grows_with_the_picture(x):
+    net, wish = Toy(frac=True), hybrid(guided("a"), guided("b"), BLUR)
+    assert torch.allclose(Rescaled(wish)(net, x, 50).frac, wish(net, x, 50).frac)
+    assert Rescaled(wish, 0.3).scaled(4) == Rescaled(wish.scaled(4), 0.3) and LowPass(4.0) in {t.map for t in wish.scaled(4).terms}
+
+
 def test_numbers_are_prompts():
     assert [ask.question.prompt for ask in guided(3, 1).asks([0], 0.5)] == ["3"]
 
@@ -113,8 +195,21 @@ def test_the_learned_variance_is_a_mean_over_wishes(x):
 
 
 def test_what_is_not_linear_stands_outermost():
-    with pytest.raises(TypeError, match="outermost"):
+    with pytest.raises(Refusal, match="outermost"):
         guided("a") + (lambda denoiser, x, t: None)
+    outer = Rescaled(guided("a"))
+    for inside in (
+        lambda: outer + guided("b"),
+        lambda: guided("b") - outer,
+        lambda: 2.0 * outer,
+        lambda: outer.seen(Flip()),
+        lambda: BLUR @ outer,
+        lambda: composed(guided("b"), outer),
+        lambda: hybrid(outer, guided("b"), BLUR),
+        lambda: Rescaled(outer),
+    ):
+        with pytest.raises(Refusal, match="Rescaled is not a sum of terms"):
+            inside()
 
 
 def test_nothing_is_mutated(toy, x):

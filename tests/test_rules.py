@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from expkit import grids, schedule
+from expkit.clips import DynamicThreshold, Static
 from expkit.errors import Refusal
 from expkit.estimate import asked
 from expkit.rules import DDIM, DDPM, DPMpp, renoise
-from expkit.sample import sample, seeded
+from expkit.sample import noises, sample, seeded
 from expkit.schedule import CLEAN
+from tests.conftest import Toy
 from tests.test_sample import mixture
 
 IF = schedule.cosine(1000)
@@ -89,3 +91,64 @@ def test_going_up_again_has_the_right_amounts_of_picture_and_noise():
 def test_a_learned_variance_that_was_not_learned_is_refused():
     with pytest.raises(Refusal, match="learned a variance"):
         DDPM("learned")(IF, drawn(0), drawn(1), None, 690, 660, drawn(3), None)
+
+
+def of_range(low: float, high: float, threshold: float) -> Toy:
+    net = Toy(SHAPE[1:])
+    net.range, net.threshold = (low, high), threshold
+    return net
+
+
+@pytest.mark.parametrize("most", [1.0, 1.5])
+@pytest.mark.parametrize("strength", [0.3, 1.2, 4.0])
+def test_dynamic_thresholding_is_diffusers(most, strength):
+    from diffusers import DDPMScheduler
+
+    x0 = (strength * drawn(0)).float()
+    theirs = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=most)._threshold_sample(x0)
+    ours = DynamicThreshold()(x0, of_range(-1, 1, most))
+    assert torch.allclose(ours, theirs, atol=1e-6) and ours.abs().max() <= 1
+    apart = DynamicThreshold()((x0 + 1) / 2, of_range(0, 1, most))  # the same pictures in another range
+    assert torch.allclose(2 * apart - 1, theirs, atol=1e-5)
+
+
+def test_clips_leave_what_is_within_the_range_alone_and_refuse_latents():
+    inside = drawn(0).float().clamp(-1, 1)
+    for clip in (Static(), DynamicThreshold()):
+        assert torch.allclose(clip(inside, of_range(-1, 1, 1.5)), inside)
+    assert Static()(3 * inside, of_range(0, 1, 1.0)).unique().min() == 0
+
+    class Latent(Toy):
+        pictured = (3, 64, 64)
+
+    with pytest.raises(Refusal, match="latents"):
+        Static()(inside, Latent(SHAPE[1:]))
+
+
+def test_the_diffusers_mode_is_a_whole_run_of_diffusers(monkeypatch):
+    from diffusers import DDPMScheduler
+    from diffusers.schedulers import scheduling_ddpm
+
+    net, grid, seeds = Toy(SHAPE[1:], frac=True, schedule=IF), grids.strided_clean(1000), seeded(0, 2)
+    net.threshold = 1.5
+    theirs = DDPMScheduler(
+        1000, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False, thresholding=True,
+        dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
+    )  # fmt: skip
+    theirs.set_timesteps(timesteps=list(grid[:-1]))
+    x = noises(seeds, "start", 0, net.shape)
+    for index, t in enumerate(grid[:-1]):
+        out = net.predict(x, t, ["a"] * 2)
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, i=index, **k: noises(seeds, "step", i, net.shape))
+        x = theirs.step(torch.cat([out.native, 2 * out.frac - 1], 1), t, x).prev_sample
+    *_, ours = sample(net, asked("a"), grid, seeds, DDPM("model"), clip=DynamicThreshold())
+    assert len(net.rows) == 2 * 34 and torch.allclose(ours.x, x, atol=1e-3)
+
+
+def test_align_your_steps_has_the_noises_that_were_published():
+    published = (160.414, 8.081, 3.315, 1.885, 1.207, 0.785, 0.553, 0.293, 0.186, 0.030, 0.006)
+    levels = grids.ays(1000)
+    for t, sigma in zip(levels, published, strict=True):
+        alpha_bar = IF.alpha_bar(t)
+        assert ((1 - alpha_bar) / alpha_bar) ** 0.5 == pytest.approx(sigma, rel=5e-3, abs=1e-3)
+    assert all(t > s for t, s in pairwise(grids.ays(300))) and len(grids.ays(300)) == 11

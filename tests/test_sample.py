@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from expkit import grids
+from expkit.clips import DynamicThreshold, Static
 from expkit.denoiser import Counting, Split
 from expkit.denoisers.ideal import Ideal, Mixture
-from expkit.estimate import asked, guided
+from expkit.estimate import asked, guided, within
 from expkit.maps import Mask
 from expkit.pin import Pin
 from expkit.randomness import stream
@@ -140,9 +141,26 @@ def test_splitting_a_forward_changes_nothing(toy):
     assert max(Toy().rows or [0]) <= max(toy.rows) and 4 in toy.rows
 
 
-def test_clipping_bounds_each_estimate_of_the_picture(toy):
-    steps = list(sample(toy, guided("a", 20), GRID, seeded(0, 2), clip=lambda x0, denoiser: x0.clamp(*denoiser.range)))
+@pytest.mark.parametrize("clip", [Static(), DynamicThreshold()], ids=repr)
+def test_clipping_bounds_each_estimate_of_the_picture(clip, toy):
+    steps = list(sample(toy, guided("a", 20), GRID, seeded(0, 2), clip=clip))
     assert max(step.x0.abs().max() for step in steps) <= 1
+    assert max(step.x0.abs().max() for step in sample(toy, guided("a", 20), GRID, seeded(0, 2))) > 2
+
+
+def test_rows_to_come_are_counted_at_every_level_of_a_guidance_interval(toy):
+    wish = guided("a", within(0.8, 0.2, [7, 1]))
+    net = Counting(toy)
+    list(sample(net, wish, GRID, seeded(0, 2)))
+    assert net.rows == calls(wish, toy.schedule, GRID, 2) and set(net.rows) == {2, 3}
+
+
+def test_noise_is_drawn_as_it_always_was():
+    drawn = noises([Seed(180, 0), Seed(7, 3)], "step", 4, (1, 2, 2)).flatten()
+    expected = [torch.randn(1, 2, 2, generator=stream(*key)) for key in ((180, 0, "step", 4), (7, 3, "step", 4))]
+    assert torch.equal(drawn, torch.cat(expected).flatten())
+    golden = [2.0159447, 0.2130212, -0.4772606, 0.1718920, -1.3093569, 0.5373999, -1.3945088, 2.6009865]
+    assert torch.allclose(drawn, torch.tensor(golden), atol=1e-6)
 
 
 def test_the_loop_mutates_none_of_its_arguments(toy):

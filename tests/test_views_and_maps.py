@@ -1,5 +1,7 @@
 """Views invert and keep noise white; maps are linear; what is written differently but is the same is equal."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,16 +21,25 @@ VIEWS = [
     views.RotateCCW(),
     views.Skew(),
     views.Patches(),
+    views.Patches(16),
+    views.SquareHinge(),
+    views.Jigsaw(),
     views.InnerCircle(),
     views.then(views.RotateCW(), views.Skew()),
 ]
+FAILURES = [views.Blur(), views.WhiteBalance(), views.RotateInterpolated()]
 MAPS = [
     maps.Identity(),
     maps.LowPass(1.3),
-    maps.HighPass(2.0),
+    maps.high_pass(2.0),
+    maps.Band(1, 2),
+    maps.Motion(),
+    maps.still(),
     maps.Mask(torch.eye(16)),
+    maps.Residual(maps.Mask(torch.eye(16))),
     maps.Gray(),
-    maps.Colour(),
+    maps.colour(),
+    maps.Scale(0.3),
     maps.LowPass(1) @ maps.Gray(),
     maps.Unseen(views.RotateCW()),
 ]
@@ -73,9 +84,89 @@ def test_what_the_views_are(image):
     assert at(views.RotateCW()) == (1, 15) and at(views.RotateCCW()) == (14, 0)
 
 
-def test_the_same_patches_at_every_resolution(image):
+@pytest.mark.parametrize("view", [views.Patches(), views.Patches(16), views.Flip(), views.RotateCW()], ids=repr)
+def test_the_same_permutation_at_every_resolution(view, image):
     large = F.interpolate(image, scale_factor=4, mode="nearest")
-    assert torch.equal(views.Patches()(large), F.interpolate(views.Patches()(image), scale_factor=4, mode="nearest"))
+    assert torch.equal(view(large), F.interpolate(view(image), scale_factor=4, mode="nearest"))
+
+
+@pytest.mark.parametrize("side", [28, 64, 256])
+def test_a_jigsaw_moves_every_pixel_to_one_place_and_pieces_whole(side):
+    puzzle, pixels = views.Jigsaw(), torch.arange(side * side).view(1, side, side)
+    assert torch.equal(puzzle(pixels).flatten().sort().values, pixels.flatten())
+    owners = puzzle.owners(side)
+    came, seen = puzzle(owners[None])[0], set()
+    for piece in range(16):
+        origin = came[owners == piece].unique()
+        assert len(origin) == 1 and origin != piece  # a piece fits exactly where another one was
+        seen.add(int(origin))
+    assert seen == set(range(16))
+
+
+def test_a_jigsaw_has_corners_at_the_corners_and_knobs_on_every_inner_edge():
+    cells, owners = torch.arange(16).view(4, 4), views.Jigsaw().owners(64)
+    place = torch.arange(64) // 16
+    came = views.Jigsaw()(owners[None])[0][8::16, 8::16]
+    kinds = torch.tensor([[0, 1, 2, 0], [2, 3, 3, 1], [1, 3, 3, 2], [0, 2, 1, 0]])
+    assert torch.equal(kinds.flatten()[came], kinds)  # corners from corners, left borders from left borders, …
+    strangers = {(int(a), int(b)) for a, b in zip(owners.flatten(), cells[place][:, place].flatten(), strict=True) if a != b}
+    assert len({frozenset(pair) for pair in strangers}) == 24
+
+
+def test_a_jigsaw_is_cut_alike_at_every_resolution():
+    small, large = views.Jigsaw().owners(64), views.Jigsaw().owners(256)
+    assert (small == large[2::4, 2::4]).float().mean() > 0.97
+
+
+def test_hinged_squares_turn_in_place_and_neighbours_the_other_way(image):
+    seen = views.SquareHinge(2)(image)
+    assert torch.equal(seen[..., :8, :8], image[..., :8, :8].rot90(-1, (-2, -1)))
+    assert torch.equal(seen[..., :8, 8:], image[..., :8, 8:].rot90(1, (-2, -1)))
+    assert torch.equal(seen[..., 8:, 8:], image[..., 8:, 8:].rot90(-1, (-2, -1)))
+
+
+@pytest.mark.parametrize("view", FAILURES, ids=repr)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
+def test_failures_are_detected_and_let_through_with_a_warning(view, shape):
+    assert preflight.unfit(view, shape)
+    said = preflight.check_view(view, Toy(shape))
+    assert said.startswith("WARNING") and view.fails in said and preflight.unfit(view, shape) in said
+    assert preflight.check_view(views.then(view, views.Flip()), Toy(shape)).startswith("WARNING")
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=repr)
+def test_good_views_are_let_through_without_a_word(view):
+    assert preflight.check_view(view, Toy((3, 16, 16))) == "" == preflight.unfit(view, (3, 16, 16))
+
+
+@dataclass(frozen=True)
+class Turned(views.View):
+    """By a hundredth of a degree: the noise's strength is all but kept."""
+
+    degrees: float = 0.01
+
+    def __call__(self, image):
+        return views.RotateInterpolated(self.degrees)(image)
+
+    def inverse(self, image):
+        return views.RotateInterpolated(-self.degrees)(image)
+
+
+@dataclass(frozen=True)
+class Louder(views.View):
+    """It inverts exactly, and is louder by a thousandth."""
+
+    def __call__(self, image):
+        return image * 1.001
+
+    def inverse(self, image):
+        return image / 1.001
+
+
+@pytest.mark.parametrize(("view", "says"), [(Turned(), "does not invert"), (Louder(), "strength of the noise by up to 0.2%")])
+def test_what_is_all_but_orthogonal_is_refused(view, says):
+    with pytest.raises(Refusal, match=says):
+        preflight.check_view(view, Toy((3, 64, 64)))
 
 
 @pytest.mark.parametrize("linear", MAPS, ids=lambda linear: type(linear).__name__)
@@ -84,9 +175,42 @@ def test_maps_are_linear(linear, image):
     assert torch.allclose(linear(2 * image - 3 * other), 2 * linear(image) - 3 * linear(other), atol=1e-4)
 
 
-def test_parts_sum_to_the_whole(image):
-    assert torch.allclose(maps.LowPass(2)(image) + maps.HighPass(2)(image), image, atol=1e-6)
-    assert torch.allclose(maps.Gray()(image) + maps.Colour()(image), image, atol=1e-6)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (maps.LowPass(2), maps.high_pass(2)),
+        (maps.LowPass(2), maps.Band(1, 2), maps.high_pass(1)),
+        (maps.Gray(), maps.colour()),
+        (maps.Motion(), maps.still()),
+        (maps.Scale(0.3), maps.Residual(maps.Scale(0.3))),
+        (maps.Mask(torch.eye(16)), maps.Residual(maps.Mask(torch.eye(16)))),
+    ],
+    ids=lambda parts: type(parts[0]).__name__,
+)
+def test_parts_sum_to_the_whole(parts, image):
+    assert torch.allclose(sum(part(image) for part in parts), image, atol=1e-6)
+    assert all(not torch.allclose(part(image), image, atol=1e-2) for part in parts)
+
+
+@pytest.mark.parametrize("linear", MAPS, ids=lambda linear: type(linear).__name__)
+def test_a_map_is_the_sum_of_its_summands(linear, image):
+    assert torch.allclose(sum(weight * part(image) for weight, part in linear.summands), linear(image), atol=1e-5)
+
+
+def test_motion_is_the_mean_of_seven_pixels_on_the_diagonal():
+    point = torch.zeros(1, 1, 16, 16)
+    point[..., 8, 8] = 7
+    moved = maps.Motion()(point)[0, 0]
+    assert torch.allclose(moved, torch.diag(((torch.arange(16) - 8).abs() <= 3).float()))
+    flat = torch.full((3, 64, 64), 0.7)
+    for taps in (1, 7, 28):
+        assert torch.allclose(maps.Motion(taps)(flat), flat, atol=1e-6)
+
+
+def test_a_mask_grows_with_the_picture():
+    mask = torch.eye(4)
+    assert torch.equal(maps.Mask(mask).scaled(4).mask, torch.eye(4).repeat_interleave(4, 0).repeat_interleave(4, 1))
+    assert maps.Mask(mask[None]).scaled(2).mask.shape == (1, 8, 8) and maps.Mask(mask).area == 0.25
 
 
 def test_the_blur_is_torchvisions(image):

@@ -12,8 +12,8 @@ from pathlib import Path
 from expkit import command
 from expkit.errors import Refusal
 
-AXES = ("prompt", "negative", "far", "near", "upright", "turned", "gamma", "image", "i_start", "seed")
-PARTS = ("far", "near", "upright", "turned")
+SAID = ("prompt", "far", "middle", "near", "grey", "colour", "moving", "still", "first", "second", "upright", "turned")
+AXES = (*SAID, "negative", "gamma", "image", "i_start", "seed")
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def swept(folder: Path) -> bool:
 def said(*, _parent_, _root_):
     """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
     name = _parent_._key()
-    return _root_[name if name in PARTS else "prompt"]
+    return _root_[name if name in _root_ else "prompt"]
 
 
 def says(text: str, *, _root_) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from expkit.errors import Refusal
 from expkit.schedule import CLEAN
 
+ALIGNED = (995, 920, 811, 686, 555, 418, 315, 174, 109, 12, 0)
+
 
 def strided(levels: int, steps: int = 33) -> tuple[int, ...]:
     """The course's: 990, 960, …, 0 of 1000 levels, scaled to any number of them. 34 levels, 33 updates."""
@@ -43,3 +45,8 @@ def level(t: float, levels: int) -> int:
     if not 0 <= t < 1000:
         raise Refusal(f"t={t} is not a level: levels are counted in thousandths of the schedule, from 0 (almost clean) to 999 (noise).")
     return min(round(t * levels / 1000), levels - 1)
+
+
+def ays(levels: int) -> tuple[int, ...]:
+    """Align Your Steps (Sabour et al. 2024), the levels found for DeepFloyd IF, scaled to any number of them: 11 levels, 10 updates."""
+    return tuple(round(level * levels / 1000) for level in ALIGNED)

@@ -2,14 +2,18 @@
 
     A(a·x + b·y) = a·A(x) + b·A(y)
 
-A map applies to (…, C, H, W). `blur @ estimate` filters an estimate, `a @ b` is a after b.
+A map applies to (…, C, H, W). `blur @ estimate` filters an estimate, `a @ b` is a after b. Parts of a decomposition sum to all of it:
+
+    low_pass + high_pass = low_pass + band + high_pass = gray + colour = motion + still = x           (Geng et al. 2024, factorized)
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +23,22 @@ from expkit.views import View
 
 
 class Map(ABC):
+    """A frozen dataclass with equality by value.
+
+    channels: the fewest channels of which it tells anything. area: the share of the picture that it takes, where it takes some pixels
+    and leaves others; else None.
+    """
+
+    channels: ClassVar[int] = 1
+    area: ClassVar[float | None] = None
+
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor: ...
+
+    @property
+    def summands(self) -> tuple[tuple[float, Map], ...]:
+        """(w, A) whose sum w·A is this map; a difference of maps says so here, and equal summands of an estimate cancel."""
+        return ((1.0, self),)
 
     @property
     def links(self) -> tuple[Map, ...]:
@@ -56,6 +74,10 @@ class Chain(Map):
     """Maps one after another, the first one first."""
 
     items: tuple[Map, ...]
+
+    @property
+    def channels(self) -> int:
+        return max(link.channels for link in self.items)
 
     @property
     def links(self) -> tuple[Map, ...]:
@@ -102,16 +124,71 @@ class LowPass(Map):
 
 
 @dataclass(frozen=True)
-class HighPass(Map):
-    """What a Gaussian blur takes away: x − blur(x)."""
+class Band(Map):
+    """What a blur of `fine` pixels keeps and one of `coarse` takes away. The field: 1 and 2 at 64 pixels."""
 
-    sigma: float
+    fine: float
+    coarse: float
+
+    @property
+    def summands(self) -> tuple[tuple[float, Map], ...]:
+        return ((1.0, LowPass(self.fine)), (-1.0, LowPass(self.coarse)))
 
     def __call__(self, image: Tensor) -> Tensor:
-        return image - LowPass(self.sigma)(image)
+        return LowPass(self.fine)(image) - LowPass(self.coarse)(image)
 
     def scaled(self, times: float) -> Map:
-        return HighPass(self.sigma * times)
+        return Band(self.fine * times, self.coarse * times)
+
+
+@dataclass(frozen=True)
+class Residual(Map):
+    """What a map leaves: x − A(x)."""
+
+    map: Map
+
+    @property
+    def channels(self) -> int:
+        return self.map.channels
+
+    @property
+    def summands(self) -> tuple[tuple[float, Map], ...]:
+        return ((1.0, Identity()), *((-weight, part) for weight, part in self.map.summands))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image - self.map(image)
+
+    def scaled(self, times: float) -> Map:
+        return Residual(self.map.scaled(times))
+
+
+def high_pass(sigma: float) -> Map:
+    """What a Gaussian blur takes away."""
+    return Residual(LowPass(sigma))
+
+
+@dataclass(frozen=True)
+class Motion(Map):
+    """A blur along the diagonal, the mean of `taps` pixels, edges reflected: how a picture looks that moves. The field: 7 at 64 pixels.
+
+    When it is scaled, taps need not be whole or odd: the outermost two then count for the part of a pixel that is left.
+    """
+
+    taps: float = 7
+
+    def __call__(self, image: Tensor) -> Tensor:
+        reach = math.ceil((self.taps - 1) / 2)
+        padded, (height, width) = F.pad(image, [reach] * 4, mode="reflect"), image.shape[-2:]
+        weights = [min(1.0, (self.taps + 1) / 2 - abs(k)) / self.taps for k in range(-reach, reach + 1)]
+        return sum(w * padded[..., k : k + height, k : k + width] for k, w in enumerate(weights))
+
+    def scaled(self, times: float) -> Map:
+        return Motion(self.taps * times)
+
+
+def still(taps: float = 7) -> Map:
+    """What a blur by motion takes away."""
+    return Residual(Motion(taps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,24 +197,45 @@ class Mask(Map):
 
     mask: Tensor
 
+    @property
+    def area(self) -> float:
+        return float(self.mask.mean())
+
     def __call__(self, image: Tensor) -> Tensor:
         return self.mask.to(image) * image
+
+    def scaled(self, times: float) -> Map:
+        larger = F.interpolate(self.mask.reshape(1, -1, *self.mask.shape[-2:]), scale_factor=times, mode="nearest")
+        return Mask(larger.view(*self.mask.shape[:-2], *larger.shape[-2:]))
 
 
 @dataclass(frozen=True)
 class Gray(Map):
     """The mean of the colours, in every channel. Of one channel it is the identity."""
 
+    channels: ClassVar[int] = 2
+
     def __call__(self, image: Tensor) -> Tensor:
         return image.mean(-3, keepdim=True).expand_as(image)
 
 
+def colour() -> Map:
+    """What grey leaves out."""
+    return Residual(Gray())
+
+
 @dataclass(frozen=True)
-class Colour(Map):
-    """What grey leaves out: x − gray(x)."""
+class Scale(Map):
+    """A number times the picture."""
+
+    factor: float
+
+    @property
+    def summands(self) -> tuple[tuple[float, Map], ...]:
+        return ((self.factor, Identity()),)
 
     def __call__(self, image: Tensor) -> Tensor:
-        return image - Gray()(image)
+        return self.factor * image
 
 
 @lru_cache(maxsize=16)

@@ -37,7 +37,7 @@ class Pin:
         levels = torch.as_tensor(self.until)
         return levels.view(-1, 1, *levels.shape[-2:]) if levels.ndim > 1 else levels.view(-1, 1, 1, 1)
 
-    def of(self, pictures: Sequence[int]) -> Pin:
+    def only(self, pictures: Sequence[int]) -> Pin:
         """The pin for these of the run's pictures alone."""
         rows, levels = list(pictures), self.levels()
         image = self.image[rows] if len(self.image) > 1 else self.image

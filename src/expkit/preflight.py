@@ -1,52 +1,181 @@
-"""What is checked in milliseconds before a run, and said in its header."""
+"""What is checked in milliseconds before a run, and said in its header.
+
+A view V must invert and keep white noise white: V⁻¹ V = 1, |V x| = |x|. What an estimate does must sum to the whole picture: asked of a
+network that answers with what it is shown, it gives back x, for the same wish composed is the wish: sum_k w_k A_k V_k = 1.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from expkit.denoiser import Denoiser
+from expkit.denoiser import Denoiser, Prediction, Wrapped
 from expkit.errors import Refusal
-from expkit.estimate import Estimate
+from expkit.estimate import Term, Wish
+from expkit.maps import Identity, Map
 from expkit.pin import Pin
-from expkit.sample import calls
+from expkit.sample import Clip, calls
+from expkit.schedule import CLEAN
 from expkit.views import View
 
+MOST = 8  # of the pictures of a run, or of the values of a list: as many are tried, or said
 
-def check(denoiser: Denoiser, estimate: Estimate, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
-    """Refuse what cannot work; the rows of each network call to come."""
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. calls: the rows of each network call to come; notes: its conventions; warnings: what fails on purpose."""
+
+    calls: list[int]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None) -> Plan:
+    """Refuse what cannot work; what will happen otherwise."""
     denoiser.prepare(sorted({p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}))
-    for view in {term.view for term in estimate.terms}:
-        check_view(view, denoiser)
-    return calls(estimate, denoiser.schedule, grid, count, pin)
+    check_channels([term.map for term in estimate.terms] + ([pin.part] if pin else []), denoiser)
+    warnings = tuple(said for view in dict.fromkeys(term.view for term in estimate.terms) if (said := check_view(view, denoiser)))
+    if not warnings:
+        check_whole(estimate, denoiser, grid, count)
+    if clip:
+        clip(torch.zeros(1, *denoiser.shape), denoiser)
+    notes = (*guidance(estimate.terms), *(held(pin, grid) if pin else ()))
+    return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
 
 
-def check_view(view: View, denoiser: Denoiser) -> None:
-    """A view must fit the model's pictures, invert exactly, and keep white noise white: the sum of squares is kept."""
-    name, (_, height, width) = type(view).__name__, denoiser.shape
+def check_view(view: View, denoiser: Denoiser) -> str:
+    """A view must fit the model's pictures and be orthogonal; a warning if it fails on purpose, else nothing."""
+    name, (_, height, width) = "view " + ", ".join(type(part).__name__ for part in view.parts), denoiser.shape
     if height != width:
-        raise Refusal(f"The view {name} needs square pictures; this model's are {width} × {height}.")
+        raise Refusal(f"The {name} needs square pictures; this model's are {width} × {height}.")
     if any(part.symmetric_range for part in view.parts) and sum(denoiser.range) != 0:
         low, high = denoiser.range
-        raise Refusal(f"The view {name} needs pictures whose values are symmetric about zero; this model's lie in [{low:g}, {high:g}].")
-    noise = torch.randn(denoiser.shape, generator=torch.Generator().manual_seed(0))
+        raise Refusal(f"The {name} needs pictures whose values are symmetric about zero; this model's lie in [{low:g}, {high:g}].")
     try:
-        seen = view(noise)
+        flaw = unfit(view, denoiser.shape)
     except ValueError as error:
-        raise Refusal(f"The view {name} does not fit this model: {error}.") from None
-    if not torch.allclose(view.inverse(seen), noise, atol=1e-5) or not torch.isclose(seen.square().sum(), noise.square().sum(), rtol=1e-4):
+        raise Refusal(f"The {name} does not fit this model: {error}.") from None
+    why = next((part.fails for part in view.parts if part.fails), "")
+    if flaw and not why:
+        raise Refusal(f"The {name} is not orthogonal: {flaw}. Use a view that moves whole pixels.")
+    return f"WARNING: the {name} fails on purpose: {why}. It {flaw or 'was not caught this time'}." if why else ""
+
+
+def unfit(view: View, shape: Sequence[int]) -> str:
+    """What is wrong with a view, tried on three white noises: nothing where it is orthogonal."""
+    noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seen = view(noise)
+    if not torch.allclose(view.inverse(seen), noise, atol=1e-6):
+        return "does not invert"
+    kept = seen.square().flatten(1).sum(1) / noise.square().flatten(1).sum(1)
+    worst = float((kept - 1).abs().max())
+    return f"changes the strength of the noise by up to {worst:.1%}" if worst > 1e-9 else ""
+
+
+def check_channels(maps: Sequence[Map], denoiser: Denoiser) -> None:
+    if max((linear.channels for linear in maps), default=1) > denoiser.shape[0]:
         raise Refusal(
-            f"The view {name} is not orthogonal: it does not invert, or it changes the noise. Use a view that moves whole pixels."
+            "This model's pictures are grey: they have one channel, and their colour component is zero, so nothing would be asked of it. "
+            "Take a decomposition without colour (hybrid, triple, motion), or a model of colour pictures."
         )
 
 
-def header(what: str, denoiser: Denoiser, grid: Sequence[int], planned: Sequence[int], count: int) -> str:
-    """What is about to happen, in a few words."""
+class Echo(Wrapped):
+    """Answers with what it is shown, whatever the prompt."""
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        return Prediction(x)
+
+    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+        return x
+
+
+def check_whole(estimate: Wish, denoiser: Denoiser, grid: Sequence[int], count: int) -> None:
+    """The parts of an estimate must sum to the whole picture, at every time: tried on noise, of the first pictures, at three levels."""
+    rows = range(min(count, MOST))
+    noise = torch.randn(len(rows), *denoiser.shape, generator=torch.Generator().manual_seed(0)).to(denoiser.device)
+    for t in sorted({max(level, 0) for level in (grid[0], grid[len(grid) // 2], grid[-1])}):
+        left = (estimate(Echo(denoiser), noise, t, rows).native - noise).square().mean().sqrt()
+        if not left < 1e-3:
+            raise Refusal(
+                f"The parts of this estimate do not sum to the whole picture: if all said the same, it would be off by {left:.0%} at level "
+                f"{t}. The maps of a decomposition must sum to the identity and the weights of a sum to 1: x = blur(x) + (x − blur(x))."
+            )
+
+
+def check_stages(estimate: Wish, denoiser: Denoiser, times: int) -> None:
+    """Views and maps must do the same to a picture and to one `times` as large, or the second stage undoes what the first has done."""
+    side = denoiser.shape[-1]
+    sizes = f"at {times * side} pixels than at {side}"
+    pairs = zip(estimate.terms, estimate.scaled(times).terms, strict=True)
+    for small, large in {(small.view, small.map): (small, large) for small, large in pairs}.values():
+        if not consistent(small.view, side, times):
+            raise Refusal(f"The view {small.view} moves other things {sizes}: say what it moves in parts of the side, not in pixels.")
+        if not agree(small, large, side, times):
+            raise Refusal(f"The map {small.map} takes other things of a picture {sizes}: its `scaled` must grow with the picture.")
+
+
+def consistent(view: View, side: int, times: int) -> bool:
+    """Whether a view moves the same things at `side` pixels and at `times` as many: all but a tenth land within two of the small pixels."""
+    small, large = (torch.stack(torch.meshgrid(*[(torch.arange(n) + 0.5) / n] * 2, indexing="ij")) for n in (side, times * side))
+    apart = (view(small) - F.interpolate(view(large)[None], (side, side), mode="nearest")[0]).norm(dim=0) * side
+    return bool((apart > 2 + 1e-3).float().mean() < 0.1)
+
+
+def agree(small: Term, large: Term, side: int, times: int) -> bool:
+    """Whether the maps of two terms do the same to a picture and to the same one `times` as large; their views are undone by the maps."""
+    drawn = torch.randn(1, 3, side // 2, side // 2, generator=torch.Generator().manual_seed(0))
+    picture, enlarged = (F.interpolate(drawn, (n, n), mode="bilinear") for n in (side, times * side))
+    apart = small.map(small.view(picture)) - F.avg_pool2d(large.map(large.view(enlarged)), times)
+    return bool(apart.std() < 0.1 * picture.std())
+
+
+def guidance(terms: Sequence[Term]) -> tuple[str, ...]:
+    """The strengths of guidance and their convention; nothing where there is none."""
+    gammas = [term.gamma for term in terms if term.gamma != 1.0]
+    each = [g for gamma in gammas for g in (gamma if isinstance(gamma, tuple) else (gamma,))]
+    values = dict.fromkeys(str(g) if callable(g) else f"{g:g}" for g in each)
+    return (f"gamma {some(list(values))}: null + gamma (prompt − null)",) if values else ()
+
+
+def held(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:
+    """What a pin holds, in everyone's words: the mask's polarity, or where SDEdit starts."""
+    said = []
+    if pin.part.area is not None:
+        said.append(f"mask: white is repainted, {1 - pin.part.area:.0%} of the picture; black is kept")
+    levels = pin.levels()
+    if levels[0].numel() > 1:
+        said.append("held until a level of its own for each pixel")
+    elif pin.part == Identity() and levels.max() > CLEAN:
+        said.append("start: " + some([started(int(level), grid) for level in dict.fromkeys(levels.flatten().tolist())], "; "))
+    return tuple(said)
+
+
+def started(level: int, grid: Sequence[int]) -> str:
+    """Where a run starts from its picture: i_start on this grid, the level t, and diffusers' strength, the part of the updates made."""
+    updates = len(grid) - 1
+    if level not in grid:
+        return f"t {level}"
+    at = grid.index(level)
+    return f"i_start {at} = t {level} = strength {(updates - at) / updates:.2f}"
+
+
+def some(words: Sequence[str], between: str = ", ") -> str:
+    return between.join(words[:MOST]) + (f"{between}… ({len(words)} in all)" if len(words) > MOST else "")
+
+
+def header(what: str, denoiser: Denoiser, grid: Sequence[int], plan: Plan, count: int, extra: Sequence[str] = ()) -> str:
+    """What is about to happen, in a few lines: what and how much of it, warnings, conventions, and what the caller has to add."""
+    planned = plan.calls
     rows = ", ".join(f"{times} × {rows}" for rows, times in sorted(Counter(planned).items(), reverse=True)[:3])
     many = "" if len(set(planned)) <= 3 else ", …"
-    return (
+    first = (
         f"{what}: {count} picture{'s' * (count != 1)} of {denoiser.shape[2]} × {denoiser.shape[1]} from level {grid[0]} of "
         f"{len(denoiser.schedule)}, {len(planned)} network calls (calls × rows: {rows}{many}; {sum(planned)} rows)"
     )
+    return "\n".join([first, *plan.warnings, *[f"  {line}" for line in (*plan.notes, *extra)]])

@@ -29,6 +29,10 @@ class Step(NamedTuple):
     x0: Tensor
     seen: Tensor
 
+    def of(self, rows) -> Step:
+        """The step of some rows alone."""
+        return Step(self.t, self.s, self.x[rows], self.x0[rows], self.seen[rows])
+
 
 @dataclass(frozen=True)
 class DDPM:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
-from expkit.estimate import Estimate
+from expkit.estimate import Wish
 from expkit.pin import Pin
 from expkit.randomness import stream
 from expkit.rules import DDPM, Step, renoise
@@ -52,7 +52,7 @@ class Sampler:
 
 def sample(
     denoiser: Denoiser,
-    estimate: Estimate | Callable[..., Prediction],
+    estimate: Wish | Callable[..., Prediction],
     grid: Sequence[int],
     seeds: Sequence[Seed],
     rule: Rule = DDPM(),  # noqa: B008
@@ -83,9 +83,10 @@ def sample(
             continue
         seen, free = x, pin.free(s, len(seeds)) if pin else every
         if free:
-            late = [row not in stepped for row in free]
-            new, clean = update(denoiser, estimate, rule, clip, x, t, s, noise("step", index), last, free, late)
-            x, x0 = (new, clean) if free == every else (x.index_copy(0, on(x, free), new), x0.index_copy(0, on(x, free), clean))
+            rows, late = slice(None) if free == every else on(x, free), [row not in stepped for row in free]
+            before = last and last.of(rows)
+            new, clean = update(denoiser, estimate, rule, clip, x[rows], t, s, noise("step", index)[rows], before, free, late)
+            x, x0 = (new, clean) if free == every else (x.index_copy(0, rows, new), x0.index_copy(0, rows, clean))
         last, stepped = Step(t, s, x, x0, seen), free
         yield last
     if pin:
@@ -94,14 +95,12 @@ def sample(
 
 
 def update(denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int, s: int, noise: Tensor, last, rows: list[int], late):
-    """The rows of x from level t to s: (their x at s, their x0). `late` ones make their first step: they remember none."""
-    x, noise = x[rows], noise[rows]
+    """x, the state of these rows of the run, from level t to s: (x at s, x0). `late` rows make their first step: they remember none."""
     out = estimate(denoiser, x, t, rows)
     x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
     x0 = clip(x0, denoiser) if clip else x0
-    if last:
-        before = torch.where(torch.tensor(late, device=x.device)[:, None, None, None], x0, last.x0[rows])
-        last = Step(last.t, last.s, last.x[rows], before, last.seen[rows])
+    if last and any(late):
+        last = last._replace(x0=torch.where(torch.tensor(late, device=x.device)[:, None, None, None], x0, last.x0))
     return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
 
 
@@ -109,11 +108,13 @@ def on(x: Tensor, rows: list[int]) -> Tensor:
     return torch.tensor(rows, device=x.device)
 
 
-def calls(estimate: Estimate, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
+def calls(estimate: Wish, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
     """The rows of each network call that `sample` will make, without making one."""
-    planned = []
+    planned, known = [], {}
     for t, s in pairwise(grid):
-        free = pin.free(s, count) if pin else range(count)
-        rows = len(estimate.asks(free, (t + 1) / len(schedule))) if s < t else 0
-        planned += [rows] if rows else []
+        free, clock = tuple(pin.free(s, count) if pin else range(count)), (t + 1) / len(schedule)
+        key = free, None if estimate.steady else clock
+        if s < t and key not in known:
+            known[key] = len(estimate.asks(free, clock))
+        planned += [known[key]] if s < t and known[key] else []
     return planned

@@ -3,17 +3,22 @@
     view.inverse(view(image)) = image
 
 Most are permutations of pixels, orthogonal by construction. A view says how it moves pixels; its inverse is worked out from that.
+The last ones are failures, kept under their names: they are not orthogonal, and show what then happens to a picture.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import permutations
+from random import Random
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,6 +26,7 @@ class View(ABC):
     """A frozen dataclass with equality by value, for square pictures (…, H, H)."""
 
     symmetric_range: ClassVar[bool] = False  # whether it needs pictures whose values lie evenly about zero
+    fails: ClassVar[str] = ""  # why it is not orthogonal, where that is what it is there to show
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor: ...
@@ -29,9 +35,9 @@ class View(ABC):
     def inverse(self, image: Tensor) -> Tensor: ...
 
     @property
-    @abstractmethod
     def opposite(self) -> View:
         """The inverse as a view."""
+        return Opposite(self)
 
     @property
     def parts(self) -> tuple[View, ...]:
@@ -87,20 +93,21 @@ class Permutation(View):
     def move(self, image: Tensor) -> Tensor: ...
 
     def __call__(self, image: Tensor) -> Tensor:
-        return self.move(image)
+        return image.flatten(-2)[..., _places(self, image.shape[-1], image.device)].view(image.shape)
 
     def inverse(self, image: Tensor) -> Tensor:
-        back = _back(self, image.shape[-1]).to(image.device)
-        return image.flatten(-2)[..., back].view(image.shape)
-
-    @property
-    def opposite(self) -> View:
-        return Opposite(self)
+        return image.flatten(-2)[..., _back(self, image.shape[-1], image.device)].view(image.shape)
 
 
 @lru_cache(maxsize=64)
-def _back(view: Permutation, side: int) -> Tensor:
-    return view.move(torch.arange(side * side).view(side, side)).flatten().argsort()
+def _places(view: Permutation, side: int, device: torch.device) -> Tensor:
+    """Which pixel of the picture each pixel of the view shows."""
+    return view.move(torch.arange(side * side).view(side, side)).flatten().to(device)
+
+
+@lru_cache(maxsize=64)
+def _back(view: Permutation, side: int, device: torch.device) -> Tensor:
+    return _places(view, side, device).argsort()
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class Opposite(View):
 
 class Involution(Permutation):
     """A permutation that is its own inverse."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self.move(image)
 
     def inverse(self, image: Tensor) -> Tensor:
         return self.move(image)
@@ -193,19 +203,94 @@ class Skew(Permutation):
 
 @dataclass(frozen=True)
 class Patches(Permutation):
-    """The picture is cut into across × across patches, which are shuffled: the same shuffle at every resolution."""
+    """The picture is cut into across × across patches, which are shuffled: the same shuffle at every resolution.
+
+    With as many across as a picture of 64 pixels has, every pixel is shuffled, and at 256 pixels blocks of 4 × 4 are.
+    """
 
     across: int = 4
     seed: int = 0
 
     def move(self, image: Tensor) -> Tensor:
-        n, side = self.across, image.shape[-1]
-        if side % n:
-            raise ValueError(f"a picture of {side} pixels cannot be cut into {n} × {n} patches: give a divisor of {side}")
-        order = torch.randperm(n * n, generator=torch.Generator().manual_seed(self.seed)).to(image.device)
-        cut = image.reshape(*image.shape[:-2], n, side // n, n, side // n).transpose(-3, -2)
-        shuffled = cut.reshape(*image.shape[:-2], n * n, side // n, side // n)[..., order, :, :]
-        return shuffled.view(*image.shape[:-2], n, n, side // n, side // n).transpose(-3, -2).reshape(image.shape)
+        cut = _cut(image, self.across)
+        order = torch.randperm(self.across**2, generator=torch.Generator().manual_seed(self.seed))
+        return _joined(cut.flatten(-4, -3)[..., order, :, :].view(cut.shape))
+
+
+@dataclass(frozen=True)
+class SquareHinge(Permutation):
+    """Squares hinged at their corners: opened and closed again, each has made a quarter turn, and its neighbours the other way."""
+
+    across: int = 4
+
+    def move(self, image: Tensor) -> Tensor:
+        cut, n = _cut(image, self.across), torch.arange(self.across)
+        clockwise = ((n[:, None] + n) % 2 == 0)[:, :, None, None]
+        return _joined(torch.where(clockwise, cut.rot90(-1, (-2, -1)), cut.rot90(1, (-2, -1))))
+
+
+def _cut(image: Tensor, n: int) -> Tensor:
+    """(…, H, H) as n × n pieces, (…, n, n, H/n, H/n)."""
+    side = image.shape[-1]
+    if side % n:
+        raise ValueError(f"a picture of {side} pixels cannot be cut into {n} × {n} pieces: give a divisor of {side}")
+    return image.reshape(*image.shape[:-2], n, side // n, n, side // n).transpose(-3, -2)
+
+
+def _joined(pieces: Tensor) -> Tensor:
+    side = pieces.shape[-4] * pieces.shape[-1]
+    return pieces.transpose(-3, -2).reshape(*pieces.shape[:-4], side, side)
+
+
+@dataclass(frozen=True)
+class Jigsaw(Permutation):
+    """A puzzle of 4 × 4 pieces with knobs, put together in another way: corners change places, borders do, and inner pieces.
+
+    The cut is the same after a quarter turn of the whole, so a piece fits wherever a turn takes it, and every pixel finds a place.
+    Drawn in quarters of the side, not in pixels: the same cut at every resolution. Each of the four corners comes from another one, and
+    so do the left borders, the right borders and the inner pieces.
+    """
+
+    seed: int = 0
+    out: ClassVar[float] = 0.12  # a knob is a disc whose centre stands out this far from the edge, in pieces
+    radius: ClassVar[float] = 0.21
+
+    def move(self, image: Tensor) -> Tensor:
+        turns = self.turns().flatten()[self.owners(image.shape[-1])]
+        turned = torch.stack([image.rot90(k, (-2, -1)) for k in range(4)], -1)
+        return turned.gather(-1, turns.expand(image.shape)[..., None])[..., 0]
+
+    def turns(self) -> Tensor:
+        """(4, 4): how many quarter turns have brought the piece that is in each place.
+
+        Of four places that are quarter turns of each other, number j has the piece from p(j), and no piece stays: p(j) ≠ j.
+        """
+        drawn = Random(self.seed)
+        orders = [p for p in permutations(range(4)) if all(p[j] != j for j in range(4))]
+        brought = torch.tensor([[(j - p[j]) % 4 for j in range(4)] for p in drawn.choices(orders, k=4)]).view(2, 2, 4)
+        grid = torch.zeros(4, 4, dtype=torch.long)
+        for j in range(4):
+            grid[:2, :2] = brought[..., j]
+            grid = grid.rot90(-1)
+        return grid
+
+    def owners(self, side: int) -> Tensor:
+        """(H, H): the piece, 0 … 15, that each pixel belongs to. A quarter of the knobs is painted, four times over."""
+        places = (torch.arange(side) + 0.5) * 4 / side
+        y, x = torch.meshgrid(places, places, indexing="ij")
+        pieces = torch.arange(16).view(4, 4)
+        owner = pieces[y.long(), x.long()]
+        for _ in range(4):
+            for row, edge, way in self.knobs():
+                disc = (x - edge - way * self.out) ** 2 + (y - row - 0.5) ** 2 < self.radius**2
+                owner = torch.where(disc, pieces[row, edge - (way > 0)], owner)
+            owner, pieces = owner.rot90(), pieces.rot90()
+        return owner
+
+    def knobs(self) -> Iterator[tuple[int, int, int]]:
+        """The knobs on the upright edges of the upper half: (row, edge, 1 where it stands out to the right, else −1)."""
+        drawn = Random(f"knobs {self.seed}")
+        return ((row, edge, drawn.choice((-1, 1))) for row in (0, 1) for edge in (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -253,3 +338,56 @@ def then(*views: View) -> View:
         else:
             parts.append(part)
     return parts[0] if len(parts) == 1 else Then(tuple(parts)) if parts else Identity()
+
+
+@dataclass(frozen=True)
+class Blur(View):
+    """The mean over width × width pixels, edges reflected; its own way back."""
+
+    width: int = 3
+    fails: ClassVar[str] = "a blur takes the fine half of the noise away, and nothing brings it back"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        flat = F.pad(image.reshape(1, -1, *image.shape[-2:]), [self.width // 2] * 4, mode="reflect")
+        return F.avg_pool2d(flat, self.width, stride=1).view(image.shape)
+
+    inverse = __call__
+
+
+@dataclass(frozen=True)
+class WhiteBalance(View):
+    """The first channel brighter by `warmth`, the last one darker; the inverse divides again."""
+
+    warmth: float = 0.3
+    fails: ClassVar[str] = "a white balance makes the noise of one channel stronger than the network expects, and of another weaker"
+
+    def gains(self, image: Tensor) -> Tensor:
+        return torch.linspace(1 + self.warmth, 1 - self.warmth, image.shape[-3]).to(image)[:, None, None]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image * self.gains(image)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        return image / self.gains(image)
+
+
+@dataclass(frozen=True)
+class RotateInterpolated(View):
+    """A turn by any angle, each pixel a mixture of the four that it falls between; the inverse turns back."""
+
+    degrees: float = 45.0
+    fails: ClassVar[str] = "interpolation averages neighbouring pixels, so that their noise is weaker and no longer independent"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return _turned(image, self.degrees)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        return _turned(image, -self.degrees)
+
+
+def _turned(image: Tensor, degrees: float) -> Tensor:
+    """Turned clockwise about the centre, bilinear, corners reflected."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    flat = image.reshape(1, -1, *image.shape[-2:])
+    grid = F.affine_grid(torch.tensor([[[c, s, 0.0], [-s, c, 0.0]]]).to(image), list(flat.shape), align_corners=False)
+    return F.grid_sample(flat, grid, padding_mode="reflection", align_corners=False).view(image.shape)

@@ -50,7 +50,8 @@ class Denoise:
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
-        result.say(header("denoise", model, grid, check(model, self.estimate, grid, 1), 1))
+        plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip)
+        result.say(header("denoise", model, grid, plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
         source = images(self.image, model, self.fit)
         noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
         rows, under, table = [], [], []

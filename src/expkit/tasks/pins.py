@@ -1,4 +1,7 @@
-"""What must stay, as tasks speak of it: a picture for a time, the black of a mask, the low frequencies of a photograph."""
+"""What must stay, as tasks speak of it: a picture for a time, the black of a mask, the low frequencies of a photograph.
+
+Each is called (model, grid, …, times) -> Pinned; times says how many times as large as the first stage's this model's pictures are.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,22 @@ from expkit.pin import Pin
 
 @dataclass(frozen=True)
 class Pinned:
-    """A pin; the pictures that go with it on the sheet, {label: (1 or B, C, H, W) in [0, 1]}; what the header says and numbers hold."""
+    """A pin; the pictures that go with it on the sheet, {label: (1 or B, C, H, W) in [0, 1]}; what the numbers hold."""
 
     pin: Pin | None = None
     before: Mapping[str, Tensor] = field(default_factory=dict)
     after: Mapping[str, Tensor] = field(default_factory=dict)
-    says: Sequence[str] = ()
     numbers: Mapping = field(default_factory=dict)
 
 
-def nothing(model: Denoiser, grid: Sequence[int]) -> Pinned:
+def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
     """Nothing must stay."""
     return Pinned()
 
 
-def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int], fit: str = "crop") -> Pinned:
+def whole(
+    model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int], fit: str = "crop", times: int = 1
+) -> Pinned:
     """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
     source = images(image, model, fit)
     starts, last = [i_start] if isinstance(i_start, int) else list(i_start), len(grid) - 1
@@ -40,27 +44,31 @@ def whole(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_st
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
     pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
     table = {i: {"t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)}
-    says = "starts: " + ", ".join(f"i_start {i} is t {row['t']} (strength {row['strength']:g})" for i, row in table.items())
-    return Pinned(pin, after={"original": source}, says=[says], numbers={"starts": table})
+    return Pinned(pin, after={"original": source}, numbers={"starts": table})
 
 
 def around_mask(
-    model: Denoiser, grid: Sequence[int], image: str | Sequence[str], mask: str, at_first: bool = False, fit: str = "crop"
+    model: Denoiser,
+    grid: Sequence[int],
+    image: str | Sequence[str],
+    mask: str,
+    at_first: bool = False,
+    fit: str = "crop",
+    times: int = 1,
 ) -> Pinned:
     """Inpainting: what is black in the mask stays, for all time; white is repainted."""
     source = images(image, model, fit)
     hole, hidden = (pictures.load_mask(mask, shape, fit, listed(image)) for shape in (model.pictured, model.shape))
     pin = Pin(model.encode(source), Mask(1 - hidden), at_first=at_first)
     share = float(hole.mean())
-    before = {"original": source, "mask": hole[None].expand_as(source[:1]), "to repaint": source * hole}
-    says = f"mask: white is repainted, {share:.0%} of the picture; black is kept"
-    return Pinned(pin, before, says=[says], numbers={"share_repainted": round(share, 4)})
+    before = {"original": source, "mask: white is repainted": hole[None].expand_as(source[:1]), "to repaint": source * hole}
+    return Pinned(pin, before, numbers={"share_repainted": round(share, 4)})
 
 
-def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map, fit: str = "crop") -> Pinned:
+def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map, fit: str = "crop", times: int = 1) -> Pinned:
     """A part of the picture, for all time: its low frequencies (a hybrid from a photograph), its grey (colourising)."""
     source = images(image, model, fit)
-    return Pinned(Pin(model.encode(source), of), before={"original": source})
+    return Pinned(Pin(model.encode(source), of.scaled(times)), before={"original": source})
 
 
 def images(names: str | Sequence[str], model: Denoiser, fit: str = "crop") -> Tensor:

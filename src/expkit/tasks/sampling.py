@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from expkit import speed
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
-from expkit.estimate import Estimate
+from expkit.estimate import Wish
 from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
-from expkit.preflight import check, header
+from expkit.preflight import check, check_stages, header
 from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
@@ -30,7 +31,7 @@ class Sampling:
     """Sample `estimate` from `model`.
 
     cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
-    pin: (model, grid) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's samples
+    pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's samples
     are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it has
     one and `upscale` asks for it.
     """
@@ -38,8 +39,8 @@ class Sampling:
     name: str
     model: Denoiser
     sampler: Sampler
-    estimate: Estimate
-    pin: Callable[[Denoiser, Sequence[int]], Pinned]
+    estimate: Wish
+    pin: Callable[..., Pinned]
     seed: int | Sequence[int]
     samples: int
     readings: Mapping[str, Reading] = field(default_factory=dict)
@@ -56,10 +57,8 @@ class Sampling:
         model, seeds = Counting(self.model), self.seeds()
         grid = self.sampler.grid(len(model.schedule))
         pinned = self.pin(model, grid)
-        planned = check(model, self.estimate, grid, len(seeds), pinned.pin)
-        result.say(header(self.name, model, grid, planned, len(seeds)))
-        for sentence in pinned.says:
-            result.say(f"  {sentence}")
+        plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
+        result.say(header(self.name, model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         x, shots = self.run(model, grid, seeds, pinned.pin)
         images = model.decode(x).cpu()
         result.numbers |= spent(model) | {"device": str(model.device), "seed": self.seed} | pinned.numbers
@@ -102,11 +101,12 @@ class Sampling:
         channels, height, width = low.shape[1:]
         noise = noises(seeds, "low", 0, (channels, LARGER * height, LARGER * width)).to(low.device)
         model = Counting(self.upscaler(low, noise))
-        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.of(kept).scaled(LARGER)
-        pinned = self.pin(model, grid)
-        pin = pinned.pin and pinned.pin.of(kept)
-        pin = replace(pin, part=pin.part.scaled(LARGER)) if pin and pin.part != Identity() else None
-        result.say(header("upscale", model, grid, check(model, estimate, grid, len(seeds), pin), len(seeds)))
+        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.only(kept).scaled(LARGER)
+        pinned = self.pin(model, grid, times=LARGER)
+        pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
+        check_stages(self.estimate, self.model, LARGER)
+        plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
+        result.say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
         *_, end = watched(steps, "upscale", grid, pin)
         result.numbers["second_stage"] = spent(model)
@@ -154,6 +154,8 @@ def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):
 
 
 def spent(model: Counting) -> dict:
+    """What a run has asked of the network; its speed is remembered for the next one."""
+    speed.learn(model.name, model.seconds, sum(model.rows) or 1)
     return {
         "network_calls": len(model.rows),
         "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
