@@ -33,7 +33,7 @@ def test_every_task_runs_without_arguments(task, ran):
     done = ran(f"task={task}")
     assert done.code == 0, done.err
     numbers = done.numbers()
-    assert numbers["steps"] == 33 and numbers["seconds"] > 0
+    assert numbers["seed"] == 180 and numbers["seconds"] > 0
     assert Image.open(done.folder / "picture.png").width > 100
     if task in SAMPLING:
         assert numbers["network_calls"] in (4, 5) and numbers["device"] == "cpu" and set(numbers["judged"])
