@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from expkit import command, prompts
-from expkit.prompts import Store
+from expkit.embeddings import Store, imported
 from tests.test_prompts import COURSE, LONG, course
 from tests.tiny import tiny_t5
 
@@ -81,7 +81,7 @@ def test_an_empty_store_is_listed_as_empty(embed):
 def test_an_export_serves_where_there_is_no_encoder(embed, t5, tmp_path, monkeypatch):
     there = tmp_path / "e.safetensors"
     done = embed(f"model.weights={t5}", "prompts=[a dog,a cat]", f"export={there}")
-    assert done.code == 0 and len(prompts.imported(there)) == 2
+    assert done.code == 0 and len(imported(there)) == 2
     monkeypatch.setenv("EXPKIT_CACHE", str(tmp_path / "another"))
     named = embed("prompts=[a dog]", f"model.imported={there}")
     assert named.code == 0 and not Store().list() and lines(named)[0].endswith("there already")
@@ -90,7 +90,7 @@ def test_an_export_serves_where_there_is_no_encoder(embed, t5, tmp_path, monkeyp
     assert {entry.text for entry in Store().list()} == {"a dog", "a cat"}
     assert embed("prompts=[a cat]", f"model.weights={t5.name}").code == 0
     everything = embed(f"export={tmp_path / 'all.safetensors'}")
-    assert everything.code == 0 and there.read_bytes() != b"" and len(prompts.imported(tmp_path / "all.safetensors")) == 2
+    assert everything.code == 0 and there.read_bytes() != b"" and len(imported(tmp_path / "all.safetensors")) == 2
 
 
 def test_the_courses_file_goes_into_the_store(embed, tmp_path):

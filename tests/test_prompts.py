@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from expkit import hub, prompts, store
+from expkit import embeddings, hub, prompts, store
+from expkit.embeddings import Embedding, Entry, Provenance, Store, imported
 from expkit.errors import Refusal
-from expkit.prompts import T5, CLIPText, Embedding, Embeddings, Entry, Provenance, Store, imported
+from expkit.prompts import T5, CLIPText, Embeddings
 from tests.tiny import tiny_clip_text, tiny_t5
 
 COURSE = (
@@ -90,7 +91,6 @@ def test_clip_encodes_as_diffusers(clip, masked, tmp_path):
     network.config.use_attention_mask = masked
     network.save_pretrained(folder / "text_encoder")
     pipeline = StableDiffusionPipeline.__new__(StableDiffusionPipeline)
-    pipeline.register_modules = None
     pipeline.__dict__ |= {"text_encoder": network.eval(), "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")}
     wanted, null = pipeline.encode_prompt(TEXTS, "cpu", 1, True)
     ours = CLIPText(folder).encode([*TEXTS, ""])
@@ -367,7 +367,7 @@ def test_embeddings_of_different_size_are_refused(t5, tmp_path):
 def test_exports_keep_their_provenance(t5, tmp_path, asked):
     held = Embeddings(Store(), T5(t5))
     held.prepare(["a dog", ""])
-    prompts.write(tmp_path / "e.safetensors", list(held.held.values()))
+    embeddings.write(tmp_path / "e.safetensors", list(held.held.values()))
     there = Embeddings(Store(tmp_path / "other"), T5("/nowhere/t5"), tmp_path / "e.safetensors")
     assert there.prepare(["a dog", ""]) == [] and there.used == held.used and torch.equal(there("a dog"), held("a dog"))
     mixed = []

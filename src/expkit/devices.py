@@ -21,7 +21,7 @@ def device_of(name: str) -> str:
 
 def precision_of(name: str, device: str) -> str:
     if name not in ("auto", "float32", "bfloat16", "float16"):
-        raise Refusal(f"model.precision={name} is not known: give auto, float32, bfloat16 or float16.")
+        raise Refusal(f"The precision {name} is not known: give auto, float32, bfloat16 or float16.")
     return name if name != "auto" else "bfloat16" if fast_bfloat16(device) else "float32"
 
 

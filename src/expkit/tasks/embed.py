@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from expkit.embeddings import Embedding, Entry, imported, write
 from expkit.errors import Refusal
-from expkit.prompts import Embedding, Embeddings, Entry, imported, shortened, write
+from expkit.prompts import Embeddings, shortened
 from expkit.result import Result
 
 

@@ -31,9 +31,9 @@ class Sampling:
     """Sample `estimate` from `model`.
 
     cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
-    pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's samples
-    are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it has
-    one and `upscale` asks for it.
+    pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's
+    samples are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it
+    has one and `upscale` asks for it.
     """
 
     name: str

@@ -1,0 +1,205 @@
+"""Embeddings on disk: one safetensors file each in the store, several in an export; and those that others have made.
+
+    E (L, D),    kept under sha256(text; encoder, revision, cleaning, dtype, length)
+
+The course's prompt_embeds_dict.pth and files like it are read as data, and keep saying where they are from. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expkit import store
+from expkit.errors import Refusal
+
+MADE_BY = "task=embed"
+IMPORTED = "imported "
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that an embedding depends on besides its text.
+
+    encoder: a repository's id, a folder's name, or "imported FILE"; revision: a commit, or the sha256 of files;
+    cleaning: whether captions were cleaned, None where that is unknown; length: tokens that the encoder reads.
+    """
+
+    encoder: str
+    revision: str
+    cleaning: bool | None
+    dtype: str
+    length: int
+
+    @property
+    def imported(self) -> bool:
+        return self.encoder.startswith(IMPORTED)
+
+    def __str__(self) -> str:
+        return f"{self.encoder} ({self.revision[:8]}, {self.dtype}{', cleaned' * bool(self.cleaning)})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an embedding. tokens: its text's, None where unknown; cut: the end of the text, which the encoder did not see."""
+
+    text: str
+    provenance: Provenance
+    shape: tuple[int, int]
+    tokens: int | None = None
+    cut: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * getattr(torch, self.provenance.dtype).itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    entry: Entry
+    values: Tensor
+
+
+def key(text: str, provenance: Provenance) -> str:
+    return hashlib.sha256(json.dumps([text, asdict(provenance)], sort_keys=True).encode()).hexdigest()
+
+
+def write(path: Path, embeddings: Sequence[Embedding]) -> None:
+    """Write embeddings as one file, in one move."""
+    from safetensors import SafetensorError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {str(i): embedding.values for i, embedding in enumerate(embeddings)}
+        store.write(path, tensors, {"embeddings": [asdict(embedding.entry) for embedding in embeddings]})
+    except (OSError, SafetensorError) as error:
+        raise Refusal(
+            f"The embeddings {path} cannot be written ({error}). Give another file, or another folder with EXPKIT_CACHE=FOLDER."
+        ) from None
+
+
+def read(path: Path) -> list[Embedding]:
+    """What `write` wrote; raises Refusal where it is missing, damaged or something else."""
+    tensors, facts = store.read(path, None, MADE_BY)
+    try:
+        return [Embedding(entry, tensors[str(i)]) for i, entry in enumerate(described(facts))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
+
+
+def entries(path: Path) -> list[Entry]:
+    """What is known of the embeddings of a file, which stay on the disk."""
+    try:
+        return described(store.facts(path, MADE_BY))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.unreadable(path, error, MADE_BY) from None
+
+
+def described(facts: dict) -> list[Entry]:
+    known = facts["embeddings"]
+    return [Entry(**{**fact, "provenance": Provenance(**fact["provenance"]), "shape": tuple(fact["shape"])}) for fact in known]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of embeddings; None: embeddings/ in $EXPKIT_CACHE, or in expkit/ of the user's cache. A damaged file counts as absent."""
+
+    folder: str | Path | None = None
+
+    @property
+    def place(self) -> Path:
+        return Path(self.folder).expanduser() if self.folder else store.cache() / "embeddings"
+
+    def path(self, text: str, provenance: Provenance) -> Path:
+        return self.place / f"{key(text, provenance)}.safetensors"
+
+    def get(self, text: str, provenance: Provenance) -> Embedding | None:
+        return readable(self.path(text, provenance))
+
+    def put(self, embedding: Embedding) -> None:
+        write(self.path(embedding.entry.text, embedding.entry.provenance), [embedding])
+
+    def list(self) -> list[Entry]:
+        """All that is in the store, by text."""
+        return sorted((entry for _, entry in self.newest_first()), key=lambda entry: (entry.text, str(entry.provenance)))
+
+    def newest(self, fits: Callable[[Entry], bool]) -> Entry | None:
+        return next((entry for _, entry in self.newest_first() if fits(entry)), None)
+
+    def newest_first(self) -> Iterator[tuple[Path, Entry]]:
+        for path in sorted(self.place.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            try:
+                yield path, entries(path)[0]
+            except (Refusal, IndexError):
+                continue
+
+
+def readable(path: Path) -> Embedding | None:
+    try:
+        return read(path)[0]
+    except (Refusal, IndexError):
+        return None
+
+
+def imported(path: str | Path) -> list[Embedding]:
+    """The embeddings of a file: an export of expkit's, or a .pth that holds {prompt: (1, L, D)}."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise Refusal(f"There are no embeddings at {path}. Expected the course's prompt_embeds_dict.pth, or a file that {EXPORTS}.")
+    if path.suffix == ".safetensors":
+        return exported(path)
+    table = checked(unpacked(path), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return [Embedding(foreign(text, values, path.name, sha256), values) for text, values in table.items()]
+
+
+EXPORTS = "task=embed export=FILE.safetensors has written"
+
+
+def exported(path: Path) -> list[Embedding]:
+    try:
+        return read(path)
+    except Refusal as reason:
+        raise Refusal(f"{str(reason).partition(' Expected')[0]} Expected a file that {EXPORTS}.") from None
+
+
+def foreign(text: str, values: Tensor, file: str, sha256: str) -> Entry:
+    dtype = str(values.dtype).removeprefix("torch.")
+    return Entry(text, Provenance(IMPORTED + file, sha256, None, dtype, len(values)), tuple(values.shape))
+
+
+def unpacked(path: Path):
+    """What torch.save has written, as data: a pickle that would run code is refused."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for a file that was cut off or holds something else
+        raise alien(path, f"it is damaged, or holds more than tensors: {type(error).__name__}") from None
+
+
+def checked(table, path: Path) -> dict[str, Tensor]:
+    """{prompt: (L, D)}, all of one shape, or a refusal."""
+    if not (isinstance(table, dict) and table and all(isinstance(t, str) and isinstance(v, Tensor) for t, v in table.items())):
+        raise alien(path, "it is no dict of prompts and tensors")
+    shapes = {tuple(values.shape) for values in table.values()}
+    first = min(shapes)
+    if len(shapes) > 1 or len(first) != 3 or first[0] != 1 or 0 in first:
+        raise alien(path, f"its tensors are of shape {', '.join(map(str, sorted(shapes)[:3]))}")
+    if not all(values.is_floating_point() and values.isfinite().all() for values in table.values()):
+        raise alien(path, "some of its tensors are no finite numbers")
+    return {text: values.detach()[0].clone() for text, values in table.items()}
+
+
+def alien(path: Path, reason: str) -> Refusal:
+    return Refusal(
+        f"The embeddings {path} cannot be read ({reason}). Expected a dict {{prompt: tensor of shape (1, 77, 4096)}} such as the course's "
+        f"prompt_embeds_dict.pth, or a file that {EXPORTS}."
+    )
