@@ -49,6 +49,7 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("either", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("said", said, replace=True)
+    OmegaConf.register_new_resolver("example", example, replace=True)
     OmegaConf.register_new_resolver("prompt_of", prompt_of, replace=True)
     OmegaConf.register_new_resolver("says", says, replace=True)
     OmegaConf.register_new_resolver("range", lambda first, end: OmegaConf.create([*range(first, end)]), replace=True)
@@ -83,7 +84,17 @@ def swept(folder: Path) -> bool:
 def said(*, _parent_, _root_):
     """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
     name = _parent_._key()
-    return _root_[name if name in _root_ else "prompt"]
+    key = name if name in _root_ else "prompt"
+    if _root_[key] is None:
+        raise Refusal(f"This model has no prompt of its own for {key!r}: say one with {key}=….")
+    return _root_[key]
+
+
+def example(key: str, *, _root_):
+    """What the model shows where nothing is said, if it has something: model.examples."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(_root_, f"model.examples.{key}")
 
 
 def says(text: str, *, _root_) -> str:

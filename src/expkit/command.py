@@ -116,7 +116,9 @@ def sentence(error: BaseException, arguments: list[str]) -> str | None:
         return uncomposed(error, text)
     if kind == "InterpolationKeyError":
         return f"The parts of this command do not fit together: {text.splitlines()[0]}. Leave out the last @ override and try again."
-    if kind in ("MissingMandatoryValue", "ValidationError", "InterpolationResolutionError", "ConfigKeyError", "ConfigAttributeError"):
+    if kind == "InterpolationResolutionError":
+        return text.splitlines()[0].removeprefix("Refusal raised while resolving interpolation: ")
+    if kind in ("MissingMandatoryValue", "ValidationError", "ConfigKeyError", "ConfigAttributeError"):
         return text.splitlines()[0]
     if kind == "InstantiationException":
         return uninstantiated(error, text)
