@@ -17,6 +17,7 @@ from torch import Tensor
 from expkit import store
 from expkit.denoiser import Denoiser, Prediction, Split
 from expkit.denoisers.unets import UNet
+from expkit.devices import device_of, precision_of
 from expkit.errors import Refusal
 from expkit.prompts import digit
 from expkit.schedule import Schedule
@@ -101,29 +102,6 @@ def load(
     place = device_of(device)
     model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place), compile)
     return Split(model, max_rows) if max_rows else model
-
-
-def device_of(name: str) -> str:
-    if name != "auto":
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError):
-            raise Refusal(f"model.device={name} is not at hand on this machine: try model.device=cpu or auto.") from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def precision_of(name: str, device: str) -> str:
-    if name not in ("auto", "float32", "bfloat16", "float16"):
-        raise Refusal(f"model.precision={name} is not known: give auto, float32, bfloat16 or float16.")
-    return name if name != "auto" else "bfloat16" if fast_bfloat16(device) else "float32"
-
-
-def fast_bfloat16(device: str) -> bool:
-    """Whether the machine has instructions for bfloat16: emulated it is half as fast as float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def time_fraction(t: int | Tensor, levels: int) -> float | Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from expkit.denoisers import trained
+from expkit import devices
 from expkit.errors import Refusal
 from expkit.result import Result
 from expkit.training.objectives import Objective
@@ -139,7 +139,7 @@ class Train:
 def precision() -> str:
     """bf16 where the machine has instructions for it, else float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return "bf16-mixed" if trained.fast_bfloat16(device) else "32-true"
+    return "bf16-mixed" if devices.fast_bfloat16(device) else "32-true"
 
 
 def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
