@@ -56,15 +56,17 @@ def unet2d_condition(**facts):
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    return louder(UNet2DConditionModel(**facts))
+    return woken(UNet2DConditionModel(**facts))
 
 
-def louder(network):
-    """With zero biases drawn too, so that nothing in it is idle."""
+def woken(network):
+    """With biases drawn too, so that nothing in it is idle, and a soft last layer: it amplifies rounding less, as trained ones do."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+            if name.startswith("conv_out"):
+                parameter.mul_(0.3)
     return network.eval()
 
 
@@ -97,7 +99,7 @@ def unconditional(folder: Path, out_channels: int = 3, **facts) -> Path:
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
     shape = {"sample_size": SIDE, "in_channels": 3, "out_channels": out_channels, "layers_per_block": 1, "block_out_channels": (32, 64)}
-    DDPMPipeline(louder(UNet2DModel(**shape, **blocks)), scheduler(**facts)).save_pretrained(folder)
+    DDPMPipeline(woken(UNet2DModel(**shape, **blocks)), scheduler(**facts)).save_pretrained(folder)
     return folder
 
 
@@ -119,4 +121,4 @@ def autoencoder():
     from diffusers import AutoencoderKL
 
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return louder(AutoencoderKL(block_out_channels=[32, 32], latent_channels=4, norm_num_groups=8, **blocks))
+    return woken(AutoencoderKL(block_out_channels=[32, 32], latent_channels=4, norm_num_groups=8, **blocks))

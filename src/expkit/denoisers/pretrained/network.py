@@ -54,7 +54,7 @@ def offloaded(module: torch.nn.Module, device: str) -> torch.nn.Module:
 
 
 class Network:
-    """Part `part` of a repository as diffusers' class `kind`. Only its input is cast; it answers float32."""
+    """Part `part` of a repository as diffusers' class `kind`. Only its input is cast; what it answers in half precision becomes float32."""
 
     def __init__(self, repository: Repository, part: str, kind: str, machine: Machine) -> None:
         repository.variant(part, machine.dtype == torch.float16)  # refuses, before anything else is loaded, where there are no weights
@@ -73,7 +73,8 @@ class Network:
     def __call__(self, x: Tensor, *given, **named) -> Tensor:
         module = self.loaded()
         with torch.inference_mode():
-            return module(self.cast(x), *given, return_dict=False, **named)[0].float()
+            answer = module(self.cast(x), *given, return_dict=False, **named)[0]
+        return answer.to(torch.promote_types(answer.dtype, torch.float32))
 
     def release(self) -> None:
         self.module = None

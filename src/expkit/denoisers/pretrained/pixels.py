@@ -137,22 +137,26 @@ def encoder_of(encoder: str | None, weights: str | None) -> str:
 
 def first_stage(weights: str | None, size: str) -> Repository:
     """Stage I: WEIGHTS/stage_1, WEIGHTS itself, or the published one of this size."""
-    if weights is None:
-        return Repository(published(FIRST, size), gated=True)
-    inner = Path(weights).expanduser() / "stage_1"
-    return Repository(str(inner if inner.is_dir() else weights), gated=weights in FIRST.values())
+    name = published(FIRST, size) if weights is None else weights
+    inner = Path(name).expanduser() / "stage_1"
+    return Repository(str(inner if inner.is_dir() else name), gated(name))
 
 
 def second_stage(weights: str | None, second: str | None, size: str) -> Repository:
     """Stage II: model.second, WEIGHTS/stage_2, or the published one of this size."""
-    if second is not None or weights is None:
-        return Repository(second or published(SECOND, size), second in (None, *SECOND.values()), "model.second")
-    inner = Path(weights).expanduser() / "stage_2"
-    if not inner.is_dir():
+    if second is None and weights is None:
+        second = published(SECOND, size)
+    inner = Path(second or f"{weights}/stage_2").expanduser()
+    if second is None and not inner.is_dir():
         raise Refusal(
-            f"There is no stage II in {weights}. Give its folder with model.second=FOLDER, or put both into one folder as stage_1 and stage_2."
+            f"There is no stage II in {weights}. Give its folder or id with model.second=…, or put both stages into one folder, as stage_1 "
+            "and stage_2."
         )
-    return Repository(str(inner), key="model.second")
+    return Repository(second or str(inner), gated(second), "model.second")
+
+
+def gated(name: str | None) -> bool:
+    return str(name).startswith("DeepFloyd/")
 
 
 def published(names: dict[str, str], size: str) -> str:
