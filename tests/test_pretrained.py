@@ -144,6 +144,27 @@ def test_in_float64_stage_one_is_the_same_algorithm_and_not_only_nearly(models, 
     agree("DeepFloyd stage I, gamma 7.0, float64", ours(model, guided(PROMPTS, 7.0), clip=thresholded, x=start), theirs, within=1e-11)
 
 
+def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tmp_path, monkeypatch):
+    from diffusers import IFPipeline
+    from diffusers.pipelines.deepfloyd_if import pipeline_if
+    from diffusers.schedulers import scheduling_ddpm
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    folder = tiny.told(tmp_path)
+    parts = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
+    parts |= {"text_encoder": T5EncoderModel.from_pretrained(folder / "text_encoder")}
+    parts |= {"tokenizer": T5Tokenizer.from_pretrained(folder / "tokenizer")}
+    pipe = IFPipeline.from_pretrained(folder, **parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    known = {p: pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS, "")}
+    model, theirs = pixels.deepfloyd(tiny.Words(known=known), CPU, str(folder)), []
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(model, 1, "start"), *drawn(model, CALLS))
+    record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
+    pipe(list(PROMPTS), timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=record, clean_caption=False)
+    assert not torch.equal(known[PROMPTS[0]], known[PROMPTS[1]]) and known[""].shape == (77, tiny.WIDTH)
+    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=thresholded), theirs)
+
+
 def test_gamma_zero_is_unconditional_where_diffusers_takes_it_for_one(stage_one):
     nothing = ours(stage_one, guided(PROMPTS, 0.0), clip=thresholded)[-1]
     assert torch.allclose(nothing, ours(stage_one, guided("", 1.0), clip=thresholded)[-1], atol=1e-5)

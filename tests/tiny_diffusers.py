@@ -74,11 +74,23 @@ def first(folder: Path, **facts) -> Path:
     """Stage I of DeepFloyd IF."""
     from diffusers import IFPipeline
 
-    unet = unet2d_condition(sample_size=SIDE, in_channels=3, **{**IF_BLOCKS, **facts})
+    unet = unet2d_condition(**{**IF_BLOCKS, "sample_size": SIDE, "in_channels": 3, **facts})
     parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
     steps = scheduler(**LEARNED, sample_max_value=1.5)
     IFPipeline(unet=unet, scheduler=steps, **parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
+
+
+def told(folder: Path) -> Path:
+    """Stage I with a T5 encoder beside it, which reads letters."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    torch.manual_seed(0)
+    letters = ["<pad>", "</s>", "<unk>", "\N{LOWER ONE EIGHTH BLOCK}", *map(chr, range(97, 123))]
+    size = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=len(letters), **size)).eval().save_pretrained(folder / "text_encoder")
+    T5Tokenizer(vocab=[(letter, -1.0) for letter in letters], extra_ids=0).save_pretrained(folder / "tokenizer")
+    return first(folder)
 
 
 def second(folder: Path) -> Path:
