@@ -46,12 +46,6 @@ def stage_one(models):
     return pixels.deepfloyd(tiny.Words(), CPU, str(models / "if"))
 
 
-def thresholded(x0, denoiser):
-    """Dynamic thresholding (Saharia et al. 2022, §2.3)."""
-    s = x0.flatten(1).abs().quantile(0.95, 1).clamp(1, denoiser.threshold).view(-1, 1, 1, 1)
-    return x0.clamp(-s, s) / s
-
-
 def clipped(x0, denoiser):
     return x0.clamp(-1, 1)
 
@@ -113,7 +107,7 @@ def test_stage_one_is_diffusers_pipeline_at_every_step(gamma, models, stage_one,
     give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(stage_one, 1, "start"), *drawn(stage_one, CALLS))
     pipe = if_pipeline("IFPipeline", models / "if" / "stage_1")
     pipe(**told(), timesteps=TIMES, guidance_scale=gamma, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
-    agree(f"DeepFloyd stage I, gamma {gamma}", ours(stage_one, guided(PROMPTS, gamma), clip=thresholded), theirs)
+    agree(f"DeepFloyd stage I, gamma {gamma}", ours(stage_one, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
 
 
 @pytest.mark.parametrize("gamma", [1.5, 7.0])
@@ -127,7 +121,7 @@ def test_stage_two_is_diffusers_pipeline_at_every_step(gamma, models, monkeypatc
     pipe = if_pipeline("IFSuperResolutionPipeline", models / "if" / "stage_2")
     record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
     pipe(**told(), image=low, timesteps=TIMES, guidance_scale=gamma, noise_level=250, output_type="pt", callback=record)
-    agree(f"DeepFloyd stage II, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=thresholded), theirs)
+    agree(f"DeepFloyd stage II, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
 
 
 def test_in_float64_stage_one_is_the_same_algorithm_and_not_only_nearly(models, monkeypatch):
@@ -141,7 +135,7 @@ def test_in_float64_stage_one_is_the_same_algorithm_and_not_only_nearly(models, 
     pipe.scheduler.alphas_cumprod = model.schedule.alpha**2  # its own are float32
     words = {name: rows.double() for name, rows in told().items()}
     pipe(**words, timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
-    agree("DeepFloyd stage I, gamma 7.0, float64", ours(model, guided(PROMPTS, 7.0), clip=thresholded, x=start), theirs, within=1e-11)
+    agree("DeepFloyd stage I, gamma 7.0, float64", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded, x=start), theirs, within=1e-11)
 
 
 def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tmp_path, monkeypatch):
@@ -162,13 +156,13 @@ def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tm
     record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
     pipe(list(PROMPTS), timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=record, clean_caption=False)
     assert not torch.equal(known[PROMPTS[0]], known[PROMPTS[1]]) and known[""].shape == (77, tiny.WIDTH)
-    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=thresholded), theirs)
+    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded), theirs)
 
 
 def test_gamma_zero_is_unconditional_where_diffusers_takes_it_for_one(stage_one):
-    nothing = ours(stage_one, guided(PROMPTS, 0.0), clip=thresholded)[-1]
-    assert torch.allclose(nothing, ours(stage_one, guided("", 1.0), clip=thresholded)[-1], atol=1e-5)
-    assert (nothing - ours(stage_one, guided(PROMPTS, 1.0), clip=thresholded)[-1]).abs().max() > 0.01
+    nothing = ours(stage_one, guided(PROMPTS, 0.0), clip=tiny.thresholded)[-1]
+    assert torch.allclose(nothing, ours(stage_one, guided("", 1.0), clip=tiny.thresholded)[-1], atol=1e-5)
+    assert (nothing - ours(stage_one, guided(PROMPTS, 1.0), clip=tiny.thresholded)[-1]).abs().max() > 0.01
 
 
 DDPMS = {
@@ -266,7 +260,7 @@ def test_beside_gives_each_picture_its_own(models):
 def test_every_task_runs_one_forward_a_step(stage_one):
     net = Counting(stage_one)
     both = anagram({"a": guided("one", 7), "b": hybrid(guided("two"), guided("three"), LowPass(2.0))}, {"a": Identity(), "b": Rotate180()})
-    assert all(x.isfinite().all() for x in ours(net, both, GRID[-4:], clip=thresholded))
+    assert all(x.isfinite().all() for x in ours(net, both, GRID[-4:], clip=tiny.thresholded))
     assert net.rows == [10, 10, 10]
 
 
@@ -286,7 +280,7 @@ def test_embeddings_are_stacked_once_while_the_prompts_stay(models, monkeypatch)
     words, stacked = tiny.Words(), []
     model = pixels.deepfloyd(words, CPU, str(models / "if"))
     monkeypatch.setattr(words, "rows", lambda texts: kept(stacked, tiny.Words().rows(texts)))
-    ours(model, guided(PROMPTS, 7), clip=thresholded)
+    ours(model, guided(PROMPTS, 7), clip=tiny.thresholded)
     assert len(stacked) == 1 and len(stacked[0]) == 4
 
 

@@ -46,6 +46,12 @@ class Words:
         return torch.stack([self(text) for text in texts])
 
 
+def thresholded(x0: Tensor, denoiser) -> Tensor:
+    """Dynamic thresholding (Saharia et al. 2022, §2.3)."""
+    s = x0.flatten(1).abs().quantile(0.95, 1).clamp(1, denoiser.threshold).view(-1, 1, 1, 1)
+    return x0.clamp(-s, s) / s
+
+
 def scheduler(**facts):
     from diffusers import DDPMScheduler
 
