@@ -20,6 +20,7 @@ GROUPS = {
     "logger": "where the run's folder is shown too",
     "estimate": "what the network is asked; nests: estimate@task.estimate.far=anagram",
     "pin": "what must stay: pin@task.pin=picture",
+    "judges": "who reads the pictures: judges@model.judges=clip",
     "film": "what is kept of the way: film@task.film=frames",
     "view": "how a part of an anagram is seen: view@task.estimate.views.turned=flip",
     "experiment": "a whole command under a name",

@@ -1,0 +1,220 @@
+"""Repositories of models in diffusers' format, and what is said when one cannot be read.
+
+A repository is a folder, or an id of huggingface.co. Its parts are folders of their own (unet/config.json, scheduler/…), or, in the
+oldest ones, lie at the top (config.json, scheduler_config.json). What is asked before a run reads JSON only, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from expkit.errors import Refusal
+
+LOGIN = "hf auth login"
+HOST = "huggingface.co"
+NAMES = {"scheduler": "scheduler_config.json", "image_noising_scheduler": "scheduler_config.json"}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model in diffusers' format.
+
+    name: a folder, or an id such as DeepFloyd/IF-I-M-v1.0. gated: whether it is given out only to those who have accepted its licence.
+    key: the key of the command line that names it.
+    """
+
+    name: str
+    gated: bool = False
+    key: str = "model.weights"
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder, or None for an id of huggingface.co; refuses what is neither."""
+        path = Path(self.name).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.name):
+            raise Refusal(
+                f"There is no folder {self.name}. Expected one that diffusers has saved (model_index.json, unet/, scheduler/), or a "
+                f"repository of {HOST} such as DeepFloyd/IF-I-M-v1.0. {self.instead}"
+            )
+        return None
+
+    @property
+    def instead(self) -> str:
+        return f"Give a folder with {self.key}=FOLDER, or try the model that ships, model=digits."
+
+    def config(self, part: str) -> dict:
+        """A part's configuration; refuses a repository that lacks it."""
+        found = self.optional(part)
+        if found is None:
+            raise Refusal(
+                f"{self.name} is not a model in diffusers' format that expkit can ask: it has no {part}/{NAMES.get(part, 'config.json')}. "
+                f"Expected what save_pretrained writes: model_index.json, unet/config.json, scheduler/scheduler_config.json. {self.instead}"
+            )
+        return found
+
+    def optional(self, part: str) -> dict | None:
+        """A part's configuration, or None where there is none."""
+        file = NAMES.get(part, "config.json")
+        top = [file] if part in ("unet", "scheduler") else []
+        path = next((path for name in [f"{part}/{file}", *top] if (path := self.file(name))), None)
+        try:
+            return path and json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refusal(f"{path} cannot be read ({error}). Get {self.name} again: delete that file, and run the command again.") from None
+
+    def file(self, name: str) -> Path | None:
+        """A file of the repository, downloaded where need be; None where there is none."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        here, known = self.here(name)
+        if known:
+            return here
+        self.check_reach()
+        with self.explained():
+            try:
+                return Path(hf_hub_download(self.name, name))
+            except RemoteEntryNotFoundError:
+                return None
+
+    def here(self, name: str) -> tuple[Path | None, bool]:
+        """A file where it lies on this machine, or None; and whether that settles whether there is one."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.folder:
+            path = self.folder / name
+            return (path if path.is_file() else None), True
+        found = try_to_load_from_cache(self.name, name)
+        return (Path(found) if isinstance(found, str) else None), found is not None
+
+    def has(self, name: str) -> bool:
+        """Whether it has a file, which is not downloaded."""
+        from huggingface_hub import file_exists
+
+        here, known = self.here(name)
+        if known:
+            return here is not None
+        self.check_reach()
+        with self.explained():
+            return file_exists(self.name, name)
+
+    def where(self, part: str) -> str:
+        """The folder of a part inside the repository: its own, or "" for the top."""
+        return f"{part}/" if self.file(f"{part}/config.json") else ""
+
+    def variant(self, part: str, half: bool) -> str | None:
+        """Which of a part's weights to load: those in half precision ("fp16") where that is wanted or all there is, else None.
+
+        What is on this machine goes before what would have to be downloaded.
+        """
+        where, order = self.where(part), ("fp16", None) if half else (None, "fp16")
+        for there in (lambda name: self.here(name)[0], self.has):
+            for variant in order:
+                if any(there(where + name) for name in weights(variant)):
+                    return variant
+        raise Refusal(
+            f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. Expected "
+            f"{part}/diffusion_pytorch_model.safetensors, which diffusers' save_pretrained writes. {self.instead}"
+        )
+
+    def load(self, kind: str, part: str, dtype):
+        """A part as diffusers' class of this name, on the CPU."""
+        import diffusers
+        import torch
+        from diffusers.utils import is_accelerate_available
+
+        with self.explained():
+            return getattr(diffusers, kind).from_pretrained(
+                self.folder or self.name,
+                subfolder=self.where(part).rstrip("/") or None,
+                variant=self.variant(part, dtype == torch.float16),
+                torch_dtype=dtype,
+                use_safetensors=True,
+                low_cpu_mem_usage=is_accelerate_available(),
+                local_files_only=bool(self.folder) or not reachable(),
+            )
+
+    def check_reach(self) -> None:
+        """Refuse at once what asking huggingface.co could only end in: the library would try for half a minute."""
+        from huggingface_hub import constants, get_token
+
+        if constants.HF_HUB_OFFLINE:
+            raise self.away("HF_HUB_OFFLINE is set")
+        if self.gated and not get_token():
+            raise self.unlicensed()
+        if not reachable():
+            raise self.away(f"{HOST} cannot be reached")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever huggingface_hub, diffusers and transformers raise, as a sentence."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self.refusal(error) from None
+
+    def refusal(self, error: BaseException) -> Refusal:
+        from huggingface_hub import errors
+
+        causes = list(chain(error))
+        found = lambda *kinds: any(isinstance(cause, kinds) for cause in causes)  # noqa: E731
+        if found(errors.GatedRepoError):
+            return self.unlicensed()
+        if found(errors.RepositoryNotFoundError):
+            return Refusal(
+                f"There is no repository {self.name} on {HOST} that you may see, and no folder of that name here. "
+                f"Check the name; if it is a private one, run `{LOGIN}`. {self.instead}"
+            )
+        if found(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, socket.gaierror):
+            return self.away(f"{HOST} cannot be reached")
+        return Refusal(f"{self.name} cannot be loaded ({first_line(error)}). {self.instead}")
+
+    def unlicensed(self) -> Refusal:
+        from huggingface_hub import get_token
+
+        why = "the account that is logged in here has not" if get_token() else "nobody is logged in here"
+        return Refusal(
+            f"{self.name} is given out only to those who have accepted its licence, and {why}. Accept it at https://{HOST}/{self.name}, "
+            f"then run `{LOGIN}` and this command again. {self.instead}"
+        )
+
+    def away(self, why: str) -> Refusal:
+        return Refusal(f"{self.name} is not, or not wholly, on this machine, and {why}. Run this command again online. {self.instead}")
+
+
+def weights(variant: str | None) -> tuple[str, str]:
+    """The names under which diffusers saves weights: in one file, or as the index of several."""
+    middle = f".{variant}" if variant else ""
+    return f"diffusion_pytorch_model{middle}.safetensors", f"diffusion_pytorch_model.safetensors.index{middle}.json"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reachable() -> bool:
+    """Whether the name huggingface.co means anything here; behind a proxy only asking tells."""
+    if urllib.request.getproxies().keys() & {"https", "all"}:
+        return True
+    try:
+        socket.getaddrinfo(HOST, 443)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""A network of a repository: loaded when it is first asked, dropped when its memory is wanted for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser, Split
+from expkit.denoisers.pretrained.configs import kind_of, schedule_of
+from expkit.denoisers.pretrained.hub import Repository
+from expkit.devices import device_of, precision_of, release
+from expkit.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a network runs; "auto" is made a fact by `machine`.
+
+    offload: its layers wait in the CPU's memory, and each is on the device only while it works. compile: torch.compile.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    offload: bool = False
+    compile: bool = False
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        module = offloaded(module, self.device) if self.offload else module.to(self.device)
+        return torch.compile(module) if self.compile else module
+
+
+def machine(device: str = "auto", dtype: str = "auto", offload: bool = False, compile: bool = False) -> Machine:
+    place = device_of(device)
+    return Machine(place, dtype_of(dtype, place), offload, compile)
+
+
+def dtype_of(name: str, device: str) -> torch.dtype:
+    """Half precision on a GPU, for which the weights are published; elsewhere what the machine has instructions for."""
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise Refusal(f"model.dtype={name} is not known: give auto, float32, bfloat16 or float16.")
+    return torch.float16 if name == "auto" and device.startswith("cuda") else getattr(torch, precision_of(name, device))
+
+
+def offloaded(module: torch.nn.Module, device: str) -> torch.nn.Module:
+    try:
+        from accelerate import cpu_offload
+    except ImportError:
+        raise Refusal("model.offload=true needs the library accelerate: run `pip install accelerate`, or leave it out.") from None
+    return cpu_offload(module, torch.device(device))
+
+
+class Network:
+    """Part `part` of a repository as diffusers' class `kind`. Only its input is cast; what it answers in half precision becomes float32."""
+
+    def __init__(self, repository: Repository, part: str, kind: str, machine: Machine) -> None:
+        repository.variant(part, machine.dtype == torch.float16)  # refuses, before anything else is loaded, where there are no weights
+        self.repository, self.part, self.kind, self.machine = repository, part, kind, machine
+        self.module: torch.nn.Module | None = None
+
+    def loaded(self) -> torch.nn.Module:
+        if self.module is None:
+            module = self.repository.load(self.kind, self.part, self.machine.dtype)
+            self.module = self.machine.place(module.eval().requires_grad_(False))
+        return self.module
+
+    def cast(self, x: Tensor) -> Tensor:
+        return x.to(self.machine.device, self.machine.dtype)
+
+    def __call__(self, x: Tensor, *given, **named) -> Tensor:
+        module = self.loaded()
+        with torch.inference_mode():
+            answer = module(self.cast(x), *given, return_dict=False, **named)[0]
+        return answer.to(torch.promote_types(answer.dtype, torch.float32))
+
+    def release(self) -> None:
+        self.module = None
+        release()
+
+
+class Rows:
+    """Prompts as rows of embeddings (R, L, D) where the network wants them; kept from step to step while the prompts are the same."""
+
+    def __init__(self, embeddings, width: int | None, machine: Machine) -> None:
+        self.embeddings, self.width, self.machine = embeddings, width, machine
+        self.stacked: Callable[[tuple[str, ...]], Tensor] = lru_cache(maxsize=8)(self.stack)
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return self.stacked(tuple(prompts))
+
+    def stack(self, prompts: tuple[str, ...]) -> Tensor:
+        rows = self.embeddings.rows(prompts)
+        if self.width and rows.shape[-1] != self.width:
+            raise Refusal(
+                f"The embeddings of these prompts are {rows.shape[-1]} wide, and this model was trained on {self.width}: they come from "
+                "another text encoder. Give this model's own with model.encoder=…"
+            )
+        return rows.to(self.machine.device, self.machine.dtype)
+
+    def release(self) -> None:
+        self.stacked = lru_cache(maxsize=8)(self.stack)
+
+
+class Pretrained(Denoiser):
+    """What a scheduler's configuration says, and a UNet that is loaded when it is first asked."""
+
+    def __init__(self, repository: Repository, kind: str, machine: Machine) -> None:
+        config = repository.config("scheduler")
+        self.schedule, self.kind, self.threshold = schedule_of(config), kind_of(config), config.get("sample_max_value", 1.0)
+        self.device, self.network = torch.device(machine.device), Network(repository, "unet", kind, machine)
+
+    def release(self) -> None:
+        self.network.release()
+
+
+class Prompted(Pretrained):
+    """A model that is told in words what to show.
+
+    embeddings: prepare(texts) encodes what is not stored yet, and frees the encoder; rows(texts) -> (R, L, D).
+    """
+
+    def __init__(self, repository: Repository, width: int | None, embeddings, machine: Machine) -> None:
+        super().__init__(repository, "UNet2DConditionModel", machine)
+        self.embeddings, self.rows = embeddings, Rows(embeddings, width, machine)
+
+    def understand(self, prompt: str) -> str:
+        return str(prompt)
+
+    def prepare(self, prompts: Iterable[str]) -> None:
+        """Encodes the prompts; the UNet is loaded afterwards, by the first forward, so that both are never held at once."""
+        self.embeddings.prepare([self.understand(prompt) for prompt in prompts])
+
+    def release(self) -> None:
+        super().release()
+        self.rows.release()
+
+
+def split(model: Denoiser, max_rows: int | None) -> Denoiser:
+    """The model, asked at most so many rows at a time."""
+    return Split(model, max_rows) if max_rows else model

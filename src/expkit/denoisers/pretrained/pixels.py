@@ -1,0 +1,165 @@
+"""Models of pixels in diffusers' format: DeepFloyd IF's two stages (Saharia et al. 2022), and unconditional ones (Ho et al. 2020).
+
+    native, v = eps_theta(x, t, c);    frac = (v + 1) / 2          where the variance was learned (Nichol & Dhariwal 2021, eq. 15)
+
+Stage II makes a picture four times as large, beside a noised version of the small one:
+
+    y = alpha_n · enlarged(low) + sigma_n · noise;    eps_theta([x, y], t, c, n)                              n = 250 unless told
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from expkit.denoiser import Denoiser, Prediction
+from expkit.denoisers.pretrained.configs import check_class, schedule_of, size_of
+from expkit.denoisers.pretrained.hub import Repository
+from expkit.denoisers.pretrained.network import Machine, Pretrained, Prompted, split
+from expkit.errors import Refusal, nearest
+
+FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
+SECOND = {"m": "DeepFloyd/IF-II-M-v1.0", "l": "DeepFloyd/IF-II-L-v1.0", "xl": "DeepFloyd/IF-II-L-v1.0"}
+
+
+def parted(answer: Tensor, channels: int, learned: bool) -> Prediction:
+    """A network's answer (R, C or 2C, H, W) as the estimate, and the learned variance's fraction if it learned one."""
+    native, v = answer[:, :channels], answer[:, channels:]
+    return Prediction(native, (v + 1) / 2 if learned and v.shape[1] else None)
+
+
+class Unconditional(Pretrained):
+    """A model that is not told what to show, such as google/ddpm-cat-256: the null prompt is all it is asked."""
+
+    range = (-1.0, 1.0)
+
+    def __init__(self, repository: Repository, machine: Machine, size: int | None = None) -> None:
+        unet = repository.config("unet")
+        check_class(unet, "UNet2DModel", repository.name)
+        if unet.get("num_class_embeds") or unet.get("class_embed_type"):
+            raise Refusal(f"{repository.name} is told a class with every picture, and model=ddpm tells none: give an unconditional model.")
+        super().__init__(repository, "UNet2DModel", machine)
+        self.shape = (unet["in_channels"], *size_of(unet, size))
+        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
+
+    def understand(self, prompt: str) -> str:
+        if str(prompt).strip():
+            raise Refusal(
+                f"This model is not told what to show, so it does not know the prompt {str(prompt)!r}: the null prompt, "
+                'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and digits.'
+            )
+        return ""
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        return parted(self.network(x, t), self.shape[0], self.learned)
+
+
+class DeepFloyd(Prompted):
+    """Stage I of DeepFloyd IF: pictures of 64 pixels, eps, a learned variance, told in T5's words."""
+
+    range = (-1.0, 1.0)
+
+    def __init__(self, repository: Repository, embeddings, machine: Machine) -> None:
+        unet = repository.config("unet")
+        check_class(unet, "UNet2DConditionModel", repository.name, channels=3)
+        super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
+        self.shape = (3, *size_of(unet, None))
+        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        return parted(self.network(x, t, encoder_hidden_states=self.rows(prompts)), 3, self.learned)
+
+
+class Second(Prompted):
+    """Stage II of DeepFloyd IF: pictures of 256 pixels that are those of stage I, enlarged.
+
+    low: (B, 3, 64, 64) in [-1, 1], one for each picture of the run; noise: (B, 3, 256, 256), standard normal; noise_level: how much of it
+    is mixed with the enlarged ones, so that the network may depart from them.
+    """
+
+    range = (-1.0, 1.0)
+
+    def __init__(
+        self, low: Tensor, noise: Tensor, repository: Repository, embeddings, machine: Machine, noise_level: int = 250
+    ) -> None:
+        unet = repository.config("unet")
+        check_class(unet, "UNet2DConditionModel", repository.name, channels=6)
+        super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
+        self.shape = (3, *size_of(unet, None))
+        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
+        noising = repository.optional("image_noising_scheduler")
+        enlarged = F.interpolate(low, self.shape[1:], mode="bilinear", align_corners=True)
+        self.low = (schedule_of(noising) if noising else self.schedule).noised(enlarged, noise_level, noise.to(low)).to(self.device)
+        self.level = noise_level
+
+    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+        """x (B, 3, H, W) with the enlarged pictures as three more channels: a view turns both."""
+        return torch.cat([x, self.low[list(pictures)].to(x)], 1)
+
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        level = torch.full((len(x),), self.level, device=self.device)
+        return parted(self.network(x, t, encoder_hidden_states=self.rows(prompts), class_labels=level), 3, self.learned)
+
+
+def unconditional(weights: str, machine: Machine, size: int | None = None, max_rows: int | None = None) -> Denoiser:
+    """model=ddpm"""
+    return split(Unconditional(Repository(str(weights)), machine, size), max_rows)
+
+
+def deepfloyd(embeddings, machine: Machine, weights: str | None = None, size: str = "m", max_rows: int | None = None) -> Denoiser:
+    """model=deepfloyd: stage I, of a folder or an id, or the published one of this size."""
+    return split(DeepFloyd(first_stage(weights, size), embeddings, machine), max_rows)
+
+
+def upscaler(
+    low: Tensor,
+    noise: Tensor,
+    embeddings,
+    machine: Machine,
+    weights: str | None = None,
+    second: str | None = None,
+    size: str = "m",
+    noise_level: int = 250,
+    max_rows: int | None = None,
+) -> Denoiser:
+    """Stage II for the pictures `low` of stage I."""
+    return split(Second(low, noise, second_stage(weights, second, size), embeddings, machine, noise_level), max_rows)
+
+
+def encoder_of(encoder: str | None, weights: str | None) -> str:
+    """Where T5 lies: model.encoder, beside stage I, or where it is published, the same for every size."""
+    return encoder or (first_stage(weights, "").name if weights else FIRST["xl"])
+
+
+def first_stage(weights: str | None, size: str) -> Repository:
+    """Stage I: WEIGHTS/stage_1, WEIGHTS itself, or the published one of this size."""
+    name = published(FIRST, size) if weights is None else weights
+    inner = Path(name).expanduser() / "stage_1"
+    return Repository(str(inner if inner.is_dir() else name), gated(name))
+
+
+def second_stage(weights: str | None, second: str | None, size: str) -> Repository:
+    """Stage II: model.second, WEIGHTS/stage_2, or the published one of this size."""
+    if second is None and weights is None:
+        second = published(SECOND, size)
+    inner = Path(second or f"{weights}/stage_2").expanduser()
+    if second is None and not inner.is_dir():
+        raise Refusal(
+            f"There is no stage II in {weights}. Give its folder or id with model.second=…, or put both stages into one folder, as stage_1 "
+            "and stage_2."
+        )
+    return Repository(second or str(inner), gated(second), "model.second")
+
+
+def gated(name: str | None) -> bool:
+    return str(name).startswith("DeepFloyd/")
+
+
+def published(names: dict[str, str], size: str) -> str:
+    if size not in names:
+        raise Refusal(f"model.size={size} is not one of DeepFloyd IF's sizes.{nearest(size, names)} There are: {', '.join(names)}.")
+    return names[size]

@@ -1,0 +1,513 @@
+"""Pretrained models are diffusers' own pipelines at every step, load only what they need when they need it, and fail in sentences."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+
+from expkit import grids
+from expkit.denoiser import Counting
+from expkit.denoisers.pretrained import network, pixels
+from expkit.denoisers.pretrained.configs import kind_of, schedule_of
+from expkit.denoisers.pretrained.hub import Repository
+from expkit.denoisers.pretrained.latents import stable_diffusion
+from expkit.errors import Refusal
+from expkit.estimate import anagram, guided, hybrid
+from expkit.maps import LowPass
+from expkit.rules import DDIM, DDPM
+from expkit.sample import noises, sample, seeded
+from expkit.schedule import CLEAN
+from expkit.views import Identity, Rotate180
+from tests import tiny_diffusers as tiny
+
+CPU = network.Machine()
+SEEDS = seeded(3, 2)
+PROMPTS = ("a snowy village", "a rocket ship")
+GRID = grids.strided_clean(1000, 11)
+CALLS, TIMES = len(GRID) - 1, list(GRID[:-1])
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """The folder that holds every tiny model, made once."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.first(folder / "if" / "stage_1")
+    tiny.second(folder / "if" / "stage_2")
+    tiny.unconditional(folder / "ddpm", variance_type="fixed_small", clip_sample=True)
+    return folder
+
+
+@pytest.fixture
+def stage_one(models):
+    return pixels.deepfloyd(tiny.Words(), CPU, str(models / "if"))
+
+
+def clipped(x0, denoiser):
+    return x0.clamp(-1, 1)
+
+
+def stage_two(models):
+    low = torch.rand(2, 3, tiny.SIDE, tiny.SIDE) * 2 - 1
+    noise = noises(SEEDS, "low", 0, (3, 2 * tiny.SIDE, 2 * tiny.SIDE))
+    return pixels.upscaler(low, noise, tiny.Words(), CPU, str(models / "if")), low, noise
+
+
+def give(monkeypatch, *modules):
+    """diffusers draws these noises, in this order, in these modules: give(…)(noise, noise, …)."""
+
+    def these(*drawn):
+        left = iter(drawn)
+        for module in modules:
+            monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: next(left).clone())
+
+    return these
+
+
+def ours(model, estimate, grid=GRID, rule=DDPM(), clip=None, x=None):  # noqa: B008
+    return [step.x for step in sample(model, estimate, grid, SEEDS, rule, clip=clip, x=x)]
+
+
+def drawn(model, count, purpose="step"):
+    return [noises(SEEDS, purpose, index, model.shape) for index in range(count)]
+
+
+def agree(name, mine, theirs, within=1e-4):
+    """Equal at every step to 1e-4; where an untrained network's states grow beyond 100, to 1e-6 of their size."""
+    apart = [float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True)]
+    size = max(float(x.abs().max()) for x in theirs)
+    print(f"{name:<46} largest {max(apart):.1e} of {size:4.0f}   " + " ".join(f"{d:.0e}" for d in apart))
+    assert max(apart) < within * max(1, size / 100) and len(apart) > 3
+    assert max(float((a - b).abs().max()) for a, b in pairwise(mine)) > 100 * within  # there was something to get wrong
+
+
+def if_pipeline(kind, folder):
+    import diffusers
+
+    missing = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
+    pipe = getattr(diffusers, kind).from_pretrained(folder, **missing, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def told(prompts=PROMPTS):
+    words = tiny.Words()
+    return {"prompt_embeds": words.rows(prompts), "negative_prompt_embeds": words.rows([""] * len(prompts))}
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 7.0])
+def test_stage_one_is_diffusers_pipeline_at_every_step(gamma, models, stage_one, monkeypatch):
+    from diffusers.pipelines.deepfloyd_if import pipeline_if
+    from diffusers.schedulers import scheduling_ddpm
+
+    theirs = []
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(stage_one, 1, "start"), *drawn(stage_one, CALLS))
+    pipe = if_pipeline("IFPipeline", models / "if" / "stage_1")
+    pipe(**told(), timesteps=TIMES, guidance_scale=gamma, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
+    agree(f"DeepFloyd stage I, gamma {gamma}", ours(stage_one, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
+
+
+@pytest.mark.parametrize("gamma", [1.5, 7.0])
+def test_stage_two_is_diffusers_pipeline_at_every_step(gamma, models, monkeypatch):
+    from diffusers.pipelines.deepfloyd_if import pipeline_if_superresolution
+    from diffusers.schedulers import scheduling_ddpm
+
+    model, low, noise = stage_two(models)
+    theirs = []
+    give(monkeypatch, pipeline_if_superresolution, scheduling_ddpm)(*drawn(model, 1, "start"), noise, *drawn(model, CALLS))
+    pipe = if_pipeline("IFSuperResolutionPipeline", models / "if" / "stage_2")
+    record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
+    pipe(**told(), image=low, timesteps=TIMES, guidance_scale=gamma, noise_level=250, output_type="pt", callback=record)
+    agree(f"DeepFloyd stage II, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
+
+
+def test_in_float64_stage_one_is_the_same_algorithm_and_not_only_nearly(models, monkeypatch):
+    from diffusers.pipelines.deepfloyd_if import pipeline_if
+    from diffusers.schedulers import scheduling_ddpm
+
+    model, theirs = pixels.deepfloyd(tiny.Words(), network.Machine(dtype=torch.float64), str(models / "if")), []
+    start, steps = drawn(model, 1, "start")[0].double(), drawn(model, CALLS)
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(start, *steps)
+    pipe = if_pipeline("IFPipeline", models / "if" / "stage_1").to(torch.float64)
+    pipe.scheduler.alphas_cumprod = model.schedule.alpha**2  # its own are float32
+    words = {name: rows.double() for name, rows in told().items()}
+    pipe(**words, timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
+    agree("DeepFloyd stage I, gamma 7.0, float64", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded, x=start), theirs, within=1e-11)
+
+
+def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tmp_path, monkeypatch):
+    from diffusers import IFPipeline
+    from diffusers.pipelines.deepfloyd_if import pipeline_if
+    from diffusers.schedulers import scheduling_ddpm
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    folder = tiny.told(tmp_path)
+    parts = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
+    parts |= {"text_encoder": T5EncoderModel.from_pretrained(folder / "text_encoder")}
+    parts |= {"tokenizer": T5Tokenizer.from_pretrained(folder / "tokenizer")}
+    pipe = IFPipeline.from_pretrained(folder, **parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    known = {p: pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS, "")}
+    model, theirs = pixels.deepfloyd(tiny.Words(known=known), CPU, str(folder)), []
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(model, 1, "start"), *drawn(model, CALLS))
+    record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
+    pipe(list(PROMPTS), timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=record, clean_caption=False)
+    assert not torch.equal(known[PROMPTS[0]], known[PROMPTS[1]]) and known[""].shape == (77, tiny.WIDTH)
+    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded), theirs)
+
+
+def test_gamma_zero_is_unconditional_where_diffusers_takes_it_for_one(stage_one):
+    nothing = ours(stage_one, guided(PROMPTS, 0.0), clip=tiny.thresholded)[-1]
+    assert torch.allclose(nothing, ours(stage_one, guided("", 1.0), clip=tiny.thresholded)[-1], atol=1e-5)
+    assert (nothing - ours(stage_one, guided(PROMPTS, 1.0), clip=tiny.thresholded)[-1]).abs().max() > 0.01
+
+
+DDPMS = {
+    "small, clipped": ({"variance_type": "fixed_small", "clip_sample": True}, DDPM("small"), clipped),
+    "small": ({"variance_type": "fixed_small", "clip_sample": False}, DDPM("small"), None),
+    "large, clipped": ({"variance_type": "fixed_large", "clip_sample": True}, DDPM("large"), clipped),
+    "v": ({"prediction_type": "v_prediction", "clip_sample": True}, DDPM(), clipped),
+    "x0": ({"prediction_type": "sample", "clip_sample": False}, DDPM(), None),
+    "learned": ({"variance_type": "learned_range", "clip_sample": True, "beta_schedule": "squaredcos_cap_v2"}, DDPM(), clipped),
+}
+
+
+@pytest.mark.parametrize("case", DDPMS)
+def test_an_unconditional_model_is_diffusers_pipeline_at_every_step(case, tmp_path, monkeypatch):
+    from diffusers import DDPMPipeline
+    from diffusers.pipelines.ddpm import pipeline_ddpm
+    from diffusers.schedulers import scheduling_ddpm
+
+    facts, rule, clip = DDPMS[case]
+    folder = tiny.unconditional(tmp_path / "model", out_channels=6 if case == "learned" else 3, **facts)
+    model, theirs = pixels.unconditional(str(folder), CPU), []
+    pipe = DDPMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    give(monkeypatch, pipeline_ddpm, scheduling_ddpm)(*drawn(model, 1, "start"), *drawn(model, 20))
+    step = pipe.scheduler.step
+    monkeypatch.setattr(pipe.scheduler, "step", lambda *a, **k: kept(theirs, step(*a, **k)))
+    pipe(batch_size=2, num_inference_steps=20, output_type="pt")
+    grid = (*range(950, -1, -50), CLEAN)
+    agree(f"DDPM, {case}", ours(model, guided("", 7), grid, rule, clip), [out.prev_sample for out in theirs])
+
+
+def kept(kept_in, what):
+    kept_in.append(what)
+    return what
+
+
+def latent_scheduler(kind, prediction):
+    import diffusers
+
+    facts = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
+    last = {"set_alpha_to_one": False} if kind == "DDIMScheduler" else {"timestep_spacing": "leading"}
+    return getattr(diffusers, kind)(**facts, **last, prediction_type=prediction)
+
+
+@pytest.mark.parametrize(("kind", "rule", "end"), [("DDIMScheduler", DDIM(), 0), ("DDPMScheduler", DDPM(), CLEAN)])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_stable_diffusion_is_diffusers_pipeline_at_every_step(kind, rule, end, prediction, tmp_path, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+    from diffusers.schedulers import scheduling_ddpm
+
+    folder = tiny.stable_diffusion(tmp_path / "model", latent_scheduler(kind, prediction))
+    model, theirs = stable_diffusion(tiny.Words(), CPU, str(folder)), []
+    missing = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
+    pipe = StableDiffusionPipeline.from_pretrained(folder, **missing, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    give(monkeypatch, scheduling_ddpm)(*drawn(model, 10))
+    start = drawn(model, 1, "start")[0]
+    shown = pipe(
+        **told(), latents=start.clone(), num_inference_steps=10, guidance_scale=7.5, output_type="pt",
+        callback_on_step_end=lambda pipe, i, t, held: {"latents": kept(theirs, held["latents"].clone())},
+    ).images  # fmt: skip
+    mine = ours(model, guided(PROMPTS, 7.5), (*range(901, 0, -100), end), rule)
+    agree(f"Stable Diffusion, {kind}, {prediction}", mine, theirs)
+    assert model.pictured == tuple(shown.shape[1:]) and torch.allclose(model.decode(mine[-1]), shown, atol=1e-4)
+
+
+def test_latents_of_a_picture_are_those_of_the_mean_of_the_encoder(tmp_path):
+    from diffusers import AutoencoderKL
+
+    folder = tiny.stable_diffusion(tmp_path / "model", latent_scheduler("DDIMScheduler", "epsilon"))
+    model = stable_diffusion(tiny.Words(), CPU, str(folder), size=32)
+    images = torch.rand(2, *model.pictured)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+    expected = vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor
+    assert torch.allclose(model.encode(images), expected, atol=1e-5) and tuple(expected.shape[1:]) == model.shape == (4, 16, 16)
+    assert torch.equal(model.encode(images), model.encode(images))
+
+
+def test_a_view_turns_the_small_picture_with_the_large_one(models):
+    """Stage II told the same thing of a turned picture answers what it answers upright, turned: only if both are turned."""
+    model, low, noise = stage_two(models)
+    turned = pixels.upscaler(low.rot90(2, (2, 3)), noise.rot90(2, (2, 3)), tiny.Words(), CPU, str(models / "if"))
+    x = torch.randn(2, *model.shape)
+    asked, view = guided(PROMPTS, 7), Rotate180()
+    assert torch.allclose(asked.seen(view)(model, x, 500).native, view.inverse(asked(turned, view(x), 500).native), atol=1e-5)
+
+
+def test_beside_gives_each_picture_its_own(models):
+    model, _, _ = stage_two(models)
+    x = torch.zeros(1, *model.shape)
+    assert torch.equal(model.beside(x, [1])[:, 3:], model.beside(x.expand(2, -1, -1, -1), [0, 1])[1:, 3:])
+    assert not torch.equal(model.beside(x, [0]), model.beside(x, [1]))
+
+
+def test_every_task_runs_one_forward_a_step(stage_one):
+    net = Counting(stage_one)
+    both = anagram({"a": guided("one", 7), "b": hybrid(guided("two"), guided("three"), LowPass(2.0))}, {"a": Identity(), "b": Rotate180()})
+    assert all(x.isfinite().all() for x in ours(net, both, GRID[-4:], clip=tiny.thresholded))
+    assert net.rows == [10, 10, 10]
+
+
+def test_nothing_is_loaded_before_it_is_asked_and_all_is_given_back(models):
+    words = tiny.Words()
+    model = pixels.deepfloyd(words, CPU, str(models / "if"))
+    model.prepare(["a", "b"])
+    assert words.prepared == ["a", "b"] and model.network.module is None
+    answer = model.predict(torch.zeros(1, *model.shape), 500, ["a"])
+    assert answer.native.dtype == answer.frac.dtype == torch.float32 and model.network.module is not None
+    model.release()
+    assert model.network.module is None
+    assert torch.equal(model.predict(torch.zeros(1, *model.shape), 500, ["a"]).native, answer.native)
+
+
+def test_embeddings_are_stacked_once_while_the_prompts_stay(models, monkeypatch):
+    words, stacked = tiny.Words(), []
+    model = pixels.deepfloyd(words, CPU, str(models / "if"))
+    monkeypatch.setattr(words, "rows", lambda texts: kept(stacked, tiny.Words().rows(texts)))
+    ours(model, guided(PROMPTS, 7), clip=tiny.thresholded)
+    assert len(stacked) == 1 and len(stacked[0]) == 4
+
+
+def test_only_the_input_is_cast(models):
+    x = torch.randn(2, 3, tiny.SIDE, tiny.SIDE)
+    exact, half = (
+        pixels.deepfloyd(tiny.Words(), network.Machine(dtype=dtype), str(models / "if")).predict(x, 500, PROMPTS)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.native.dtype == torch.float32
+    assert 1e-4 < (half.native - exact.native).abs().max() < 0.2
+
+
+def test_offloading_is_accelerates(models, monkeypatch):
+    moved = []
+    monkeypatch.setitem(sys.modules, "accelerate", type(sys)("accelerate"))
+    sys.modules["accelerate"].cpu_offload = lambda module, device: kept(moved, module)
+    model = pixels.deepfloyd(tiny.Words(), network.Machine(offload=True), str(models / "if"))
+    monkeypatch.setattr(model.network.repository.__class__, "load", lambda *a: torch.nn.Identity())
+    assert model.network.loaded() is moved[0]
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    model.release()
+    with pytest.raises(Refusal, match="pip install accelerate"):
+        model.network.loaded()
+
+
+def test_the_oldest_repositories_lie_at_the_top(models, tmp_path):
+    """google/ddpm-cat-256 has config.json and scheduler_config.json beside model_index.json."""
+    for path in [*(models / "ddpm" / "unet").iterdir(), *(models / "ddpm" / "scheduler").iterdir(), models / "ddpm" / "model_index.json"]:
+        shutil.copy(path, tmp_path)
+    x = torch.randn(1, 3, tiny.SIDE, tiny.SIDE)
+    old, new = (pixels.unconditional(str(folder), CPU).predict(x, 10, [""]).native for folder in (tmp_path, models / "ddpm"))
+    assert torch.equal(old, new)
+
+
+def test_weights_in_half_precision_are_taken_where_they_are_wanted_or_all_there_is(models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(models / "ddpm", folder)
+    whole, half = (folder / "unet" / f"diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16"))
+    shutil.copy(whole, half)
+    repository = Repository(str(folder))
+    assert repository.variant("unet", half=True) == "fp16" and repository.variant("unet", half=False) is None
+    whole.unlink()
+    assert repository.variant("unet", half=False) == "fp16"
+    assert pixels.unconditional(str(folder), CPU).predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 10, [""]).native.isfinite().all()
+
+
+SCHEDULES = {
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    "squaredcos_cap_v2": {"beta_schedule": "squaredcos_cap_v2"},
+    "trained": {"trained_betas": torch.linspace(0.001, 0.01, 40).tolist(), "num_train_timesteps": 40},
+    "zero terminal": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "rescale_betas_zero_snr": True},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_diffusers(name):
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(**SCHEDULES[name])
+    mine = schedule_of(json.loads(theirs.to_json_string()))
+    assert mine.alpha.dtype == torch.float64 and len(mine) == len(theirs)
+    assert torch.allclose(mine.alpha**2, theirs.alphas_cumprod.double(), rtol=1e-3, atol=1e-6)
+
+
+def test_flow_matching_is_refused():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with pytest.raises(Refusal, match="not flow matching"):
+        schedule_of(json.loads(FlowMatchEulerDiscreteScheduler().to_json_string()))
+    with pytest.raises(Refusal, match="flow_prediction"):
+        kind_of({"prediction_type": "flow_prediction"})
+    assert [kind_of({"prediction_type": p}) for p in ("epsilon", "v_prediction", "sample")] == ["eps", "v", "x0"]
+
+
+def test_a_model_that_is_not_told_refuses_to_be_told(models):
+    model = pixels.unconditional(str(models / "ddpm"), CPU)
+    assert model.understand("") == ""
+    with pytest.raises(Refusal, match=r"'a cat'.*null prompt"):
+        model.prepare(["", "a cat"])
+
+
+def test_embeddings_of_another_encoder_are_refused(models):
+    model = pixels.deepfloyd(tiny.Words(width=7), CPU, str(models / "if"))
+    with pytest.raises(Refusal, match=r"7 wide.*model\.encoder"):
+        model.predict(torch.zeros(1, *model.shape), 500, ["a"])
+
+
+def emptied(folder, *names):
+    for name in names:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["unet"], r"no unet/config\.json.*model\.weights=FOLDER.*model=digits"),
+        (["scheduler"], r"no scheduler/scheduler_config\.json"),
+        (["unet/diffusion_pytorch_model.safetensors"], "no weights in unet/ as safetensors"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_before_anything_is_loaded(lost, said, models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(models / "ddpm", folder)
+    emptied(folder, *lost)
+    with pytest.raises(Refusal, match=said):
+        pixels.unconditional(str(folder), CPU)
+
+
+def test_what_cannot_be_loaded_is_said(models, tmp_path):
+    with pytest.raises(Refusal, match=r"no folder /nowhere.*model_index\.json.*model\.weights=FOLDER"):
+        pixels.deepfloyd(tiny.Words(), CPU, "/nowhere")
+    with pytest.raises(Refusal, match=r"holds a UNet2DModel.*model=ddpm"):
+        pixels.deepfloyd(tiny.Words(), CPU, str(models / "ddpm"))
+    with pytest.raises(Refusal, match=r"6 channels.*stage II"):
+        pixels.deepfloyd(tiny.Words(), CPU, str(models / "if" / "stage_2"))
+    with pytest.raises(Refusal, match=r"no stage II.*model\.second="):
+        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros(1), tiny.Words(), CPU, str(models / "ddpm"))
+    with pytest.raises(Refusal, match=r"model.size=xxl.*There are: m, l, xl"):
+        pixels.deepfloyd(tiny.Words(), CPU, size="xxl")
+    damaged = tmp_path / "model"
+    shutil.copytree(models / "ddpm", damaged)
+    (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(Refusal, match="cannot be loaded"):
+        pixels.unconditional(str(damaged), CPU).predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 0, [""])
+
+
+def raised(kind, *causes):
+    """An error of huggingface_hub's as it comes up through other libraries."""
+    from types import SimpleNamespace
+
+    from huggingface_hub import errors
+
+    response = SimpleNamespace(headers={}, request=SimpleNamespace(url=""), status_code=401)
+    made = getattr(errors, kind)
+    error = made("no", response=response) if issubclass(made, errors.HfHubHTTPError) else made("no")
+    outer = OSError("something went wrong")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("GatedRepoError", "licence.*https://huggingface.co/some/model, then run `hf auth login`"),
+        ("RepositoryNotFoundError", "no repository some/model.*hf auth login"),
+        ("LocalEntryNotFoundError", "online.*model.weights=FOLDER.*model=digits"),
+        ("OfflineModeIsEnabled", "online.*model.weights=FOLDER"),
+    ],
+)
+def test_what_the_hub_says_becomes_a_sentence_that_names_the_next_command(kind, said):
+    with pytest.raises(Refusal, match=said), Repository("some/model").explained():
+        raise raised(kind)
+
+
+def test_a_licence_that_is_not_accepted_is_said_at_once(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Refusal, match=r"nobody is logged in here.*IF-I-M-v1.0, then run `hf auth login`"):
+        pixels.deepfloyd(tiny.Words(), CPU)
+    with pytest.raises(Refusal, match=r"nobody is logged in here.*IF-II-L-v1.0, then run `hf auth login`"):
+        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros(1), tiny.Words(), CPU, size="xl")
+
+
+def separate(code, tmp_path, **environment):
+    """What a process of its own prints, with an empty cache of the hub."""
+    import os
+
+    given = {**os.environ, "HF_HOME": str(tmp_path / "hub"), **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, env=given, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+OFFLINE = """
+from expkit.denoisers.pretrained import network, pixels
+from expkit.errors import Refusal
+for ask in (lambda: pixels.unconditional("google/ddpm-cat-256", network.Machine()), lambda: pixels.deepfloyd(None, network.Machine())):
+    try: ask()
+    except Refusal as refusal: print(refusal)
+"""
+
+
+def test_offline_an_id_that_is_not_on_this_machine_is_a_sentence(tmp_path):
+    said = separate(OFFLINE, tmp_path, HF_HUB_OFFLINE="1").splitlines()
+    assert len(said) == 2 and all("HF_HUB_OFFLINE is set" in line and "model.weights=FOLDER" in line for line in said)
+
+
+STORED = """
+import sys, torch
+from expkit.denoisers.pretrained import network, pixels
+from expkit.estimate import guided
+from expkit.sample import sample, seeded
+from tests.tiny_diffusers import Words
+model = pixels.deepfloyd(Words(), network.Machine(), {folder!r})
+assert "diffusers" not in sys.modules
+list(sample(model, guided("a"), (990, 500, -1), seeded(0, 1)))
+print("diffusers" in sys.modules, [name for name in sys.modules if name.startswith("transformers.models.t5")])
+"""
+
+
+def test_a_run_with_stored_embeddings_never_imports_t5(models, tmp_path):
+    assert separate(STORED.format(folder=str(models / "if")), tmp_path).strip() == "True []"
+
+
+@pytest.mark.parametrize("task", ["sample", "hybrid", "anagram", "sdedit", "inpaint"])
+def test_every_task_runs_with_deepfloyd(task, models, expkit, monkeypatch):
+    from expkit import prompts
+
+    monkeypatch.setattr(prompts, "Embeddings", tiny.Words, raising=False)
+    for name in ("Store", "T5"):
+        monkeypatch.setattr(prompts, name, dict, raising=False)
+    done = expkit(
+        "model=deepfloyd", f"model.weights={models / 'if'}", "model.device=cpu", "model.dtype=float32", f"task={task}", "logger=none",
+        "steps=3", "samples=1", "prompt=a rocket", "i_start=[1,2]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.numbers()["network_calls"] in (2, 3) and "judged" not in done.numbers()
+
+
+def test_an_unconditional_model_samples_by_the_command(models, expkit):
+    settings = ["model=ddpm", f"model.weights={models / 'ddpm'}", "model.device=cpu", "logger=none"]
+    settings += ["steps=2", "samples=1", "i_start=1"]
+    done = expkit(*settings, "task=sample")
+    assert done.code == 0 and done.numbers()["rows_per_call"] == 1, done.err
+    told = expkit(*settings, "task=sample", "prompt=a cat")
+    assert told.code == 2 and "not told what to show" in told.err
