@@ -53,7 +53,7 @@ def clipped(x0, denoiser):
 def stage_two(models):
     low = torch.rand(2, 3, tiny.SIDE, tiny.SIDE) * 2 - 1
     noise = noises(SEEDS, "low", 0, (3, 2 * tiny.SIDE, 2 * tiny.SIDE))
-    return pixels.upscaler(low, noise, tiny.Words(), CPU, str(models / "if")), low, noise
+    return pixels.upscaler(low, lambda shape: noise, tiny.Words(), CPU, str(models / "if")), low, noise
 
 
 def give(monkeypatch, *modules):
@@ -244,7 +244,7 @@ def test_latents_of_a_picture_are_those_of_the_mean_of_the_encoder(tmp_path):
 def test_a_view_turns_the_small_picture_with_the_large_one(models):
     """Stage II told the same thing of a turned picture answers what it answers upright, turned: only if both are turned."""
     model, low, noise = stage_two(models)
-    turned = pixels.upscaler(low.rot90(2, (2, 3)), noise.rot90(2, (2, 3)), tiny.Words(), CPU, str(models / "if"))
+    turned = pixels.upscaler(low.rot90(2, (2, 3)), lambda shape: noise.rot90(2, (2, 3)), tiny.Words(), CPU, str(models / "if"))
     x = torch.randn(2, *model.shape)
     asked, view = guided(PROMPTS, 7), Rotate180()
     assert torch.allclose(asked.seen(view)(model, x, 500).native, view.inverse(asked(turned, view(x), 500).native), atol=1e-5)
@@ -399,7 +399,7 @@ def test_what_cannot_be_loaded_is_said(models, tmp_path):
     with pytest.raises(Refusal, match=r"6 channels.*stage II"):
         pixels.deepfloyd(tiny.Words(), CPU, str(models / "if" / "stage_2"))
     with pytest.raises(Refusal, match=r"no stage II.*model\.second="):
-        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros(1), tiny.Words(), CPU, str(models / "ddpm"))
+        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "ddpm"))
     with pytest.raises(Refusal, match=r"model.size=xxl.*There are: m, l, xl"):
         pixels.deepfloyd(tiny.Words(), CPU, size="xxl")
     damaged = tmp_path / "model"
@@ -445,7 +445,7 @@ def test_a_licence_that_is_not_accepted_is_said_at_once(monkeypatch, tmp_path):
     with pytest.raises(Refusal, match=r"nobody is logged in here.*IF-I-M-v1.0, then run `hf auth login`"):
         pixels.deepfloyd(tiny.Words(), CPU)
     with pytest.raises(Refusal, match=r"nobody is logged in here.*IF-II-L-v1.0, then run `hf auth login`"):
-        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros(1), tiny.Words(), CPU, size="xl")
+        pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, size="xl")
 
 
 def separate(code, tmp_path, **environment):

@@ -39,7 +39,7 @@ class Larger(Toy):
     def __init__(self, low, noise):
         super().__init__(shape=(1, 32, 32))
         self.low, self.channels = torch.nn.functional.interpolate(low, scale_factor=4.0), []
-        self.noise = noise
+        self.noise = noise(self.shape)
 
     def beside(self, x, pictures):
         return torch.cat([x, self.low[list(pictures)]], 1)

@@ -147,7 +147,7 @@ def no_option(missing: str, known: list[str]) -> str:
 
 
 def uncomposed(error: BaseException, text: str) -> str:
-    first = text.splitlines()[0]
+    first = (text.splitlines() or ["The configuration cannot be composed"])[0]
     cause = error.__cause__
     if full := getattr(cause, "full_key", None):
         parent, _, last = str(full).rpartition(".")

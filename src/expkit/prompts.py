@@ -261,6 +261,10 @@ class Embeddings:
         self.remark()
         return [text for text in missing if not found[text].entry.provenance.imported]
 
+    def lacks(self, texts: Iterable[str]) -> bool:
+        """Whether the encoder will be asked for some of these."""
+        return any(text not in self.held and self.found(text) is None for text in texts)
+
     def found(self, text: str) -> Embedding | None:
         """A text's embedding from the import, else from the store."""
         given = self.given.get(text) or self.given.get(self.normal(text))

@@ -25,6 +25,7 @@ from torch import Tensor
 class View(ABC):
     """A frozen dataclass with equality by value, for square pictures (…, H, H)."""
 
+    degrees: ClassVar[float] = 0.0  # by how much a person turns the picture clockwise to see it so; 0 where turning does not do it
     symmetric_range: ClassVar[bool] = False  # whether it needs pictures whose values lie evenly about zero
     fails: ClassVar[str] = ""  # why it is not orthogonal, where that is what it is there to show
 
@@ -161,6 +162,8 @@ class Mirror(Involution):
 class Rotate180(Involution):
     """Half a turn."""
 
+    degrees: ClassVar[float] = 180.0
+
     def move(self, image: Tensor) -> Tensor:
         return image.flip((-2, -1))
 
@@ -168,6 +171,8 @@ class Rotate180(Involution):
 @dataclass(frozen=True)
 class RotateCW(Permutation):
     """A quarter turn clockwise, by moving pixels and never by interpolation."""
+
+    degrees: ClassVar[float] = 90.0
 
     def move(self, image: Tensor) -> Tensor:
         return image.rot90(-1, (-2, -1))
@@ -180,6 +185,8 @@ class RotateCW(Permutation):
 @dataclass(frozen=True)
 class RotateCCW(Permutation):
     """A quarter turn counterclockwise."""
+
+    degrees: ClassVar[float] = -90.0
 
     def move(self, image: Tensor) -> Tensor:
         return image.rot90(1, (-2, -1))

@@ -8,8 +8,10 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from expkit.animations import fade_frames, turn_frames
 from expkit.sheets import sheet
 from expkit.tasks.readings import Reading
+from expkit.views import View
 
 WIDEST = 12  # a longer axis is folded into several rows
 
@@ -71,3 +73,11 @@ def columns(cells, across: int, samples: int, axes, before, after) -> list[str]:
     key = list(axes)[-1] if across > 1 else None
     named = [f"{key} {cells[i][key]}" if key and k == 0 else "" for i in range(across) for k in range(samples)]
     return [*before, *named, *after] if any([*before, *named, *after]) else []
+
+
+def moved(first: Shown, then: Shown, view: View) -> list[Image.Image]:
+    """Frames of the first picture as it is turned, or fades, from one reading to another."""
+    captions = [f"{look.label}: {look.said[0]}" for look in (first, then)]
+    if view.degrees:
+        return turn_frames(first.images[0], view.degrees, captions)
+    return fade_frames(first.images[0], then.images[0], captions)

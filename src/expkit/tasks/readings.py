@@ -19,10 +19,14 @@ from expkit.judges import Judging, shrunk
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something."""
+    """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something.
+
+    moving: whether there is an animation of how the first picture comes to be seen so; `through` is a view then.
+    """
 
     prompt: str | int | Sequence[str | int]
     through: Callable[[Tensor], Tensor]
+    moving: bool = False
 
     def prompts(self, count: int) -> list[str]:
         return [str(self.prompt)] * count if isinstance(self.prompt, str | int) else [str(p) for p in self.prompt]

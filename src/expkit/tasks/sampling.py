@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from expkit import speed
+from expkit.animations import animation
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Wish
@@ -19,11 +20,9 @@ from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
-from expkit.tasks.looks import figure, shown
+from expkit.tasks.looks import figure, moved, shown
 from expkit.tasks.pins import Pinned
 from expkit.tasks.readings import Reading
-
-LARGER = 4  # a second stage makes pictures four times as large
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Sampling:
     keep: int | None = None
     film: Film | None = None
     upscale: bool = False
-    upscaler: Callable[[Tensor, Tensor], Denoiser] | None = None
+    upscaler: Callable[[Tensor, Callable], Denoiser] | None = None
     note: str = ""
 
     def __call__(self, result: Result) -> None:
@@ -98,13 +97,12 @@ class Sampling:
     def larger(self, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], result: Result) -> tuple[Pinned, Tensor]:
         """The kept pictures through the second stage: the same wish, its blurs scaled; what is pinned in part stays pinned."""
         seeds = [seeds[row] for row in kept]
-        channels, height, width = low.shape[1:]
-        noise = noises(seeds, "low", 0, (channels, LARGER * height, LARGER * width)).to(low.device)
-        model = Counting(self.upscaler(low, noise))
-        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.only(kept).scaled(LARGER)
-        pinned = self.pin(model, grid, times=LARGER)
+        model = Counting(self.upscaler(low, lambda shape: noises(seeds, "low", 0, shape)))
+        times = model.shape[-1] // low.shape[-1]
+        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.only(kept).scaled(times)
+        pinned = self.pin(model, grid, times=times)
         pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
-        check_stages(self.estimate, self.model, LARGER)
+        check_stages(self.estimate, self.model, times)
         plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
         result.say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
@@ -143,6 +141,9 @@ class Sampling:
         files = result.bare(images)
         result.numbers["pictures"] = [{"file": file, **self.wish(row)} for file, row in zip(files, kept, strict=True)]
         looks = shown(images, self.readings, kept, len(self.cells) * self.samples)
+        for look in looks:
+            if self.readings and self.readings[look.label].moving:
+                animation(moved(looks[0], look, self.readings[look.label].through), result.folder / f"{look.label}.gif", result.recipe)
         result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
 
 

@@ -131,7 +131,10 @@ class Prompted(Pretrained):
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes the prompts; the UNet is loaded afterwards, by the first forward, so that both are never held at once."""
-        self.embeddings.prepare([self.understand(prompt) for prompt in prompts])
+        texts = [self.understand(prompt) for prompt in prompts]
+        if self.embeddings.lacks(texts):
+            self.network.release()
+        self.embeddings.prepare(texts)
 
     def release(self) -> None:
         super().release()

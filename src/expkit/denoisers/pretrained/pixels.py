@@ -9,7 +9,7 @@ Stage II makes a picture four times as large, beside a noised version of the sma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ from expkit.errors import Refusal, nearest
 
 FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
 SECOND = {"m": "DeepFloyd/IF-II-M-v1.0", "l": "DeepFloyd/IF-II-L-v1.0", "xl": "DeepFloyd/IF-II-L-v1.0"}
+
+
+Noise = Callable[[tuple[int, int, int]], Tensor]
 
 
 def parted(answer: Tensor, channels: int, learned: bool) -> Prediction:
@@ -77,14 +80,14 @@ class DeepFloyd(Prompted):
 class Second(Prompted):
     """Stage II of DeepFloyd IF: pictures of 256 pixels that are those of stage I, enlarged.
 
-    low: (B, 3, 64, 64) in [-1, 1], one for each picture of the run; noise: (B, 3, 256, 256), standard normal; noise_level: how much of it
-    is mixed with the enlarged ones, so that the network may depart from them.
+    low: (B, 3, 64, 64) in [-1, 1], one for each picture of the run; noise: shape -> (B, *shape), standard normal; noise_level: how much
+    of it is mixed with the enlarged ones, so that the network may depart from them.
     """
 
     range = (-1.0, 1.0)
 
     def __init__(
-        self, low: Tensor, noise: Tensor, repository: Repository, embeddings, machine: Machine, noise_level: int = 250
+        self, low: Tensor, noise: Noise, repository: Repository, embeddings, machine: Machine, noise_level: int = 250
     ) -> None:
         unet = repository.config("unet")
         check_class(unet, "UNet2DConditionModel", repository.name, channels=6)
@@ -93,7 +96,8 @@ class Second(Prompted):
         self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
         noising = repository.optional("image_noising_scheduler")
         enlarged = F.interpolate(low, self.shape[1:], mode="bilinear", align_corners=True)
-        self.low = (schedule_of(noising) if noising else self.schedule).noised(enlarged, noise_level, noise.to(low)).to(self.device)
+        steps, drawn = schedule_of(noising) if noising else self.schedule, noise(self.shape).to(low)
+        self.low = steps.noised(enlarged, noise_level, drawn).to(self.device)
         self.level = noise_level
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
@@ -117,7 +121,7 @@ def deepfloyd(embeddings, machine: Machine, weights: str | None = None, size: st
 
 def upscaler(
     low: Tensor,
-    noise: Tensor,
+    noise: Noise,
     embeddings,
     machine: Machine,
     weights: str | None = None,
