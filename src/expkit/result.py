@@ -176,7 +176,12 @@ def provenance(arguments: list[str]) -> str:
 
     libraries = ", ".join([f"expkit {__version__}", *[f"{name} {version(name)}" for name in ("torch", "hydra-core", "pillow")]])
     command = " ".join(["python -m expkit", *[shlex.quote(a) for a in arguments]])
-    return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n"
+    return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n{CONVENTIONS}"
+
+
+CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional; i_start: the index on the grid of levels at which a picture
+# is let go, strength = 1 − i_start / updates; mask: white is repainted; sampler strided is the course's mode, diffusers is diffusers'
+"""
 
 
 def commit() -> str | None:

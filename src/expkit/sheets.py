@@ -10,6 +10,7 @@ from torch import Tensor
 
 from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
 
+EDGE = (214, 214, 214)  # around each picture, so that white ones end somewhere
 MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
 
 
@@ -77,6 +78,7 @@ def sheet(
         for column, tile in enumerate(row):
             x = left + column * (width + gap)
             page.paste(tile, (x, y))
+            ImageDraw.Draw(page).rectangle((x - 1, y - 1, x + width, y + height), outline=EDGE)
             if under:
                 below.put(page, sum(map(len, under[:number])) + column, (x + width / 2, y + height + 3), "ma", "center")
     return page

@@ -57,7 +57,7 @@ class Sampling:
         grid = self.sampler.grid(len(model.schedule))
         pinned = self.pin(model, grid)
         plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
-        result.say(header(self.name, model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
+        result.say(header(self.name, model, grid, plan, len(seeds), [self.note, speed.said(model.name, sum(plan.calls))]))
         x, shots = self.run(model, grid, seeds, pinned.pin)
         images = model.decode(x).cpu()
         result.numbers |= spent(model) | {"device": str(model.device), "seed": self.seed} | pinned.numbers
