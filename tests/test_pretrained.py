@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from PIL import Image
 
 from expkit import grids
 from expkit.denoiser import Counting
@@ -502,6 +503,20 @@ def test_every_task_runs_with_deepfloyd(task, models, expkit, monkeypatch):
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.numbers()["network_calls"] in (2, 3) and "judged" not in done.numbers()
+
+
+def test_a_picture_goes_through_the_second_stage_alone(models, expkit, monkeypatch):
+    from expkit import prompts
+
+    monkeypatch.setattr(prompts, "Embeddings", tiny.Words, raising=False)
+    for name in ("Store", "T5"):
+        monkeypatch.setattr(prompts, name, dict, raising=False)
+    settings = ["model=deepfloyd", f"model.weights={models / 'if'}", "model.device=cpu", "model.dtype=float32", "logger=none", "steps=3"]
+    done = expkit(*settings, "task=upscale", "image=cat")
+    assert done.code == 0, done.err
+    numbers = done.numbers()
+    assert numbers["network_calls"] == 0 and numbers["second_stage"]["network_calls"] == 3
+    assert Image.open(done.folder / numbers["pictures"][0]["file"]).size == (2 * tiny.SIDE, 2 * tiny.SIDE)
 
 
 def test_an_unconditional_model_samples_by_the_command(models, expkit):

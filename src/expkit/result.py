@@ -179,8 +179,9 @@ def provenance(arguments: list[str]) -> str:
     return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n{CONVENTIONS}"
 
 
-CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional; i_start: the index on the grid of levels at which a picture
-# is let go, strength = 1 − i_start / updates; mask: white is repainted; sampler strided is the course's mode, diffusers is diffusers'
+CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white is repainted.
+# i_start: the index on the grid of levels at which a picture is let go; strength = 1 − i_start / updates.
+# sampler strided is the course's mode, sampler diffusers is that of diffusers.
 """
 
 

@@ -156,7 +156,8 @@ def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):
 
 def spent(model: Counting) -> dict:
     """What a run has asked of the network; its speed is remembered for the next one."""
-    speed.learn(model.name, model.seconds, sum(model.rows) or 1)
+    if model.rows:
+        speed.learn(model.name, model.seconds, sum(model.rows))
     return {
         "network_calls": len(model.rows),
         "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
