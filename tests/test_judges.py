@@ -267,3 +267,8 @@ def test_clip_without_its_weights_is_refused(monkeypatch, tmp_path):
         judges.CLIP()
     with pytest.raises(Refusal, match="cannot be read"):
         judges.CLIP(tmp_path)
+
+
+def test_every_kind_of_judge_says_how_well_it_reads_from_afar(tmp_path):
+    assert judges.CLIP(str(tiny_clip(tmp_path / "clip")), "cpu").accuracy_from_afar is None
+    assert judges.first().accuracy_from_afar == store.card("judge_first")["accuracy_shrunk_by_4"]

@@ -35,10 +35,7 @@ class Words:
     def __init__(self, width: int = WIDTH, length: int = LENGTH, known: dict[str, Tensor] | None = None, **unused) -> None:
         self.width, self.length, self.known, self.prepared = width, length, known or {}, []
 
-    def lacks(self, texts) -> bool:
-        return bool(set(texts) - set(self.prepared))
-
-    def prepare(self, texts) -> None:
+    def prepare(self, texts, make_room=None) -> None:
         self.prepared += texts
 
     def __call__(self, text: str) -> Tensor:

@@ -31,6 +31,7 @@ from expkit.denoiser import Denoiser, Prediction
 from expkit.errors import Refusal
 from expkit.maps import Band, Gray, LowPass, Map, Motion, Residual, Unseen, chain, high_pass
 from expkit.maps import Identity as Everything
+from expkit.maps import still as leftover
 from expkit.views import Identity as AsItIs
 from expkit.views import View, then
 
@@ -431,7 +432,7 @@ def colour(grey: Estimate, colour: Estimate) -> Estimate:
 
 def motion(moving: Estimate, still: Estimate, taps: float = 7) -> Estimate:
     """What is left of the picture when it moves along the diagonal says `moving`, the rest `still`."""
-    return decomposed({"moving": moving, "still": still}, {"moving": Motion(taps), "still": Residual(Motion(taps))})
+    return decomposed({"moving": moving, "still": still}, {"moving": Motion(taps), "still": leftover(taps)})
 
 
 def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimate:

@@ -6,6 +6,8 @@ to the next; a grid that ends at level 0 ends as the course does, one that ends 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from expkit.errors import Refusal
 from expkit.schedule import CLEAN
 
@@ -45,6 +47,11 @@ def level(t: float, levels: int) -> int:
     if not 0 <= t < 1000:
         raise Refusal(f"t={t} is not a level: levels are counted in thousandths of the schedule, from 0 (almost clean) to 999 (noise).")
     return min(round(t * levels / 1000), levels - 1)
+
+
+def listed(t: float | Sequence[float], levels: int) -> list[int]:
+    """One level of 1000, or several, in a schedule of any number of levels."""
+    return [level(each, levels) for each in (t if isinstance(t, Sequence) else [t])]
 
 
 def ays(levels: int) -> tuple[int, ...]:

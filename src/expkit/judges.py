@@ -93,7 +93,12 @@ def shrunk(images: Tensor, times: float) -> Tensor:
 
 
 class Judging(ABC):
-    """What says how likely each of its answers is for a picture."""
+    """What says how likely each of its answers is for a picture.
+
+    accuracy_from_afar: the share of known pictures that it reads right when they are shrunk by 4, None where that was not measured.
+    """
+
+    accuracy_from_afar: float | None = None
 
     @abstractmethod
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +115,6 @@ class Judge(Judging):
 
     Pictures are (N, 1, 28, 28) in [0, 1], a light digit on dark; what lies outside is read as black or white, as a screen shows it.
     Answers are on the pictures' device. Pictures of another shape, and a missing or damaged file, raise Refusal.
-    accuracy_from_afar: the share of test digits that it reads right when they are shrunk by 4, where that was measured.
     """
 
     weights: Path

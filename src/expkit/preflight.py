@@ -37,13 +37,13 @@ class Plan:
 
 def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None) -> Plan:
     """Refuse what cannot work; what will happen otherwise."""
-    denoiser.prepare(sorted({p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}))
     check_channels([term.map for term in estimate.terms] + ([pin.part] if pin else []), denoiser)
     warnings = tuple(said for view in dict.fromkeys(term.view for term in estimate.terms) if (said := check_view(view, denoiser)))
     if not warnings:
         check_whole(estimate, denoiser, grid, count)
     if clip:
         clip(torch.zeros(1, *denoiser.shape), denoiser)
+    denoiser.prepare(sorted({p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}))
     notes = (*guidance(estimate.terms), *(held(pin, grid) if pin else ()))
     return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
 

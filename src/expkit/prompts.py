@@ -251,19 +251,20 @@ class Embeddings:
     def used(self) -> dict[str, Provenance]:
         return {text: embedding.entry.provenance for text, embedding in self.held.items()}
 
-    def prepare(self, texts: Iterable[str]) -> list[str]:
-        """Have the embeddings of all the texts of a run, and of no others; which of them had to be encoded. Refuses what cannot be had."""
+    def prepare(self, texts: Iterable[str], make_room: Callable[[], None] = lambda: None) -> list[str]:
+        """Have the embeddings of all the texts of a run, and of no others; which of them had to be encoded. Refuses what cannot be had.
+
+        make_room: called where there is something to encode, before the encoder is loaded.
+        """
         found = {text: self.held.get(text) or self.found(text) for text in texts}
         missing = [text for text, embedding in found.items() if embedding is None]
-        found |= self.obtained(missing) if missing else {}
+        if missing:
+            make_room()
+            found |= self.obtained(missing)
         agree(found)
         self.held = found
         self.remark()
         return [text for text in missing if not found[text].entry.provenance.imported]
-
-    def lacks(self, texts: Iterable[str]) -> bool:
-        """Whether the encoder will be asked for some of these."""
-        return any(text not in self.held and self.found(text) is None for text in texts)
 
     def found(self, text: str) -> Embedding | None:
         """A text's embedding from the import, else from the store."""

@@ -15,7 +15,7 @@ from expkit import measures
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Estimate
-from expkit.grids import level
+from expkit.grids import listed
 from expkit.maps import LowPass
 from expkit.preflight import check, header
 from expkit.result import Result
@@ -49,7 +49,7 @@ class Denoise:
         grid = self.sampler.grid(len(model.schedule))
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
-        levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
+        levels = listed(self.t, len(model.schedule))
         plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip)
         result.say(header("denoise", model, grid, plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
         source = images(self.image, model, self.fit)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expkit.denoiser import Denoiser
-from expkit.grids import level
+from expkit.grids import listed
 from expkit.result import Result
 from expkit.sample import noises, seeded
 from expkit.sheets import sheet
@@ -29,7 +29,7 @@ class Forward:
 
     def __call__(self, result: Result) -> None:
         model, source = self.model, images(self.image, self.model, self.fit)
-        levels = [level(t, len(model.schedule)) for t in ([self.t] if isinstance(self.t, int) else self.t)]
+        levels = listed(self.t, len(model.schedule))
         noise = noises(seeded(self.seed, len(source)), "forward", 0, model.shape).to(model.device)
         clean = model.encode(source).to(noise)
         noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]

@@ -110,6 +110,7 @@ class Pretrained(Denoiser):
     def __init__(self, repository: Repository, kind: str, machine: Machine) -> None:
         config = repository.config("scheduler")
         self.schedule, self.kind, self.threshold = schedule_of(config), kind_of(config), config.get("sample_max_value", 1.0)
+        self.learned = config.get("variance_type") == "learned_range"
         self.device, self.network = torch.device(machine.device), Network(repository, "unet", kind, machine)
 
     def release(self) -> None:
@@ -119,7 +120,7 @@ class Pretrained(Denoiser):
 class Prompted(Pretrained):
     """A model that is told in words what to show.
 
-    embeddings: prepare(texts) encodes what is not stored yet, and frees the encoder; rows(texts) -> (R, L, D).
+    embeddings: prepare(texts, make_room) encodes what is not stored yet, and frees the encoder; rows(texts) -> (R, L, D).
     """
 
     def __init__(self, repository: Repository, width: int | None, embeddings, machine: Machine) -> None:
@@ -131,10 +132,7 @@ class Prompted(Pretrained):
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes the prompts; the UNet is loaded afterwards, by the first forward, so that both are never held at once."""
-        texts = [self.understand(prompt) for prompt in prompts]
-        if self.embeddings.lacks(texts):
-            self.network.release()
-        self.embeddings.prepare(texts)
+        self.embeddings.prepare([self.understand(prompt) for prompt in prompts], self.network.release)
 
     def release(self) -> None:
         super().release()

@@ -47,7 +47,6 @@ class Unconditional(Pretrained):
             raise Refusal(f"{repository.name} is told a class with every picture, and model=ddpm tells none: give an unconditional model.")
         super().__init__(repository, "UNet2DModel", machine)
         self.shape = (unet["in_channels"], *size_of(unet, size))
-        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
 
     def understand(self, prompt: str) -> str:
         if str(prompt).strip():
@@ -71,7 +70,6 @@ class DeepFloyd(Prompted):
         check_class(unet, "UNet2DConditionModel", repository.name, channels=3)
         super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
         self.shape = (3, *size_of(unet, None))
-        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return parted(self.network(x, t, encoder_hidden_states=self.rows(prompts)), 3, self.learned)
@@ -93,7 +91,6 @@ class Second(Prompted):
         check_class(unet, "UNet2DConditionModel", repository.name, channels=6)
         super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
         self.shape = (3, *size_of(unet, None))
-        self.learned = repository.config("scheduler").get("variance_type") == "learned_range"
         noising = repository.optional("image_noising_scheduler")
         enlarged = F.interpolate(low, self.shape[1:], mode="bilinear", align_corners=True)
         steps, drawn = schedule_of(noising) if noising else self.schedule, noise(self.shape).to(low)
