@@ -34,6 +34,11 @@ class Ask(NamedTuple):
     question: Question
     shares: dict[Map, float]
 
+    @property
+    def key(self) -> tuple[int, View, str]:
+        """What is asked: two asks with equal keys are one row."""
+        return self.picture, self.question.view, self.question.prompt
+
 
 def answered(wishes: tuple, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None) -> list[Prediction]:
     """Several estimates (of `expkit.estimate`) for x at level t from one forward, in which what several of them ask is asked once."""
@@ -61,18 +66,18 @@ class Share(NamedTuple):
 class Put(NamedTuple):
     """How the answers of a forward become one estimate: answers are summed first and mapped once, which is the same and cheaper.
 
-    maps: what of them each map is given. wishes: what each view is given for the learned variance's fraction, the mean over the distinct
-    wishes (or over all questions of a picture that has no wish), pixels moved back, no sign, no filter, no gamma.
+    maps: what of them each map is given. fracs: what each view is given for the learned variance's fraction, the mean over the distinct
+    conditions (or over all questions of a picture that has none), pixels moved back, no sign, no filter, no gamma.
     """
 
     maps: list[tuple[Map, Share]]
-    wishes: list[tuple[View, Share]]
+    fracs: list[tuple[View, Share]]
 
     def together(self, answer: Prediction, count: int) -> Prediction:
         native = reduce(torch.add, (linear(share.of(answer.native, count)) for linear, share in self.maps))
         if answer.frac is None:
             return Prediction(native)
-        return Prediction(native, reduce(torch.add, (view.unmoved(share.of(answer.frac, count)) for view, share in self.wishes)))
+        return Prediction(native, reduce(torch.add, (view.unmoved(share.of(answer.frac, count)) for view, share in self.fracs)))
 
 
 class Forward(NamedTuple):
@@ -94,7 +99,7 @@ class Forward(NamedTuple):
 @lru_cache(maxsize=32)
 def _forward(wishes: tuple, pictures: tuple[int, ...], clock: float | None, device: torch.device) -> Forward:
     asks = [wish.asks(pictures, clock) for wish in wishes]
-    questions = {key(ask): ask.question for some in asks for ask in some}
+    questions = {ask.key: ask.question for some in asks for ask in some}
     rows, places = {asked: row for row, asked in enumerate(questions)}, {picture: place for place, picture in enumerate(pictures)}
     views = _groups([question.view for question in questions.values()])
     return Forward(
@@ -105,17 +110,13 @@ def _forward(wishes: tuple, pictures: tuple[int, ...], clock: float | None, devi
     )
 
 
-def key(ask: Ask) -> tuple[int, View, str]:
-    return ask.picture, ask.question.view, ask.question.prompt
-
-
 def _put(asks: list[Ask], rows: Mapping, places: Mapping, device: torch.device) -> Put:
-    wished = {ask.picture for ask in asks if ask.question.condition}
-    heard = [ask for ask in asks if ask.question.condition or ask.picture not in wished]
+    conditioned = {ask.picture for ask in asks if ask.question.condition}
+    heard = [ask for ask in asks if ask.question.condition or ask.picture not in conditioned]
     many = {picture: len(at) for picture, at in _groups([ask.picture for ask in heard]).items()}
     shares = [(linear, ask, weight) for ask in asks for linear, weight in ask.shares.items()]
-    wishes = [(ask.question.view, ask, 1 / many[ask.picture]) for ask in heard]
-    return Put(_shared(shares, rows, places, device), _shared(wishes, rows, places, device))
+    fracs = [(ask.question.view, ask, 1 / many[ask.picture]) for ask in heard]
+    return Put(_shared(shares, rows, places, device), _shared(fracs, rows, places, device))
 
 
 def _shared(given: list[tuple], rows: Mapping, places: Mapping, device: torch.device) -> list[tuple]:
@@ -123,7 +124,7 @@ def _shared(given: list[tuple], rows: Mapping, places: Mapping, device: torch.de
     shared = []
     for what, at in _groups([what for what, _, _ in given]).items():
         asks, weights = [given[i][1] for i in at], [given[i][2] for i in at]
-        taken = [rows[key(ask)] for ask in asks]
+        taken = [rows[ask.key] for ask in asks]
         every = taken == list(range(len(rows)))
         share = Share(
             slice(None) if every else torch.tensor(taken, device=device),

@@ -25,7 +25,7 @@ from numbers import Real
 
 from torch import Tensor
 
-from expkit.asking import Ask, Question, answered, key
+from expkit.asking import Ask, Question, answered
 from expkit.denoiser import Denoiser, Prediction
 from expkit.errors import Refusal
 from expkit.maps import Band, Gray, LowPass, Map, Motion, Residual, Unseen, chain, high_pass
@@ -211,7 +211,7 @@ class Rescaled(Wish):
         return self.of.terms
 
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
-        return list({key(ask): ask for wish in (self.of.conditional, self.of) for ask in wish.asks(pictures, clock)}.values())
+        return list({ask.key: ask for wish in (self.of.conditional, self.of) for ask in wish.asks(pictures, clock)}.values())
 
     def only(self, pictures: Sequence[int]) -> Rescaled:
         return replace(self, of=self.of.only(pictures))
