@@ -315,7 +315,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(expkit, data, t
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     tested = whole.numbers()["epochs"]
     assert [row["epoch"] for row in tested] == [1, 2, 3] and all(row["test_loss"] > 0 for row in tested)
-    for file in ("picture.png", "recipe.yaml", *[f"epochs/01_{name}" for name in ("samples.png", "denoised.png", "loss.png", "model.safetensors")]):
+    kept = ("samples.png", "denoised.png", "loss.png", "model.safetensors")
+    for file in ("picture.png", "recipe.yaml", *[f"epochs/01_{name}" for name in kept]):
         assert (whole.folder / file).stat().st_size > 0
 
 
