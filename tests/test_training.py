@@ -1,12 +1,14 @@
 """Training: the course's networks, streams that belong to (seed, epoch, index), and a killed run that goes on as itself."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from expkit.sample import sample, seeded
 from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
 from expkit.training import rates
 from expkit.training.data import Batches, Pictures
-from expkit.training.fit import find_checkpoint
+from expkit.training.fit import Train, find_checkpoint
 from expkit.training.objectives import Diffusion, Reading
 from tests.conftest import Toy
 
@@ -328,3 +330,36 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(expkit, data):
 def test_missing_data_is_said(expkit, tmp_path):
     done = expkit(*TINY, "logger=none", f"data.pictures.folder={tmp_path / 'nowhere'}")
     assert done.code == 2 and "MNIST is not at" in done.err
+
+
+def test_two_processes_make_the_model_of_one(expkit, data, tmp_path):
+    """The same global batches, the last of them uneven, over two processes of their own: the same losses and weights."""
+    shared = (*TINY, "logger=none", "trainer.network.norm=group", "trainer.precision=64-true", "data.limit=101", "trainer.epochs=1",
+              "trainer.show=[]")  # fmt: skip
+    alone = expkit(*shared)
+    assert alone.code == 0, alone.err
+    command = [sys.executable, "-m", "expkit", *shared, "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={tmp_path / 'two'}"]
+    environment = os.environ | {"EXPKIT_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    two = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert two.returncode == 0 and two.stdout.splitlines()[-1] == str(tmp_path / "two"), two.stderr
+    assert json.loads((tmp_path / "two" / "numbers.json").read_text())["processes"] == 2
+    pairs = zip(losses(alone.folder)[1:], losses(tmp_path / "two")[1:], strict=True)
+    assert all(float(a[1]) == pytest.approx(float(b[1]), abs=1e-9) for a, b in pairs)
+    weights = [trained.read(folder / "model.safetensors")[0].state_dict() for folder in (alone.folder, tmp_path / "two")]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
+
+
+def test_processes_that_do_not_share_statistics_are_said(capsys):
+    Train(None, None, 0).check_processes(SimpleNamespace(world_size=2), UNet(8))
+    assert "do not share the statistics of BatchNorm" in capsys.readouterr().err
+    Train(None, None, 0).check_processes(SimpleNamespace(world_size=2), UNet(8, norm="group"))
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("trainer.strategy=fsdp", "requires a GPU"), ("trainer.devices=0", "devices=0"), ("trainer.batch_size=0", "1 or more")],
+)
+def test_what_cannot_be_trained_here_is_said(expkit, data, setting, said):
+    done = expkit(*TINY, "logger=none", setting)
+    assert done.code == 2 and said in done.err

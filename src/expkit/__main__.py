@@ -35,9 +35,10 @@ def main() -> None:
         failed.append(error)
     for error in failed:
         said = str(error) if isinstance(error, Refusal) else command.sentence(error, arguments)
-        if full or said is None:
+        if said is None or (full and not follows()):  # who follows was started with what is set above
             raise error
-        print(f"expkit: {said}", file=sys.stderr)
+        if not follows():
+            print(f"expkit: {said}", file=sys.stderr)
     sys.exit(2 if failed else 0)
 
 

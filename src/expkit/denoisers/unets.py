@@ -16,7 +16,7 @@ from expkit.errors import Refusal
 
 NORMS = {
     "batch": nn.BatchNorm2d,
-    "group": lambda width: nn.GroupNorm(min(8, width), width),  # the same alone, in a batch and in parts of one (Wu & He 2018)
+    "group": lambda width: nn.GroupNorm(min(8, width // 4), width),  # a row's is the same in any batch (Wu & He 2018)
 }
 
 
@@ -91,8 +91,8 @@ def check(hidden: int, timed: bool, classes: int, size: int, norm: str) -> None:
         raise ValueError("a class-conditioned UNet is told the time too: classes > 0 needs timed=True")
     if norm not in NORMS:
         raise Refusal(f"There is no normalisation {norm!r} for the UNet: give norm=batch, as the course, or norm=group.")
-    if norm == "group" and hidden > 8 and hidden % 8:
-        raise Refusal(f"hidden={hidden} does not divide into the 8 groups of norm=group: give a multiple of 8.")
+    if norm == "group" and hidden % 8:
+        raise Refusal(f"hidden={hidden} does not divide into the groups of norm=group: give a multiple of 8.")
     if size < 4 or size % 4:
         raise Refusal(f"Pictures of {size} pixels do not fit the UNet, which halves them twice: give data.size a multiple of 4.")
 

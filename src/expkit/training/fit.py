@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +47,11 @@ class Recipe:
     compile: bool = False
     lightning: dict = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "checkpoint_every"):
+            if not getattr(self, name) >= 1:
+                raise Refusal(f"trainer.{name}={getattr(self, name)} does not fit: it is a whole number of 1 or more.")
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -69,8 +76,10 @@ class Train:
         network = self.network(images)
         origin = self.origin(network, images)
         checkpoint = find_checkpoint(self.resume, result.folder, origin)
-        result.say(f"resuming from {checkpoint}" if checkpoint else "training from the beginning")
+        hush()
         trainer = self.trainer(result, held_out)
+        result.say(self.header(trainer, network, images, held_out))
+        result.say(f"  resuming from {checkpoint}" if checkpoint else "  from the beginning")
         self.check_processes(trainer, network)
         size, share = self.recipe.batch_size, {"rank": trainer.global_rank, "world": trainer.world_size}
         batches, tests = Batches(images, size, self.seed, True, **share), Batches(held_out, size, self.seed, False, **share)
@@ -106,25 +115,41 @@ class Train:
         }
 
     def trainer(self, result: Result, held_out: Pictures):
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
         from pytorch_lightning import Trainer
 
         recipe = self.recipe
-        many = recipe.devices not in (1, "1", "auto") or recipe.num_nodes > 1
-        return Trainer(
-            max_epochs=recipe.epochs,
-            accelerator=recipe.accelerator,
-            devices=recipe.devices,
-            num_nodes=recipe.num_nodes,
-            strategy=recipe.strategy,
-            precision=precision() if recipe.precision == "auto" else recipe.precision,
-            sync_batchnorm=many and torch.cuda.is_available(),
-            default_root_dir=result.folder,
-            logger=result.mirror.lightning(result),
-            callbacks=self.callbacks(result, held_out),
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **{"log_every_n_steps": 50, **recipe.lightning},
+        try:
+            return Trainer(
+                max_epochs=recipe.epochs,
+                accelerator=recipe.accelerator,
+                devices=recipe.devices,
+                num_nodes=recipe.num_nodes,
+                strategy=recipe.strategy,
+                precision=precision() if recipe.precision == "auto" else recipe.precision,
+                sync_batchnorm=torch.cuda.is_available(),
+                default_root_dir=result.folder,
+                logger=result.mirror.lightning(result),
+                callbacks=self.callbacks(result, held_out),
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                **recipe.lightning,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise Refusal(
+                f"Lightning cannot train with accelerator={recipe.accelerator}, devices={recipe.devices}, strategy={recipe.strategy}, "
+                f"precision={recipe.precision} here: {str(error).splitlines()[0]}"
+            ) from None
+
+    def header(self, trainer, network, images: Pictures, held_out: Pictures) -> str:
+        count, (channels, height, width) = len(images.labels), images.images.shape[1:]
+        processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        return (
+            f"train: a network of {sum(p.numel() for p in network.parameters()):,} parameters on {count:,} pictures of {width} × {height}"
+            f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {len(held_out.labels):,} held out to test on\n"
+            f"  {self.recipe.epochs} epochs of {-(-count // self.recipe.batch_size)} steps, {self.recipe.batch_size} pictures each; "
+            f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
         )
 
     def check_processes(self, trainer, network) -> None:
@@ -190,6 +215,15 @@ class Train:
             "weights": "model.safetensors",
             **self.recipe.objective.facts(module.network),
         }
+
+
+def hush() -> None:
+    """Lightning's advertisements and notes to programmers are not for who trains."""
+    import pytorch_lightning  # noqa: F401  it sets its own level
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
 
 
 def precision() -> str:

@@ -63,14 +63,14 @@ class Learning(LightningModule):
     def on_validation_epoch_end(self) -> None:
         count = len(self.trainer.val_dataloaders.pictures.labels)
         self.epochs.append({"epoch": self.current_epoch + 1, "test_loss": float(sum(self.tested)) / count})
-        self.log("test/loss", self.epochs[-1]["test_loss"])
+        self.log("test/loss", self.epochs[-1]["test_loss"], rank_zero_only=True)
         self.tested.clear()
 
     def on_train_epoch_end(self) -> None:
         self.settle()
         steps = self.losses[-len(self.trainer.train_dataloader) :]
         row = {"train_loss": sum(steps) / len(steps)}
-        self.log("train/loss_of_epoch", row["train_loss"])
+        self.log("train/loss_of_epoch", row["train_loss"], rank_zero_only=True)
         if self.epochs and self.epochs[-1]["epoch"] == self.current_epoch + 1:
             self.epochs[-1].update(row)
         else:

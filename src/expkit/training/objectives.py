@@ -86,8 +86,8 @@ class Diffusion(Objective):
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        u = time_fraction(t, len(self.schedule)).float()[:, None]
-        label = (F.one_hot(labels, network.classes) * kept).float() if network.classes else None
+        u = time_fraction(t, len(self.schedule)).to(x)[:, None]
+        label = (F.one_hot(labels, network.classes) * kept).to(x.dtype) if network.classes else None
         answer, wanted = network(x, u, label), target(x0, noise, alpha, sigma, self.kind)
         return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
 
