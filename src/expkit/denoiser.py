@@ -31,7 +31,9 @@ class Denoiser(ABC):
 
     shape: (C, H, W) of the state x; pictured: (C, H, W) of the pictures it stands for, the same unless the model is latent;
     schedule: its noise schedule; range: (low, high) of its pictures' values; kind: what its native answer is, one of eps, v, x0, flow;
-    threshold: the largest bound of dynamic thresholding; device: where the state of a run lives. "" is the null prompt.
+    threshold: the largest bound of dynamic thresholding; device: where the state of a run lives; generates: whether it can start from
+    noise, which a single-step denoiser cannot. "" is the null prompt.
+    classes: the prompts of the classes that it was told in training, none where it was told none, or something else.
     """
 
     shape: tuple[int, int, int]
@@ -40,6 +42,8 @@ class Denoiser(ABC):
     kind: str
     device: torch.device
     threshold: float = 1.0
+    generates: bool = True
+    classes: tuple[str, ...] = ()
 
     @property
     def pictured(self) -> tuple[int, int, int]:
@@ -85,6 +89,8 @@ class Wrapped(Denoiser):
     def __init__(self, inner: Denoiser) -> None:
         self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
         self.range, self.kind, self.device, self.threshold = inner.range, inner.kind, inner.device, inner.threshold
+        self.generates = inner.generates
+        self.classes = inner.classes
 
     @property
     def pictured(self) -> tuple[int, int, int]:

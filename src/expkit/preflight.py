@@ -37,6 +37,11 @@ class Plan:
 
 def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None) -> Plan:
     """Refuse what cannot work; what will happen otherwise."""
+    if not denoiser.generates:
+        raise Refusal(
+            "This model is a single-step denoiser: it was told no time, so it cannot go from noise to a picture in steps. "
+            "It serves task=forward, task=denoise and task=generalize; to sample, give the weights of a time-conditioned UNet."
+        )
     check_channels([term.map for term in estimate.terms] + ([pin.part] if pin else []), denoiser)
     warnings = tuple(said for view in dict.fromkeys(term.view for term in estimate.terms) if (said := check_view(view, denoiser)))
     if not warnings:

@@ -61,6 +61,10 @@ class Schedule:
                 return (x + sigma * native) / (alpha + sigma)
         raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
 
+    def nearest(self, ratio: float) -> int:
+        """The level at which sigma / alpha, the noise beside a picture of full strength, comes closest to `ratio`."""
+        return int((self.sigma / self.alpha - ratio).abs().nan_to_num(torch.inf).argmin())
+
     @property
     def leak(self) -> float:
         """How much of the picture survives at the last level, where sampling starts from pure noise: alpha_{T−1}."""

@@ -69,6 +69,7 @@ class TrainedUNet(Denoiser):
     ) -> None:
         self.shape = (facts.channels, facts.size, facts.size)
         self.schedule, self.range, self.kind = schedule, (facts.low, facts.high), facts.kind
+        self.classes = tuple(map(str, range(facts.classes)))
         self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.ask = torch.compile(self.network) if compile else self.network
