@@ -1,12 +1,12 @@
 """How close one set of pictures is to another: by features (N, F), what a judge sees in a picture before it answers.
 
-    frechet    |m_a − m_b|² + tr(S_a + S_b − 2 (S_a S_b)^½)          means m, covariances S                 (Heusel et al. 2017, eq. 6)
-    precision  share of the made in the manifold of the real         a manifold: the balls about each point that reach to its k-th
-    recall     share of the real in the manifold of the made         neighbour                              (Kynkäänniemi et al. 2019, eq. 1)
+    frechet    |m_a − m_b|² + tr(S_a + S_b − 2 (S_a S_b)^½),  means m, covariances S                  (Heusel et al. 2017, eq. 6)
+    precision  share of the made in the manifold of the real,
+    recall     share of the real in the manifold of the made                                   (Kynkäänniemi et al. 2019, eq. 1)
     spread     mean distance of two pictures of one class
-    entropy    −sum_c p_c log2 p_c
 
-Fréchet distances fall as sets grow: compare those of equal counts only.
+A manifold is the balls about each of its points that reach to its k-th neighbour. Fréchet distances fall as sets grow: compare those of
+equal counts only.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class Evaluate:
         least = classes * -(-max(2 * classes, fidelity.K + 1) // classes)
         if self.samples < least or self.samples % classes:
             raise Refusal(
-                f"samples={self.samples} does not fit: task=evaluate samples as many pictures of each class as of every other, and compares "
-                f"them with each other. Give a multiple of {classes}, {least} or more."
+                f"samples={self.samples} does not fit: task=evaluate samples as many pictures of each class as of every other, and "
+                f"compares them with each other. Give a multiple of {classes}, {least} or more."
             )
 
     @cached_property
@@ -143,15 +143,16 @@ class Evaluate:
             for rows in self.parts:
                 seeds = [Seed(self.seed, row % self.samples) for row in rows]
                 for step in sample(model, wish.only(rows), grid, seeds, self.sampler.rule, clip=self.sampler.clip):
+                    x = step.x
                     bar.update()
-                done.append((model.decode(step.x) * 255).round().byte().cpu())
+                done.append((model.decode(x) * 255).round().byte().cpu())
         return torch.cat(done)
 
     def page(self, sets: Mapping[str, Set], measured: Mapping[str, dict], panel: Panel) -> Image.Image:
         rows = [Row(name, few(one, SHOWN), self.gammas.get(name), measured[name]) for name, one in sets.items()]
         about = (
-            f"{self.samples} pictures of each kind. Distances are between features of the judge {panel.name}; "
-            f"training pictures, compared with the test pictures as all others are, give the floor.\n{self.note}"
+            f"{self.samples} pictures a row, compared with test pictures in features of judge “{panel.name}”. "
+            f"What training pictures get, so compared, is the floor.\n{self.note}"
         )
         return page(rows, panel.name, about)
 

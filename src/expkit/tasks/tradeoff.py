@@ -12,6 +12,15 @@ from torch.nn.functional import pad
 from expkit.charts import drawn
 
 MADE, REAL = "C0", "C3"
+COLUMNS = {
+    "accuracy": "accuracy",
+    "entropy_in_bits": "entropy,\nbits",
+    "frechet_distance": "Fréchet\ndistance",
+    "precision": "precision",
+    "recall": "recall",
+    "diversity": "diversity",
+    "inception_frechet_distance": "Inception\nFID",
+}
 
 
 class Row(NamedTuple):
@@ -27,9 +36,10 @@ def page(rows: Sequence[Row], judge: str, about: str) -> Image.Image:
     """Two rows or more of sets that were made, and last the training and the test pictures."""
     from matplotlib.figure import Figure
 
-    swept, table = len(rows) > 3, 0.62 * len(rows) + 0.5
+    swept, table = len(rows) > 3, 0.72 * len(rows) + 0.5
     figure = Figure(figsize=(12, table + 3.6 * swept + 0.9), layout="constrained")
     figure.suptitle(f"Quality and diversity\n{about}", fontsize=10)
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
     *charts, below = figure.subfigures(1 + swept, 1, height_ratios=[3.6, table][-1 - swept :], squeeze=False)[:, 0]
     for chart in charts:
         curves(chart.subplots(1, 4), rows, judge)
@@ -42,14 +52,16 @@ def curves(axes, rows: Sequence[Row], judge: str) -> None:
     *made, train, test = sorted(rows[:-2], key=lambda row: row.gamma) + list(rows[-2:])
     plane, *lines = axes
     plane.plot([row.measured["recall"] for row in made], [row.measured["precision"] for row in made], "o-", color=MADE, ms=5, lw=1)
-    for row in made:
-        plane.annotate(f"{row.gamma:g}", (row.measured["recall"], row.measured["precision"]), (5, 4), textcoords="offset points", fontsize=8)
+    for number, row in enumerate(made):  # labels above and below by turns: neighbours are often close
+        place, beside = (row.measured["recall"], row.measured["precision"]), (4, 5 - 15 * (number % 2))
+        plane.annotate(f"{row.gamma:g}", place, beside, textcoords="offset points", fontsize=8)
     plane.plot(train.measured["recall"], train.measured["precision"], "*", color=REAL, ms=11, label=train.name)
-    plane.set(xlabel="recall", ylabel="precision", title="precision and recall\n(numbers: gamma)")
+    plane.margins(0.12)
+    plane.set(xlabel="recall", ylabel="precision", title="precision and recall at each gamma")
     plane.legend(fontsize=8)
     drawings = (
         ("Fréchet distance", "frechet_distance", train),
-        (f"accuracy (judge {judge})", "accuracy", test),
+        (f"accuracy, by judge “{judge}”", "accuracy", test),
         ("diversity within a class", "diversity", train),
     )
     for chart, (title, key, real) in zip(lines, drawings, strict=True):
@@ -69,16 +81,14 @@ def value(row: Row, key: str, judge: str) -> float | None:
 
 def pictured(figure, rows: Sequence[Row], judge: str) -> None:
     """A line of numbers and a strip of pictures a set."""
-    known = {"accuracy": "accuracy", "entropy_in_bits": "entropy of classes\nread, bits", "frechet_distance": "Fréchet\ndistance",
-             "precision": "precision", "recall": "recall", "diversity": "diversity", "inception_frechet_distance": "Inception\nFID"}  # fmt: skip
-    columns = {key: title for key, title in known.items() if any(key in row.measured for row in rows)}
-    cells = figure.subplots(len(rows), 2, width_ratios=[5, 6], squeeze=False)
-    places = [0.24 + 0.78 * (k + 0.5) / len(columns) for k in range(len(columns))]
+    columns = {key: title for key, title in COLUMNS.items() if any(key in row.measured for row in rows)}
+    cells = figure.subplots(len(rows), 2, width_ratios=[5, 5.6], squeeze=False)
+    places = [0.26 + 0.76 * (k + 0.5) / len(columns) for k in range(len(columns))]
     for (words, strip), row in zip(cells, rows, strict=True):
         words.text(0, 0.5, row.name, va="center", fontsize=10)
         for place, key in zip(places, columns, strict=True):
             found = value(row, key, judge)
-            words.text(place, 0.5, "–" if found is None else f"{found:.3g}", va="center", ha="center", fontsize=10)
+            words.text(place, 0.5, "–" if found is None else f"{found:.3f}", va="center", ha="center", fontsize=10)
         strip.imshow(side_by_side(row.images), cmap="gray", vmin=0, vmax=1)
         words.axis("off"), strip.axis("off")
     for place, title in zip(places, columns.values(), strict=True):
