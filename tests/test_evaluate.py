@@ -35,7 +35,7 @@ def test_gamma_is_swept_on_one_page_beside_the_floor(ran):
         assert table["frechet_distance"] > 0 and table["diversity"] > 0
     assert made["gamma 1"]["accuracy"]["second"] >= 0.9  # its pictures are training pictures
     floor = numbers["measured"]["training pictures"]
-    assert 0 < floor["frechet_distance"] and 0.5 < floor["recall"] <= 1 and "accuracy" not in floor
+    assert floor["frechet_distance"] > 0 and 0.5 < floor["recall"] <= 1 and "accuracy" not in floor
     assert numbers["measured"]["test pictures"]["accuracy"]["second"] >= 0.9
     assert [len(files) for files in numbers["files"].values()] == [20, 20]
     assert Image.open(done.folder / "picture.png").width > 1000 and "Inception FID is left out" in done.err
@@ -146,7 +146,8 @@ def test_the_exact_denoiser_finds_its_pictures_and_at_much_noise_their_mean():
     model = Ideal(images, torch.arange(5), scaled(300))
     noise = torch.randn(5, 1, 8, 8)
     torch.testing.assert_close(generalize.denoised(model, images + 0.01 * noise, 0.01), images, atol=1e-3, rtol=0)
-    torch.testing.assert_close(generalize.denoised(model, images + 50 * noise, 50), images.mean(0, keepdim=True).expand(5, -1, -1, -1), atol=0.05, rtol=0)  # fmt: skip
+    far = generalize.denoised(model, images + 50 * noise, 50)
+    torch.testing.assert_close(far, images.mean(0, keepdim=True).expand_as(far), atol=0.05, rtol=0)
 
 
 def test_the_best_blur_is_none_without_noise_and_grows_with_it(data):
@@ -181,4 +182,6 @@ def test_the_blur_of_a_hybrid_is_the_models_own_unless_sigma_says_another(expkit
     for arguments, blur in (((), 1.8), (("sigma=2.5",), 2.5)):
         shown = expkit("--cfg", "job", "--resolve", "task=hybrid", *arguments)
         assert yaml.safe_load(shown.out)["task"]["estimate"]["blur"]["sigma"] == blur
+    several = expkit("task=hybrid", "sigma=[1,2]", "logger=none", "samples=1")
+    assert several.code == 2 and "-m sigma=1,2" in several.err and "Traceback" not in several.err
 

@@ -80,8 +80,9 @@ class Generalize:
             for way, images in zip(SHOWN, pair, strict=True):
                 result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
         result.picture(page(sigmas, pairs, self.note))
-        about = f"{self.samples} test pictures; the blur is the best on training pictures · {self.note}"
-        result.picture(curves(sigmas, found, mean, about), "curves")
+        if len(sigmas) > 1:
+            about = f"{self.samples} test pictures; the blur is the best on training pictures · {self.note}"
+            result.picture(curves(sigmas, found, mean, about), "curves")
 
     def held(self, model: Denoiser) -> Held:
         train, test = (held_out.opened(self.data, model, train) for train in (True, False))
@@ -147,7 +148,9 @@ def named(sigma: float) -> str:
 
 
 def page(sigmas: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]], note: str) -> Image.Image:
-    """A column a sigma; of each picture a row noisy and a row denoised."""
+    """A column a sigma; of each picture a row noisy and a row denoised. Where there is one sigma the pictures run across."""
+    if len(sigmas) == 1:
+        return sheet(pairs[0], SHOWN, (), f"denoised in one step, {named(sigmas[0])}", note)
     count = len(pairs[0][0])
     rows = [[pair[way][k] for pair in pairs] for k in range(count) for way in range(len(SHOWN))]
     return sheet(rows, list(SHOWN) * count, [named(sigma) for sigma in sigmas], "denoised in one step", note)
