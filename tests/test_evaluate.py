@@ -92,8 +92,10 @@ def test_a_judge_of_other_pictures_is_refused():
     panel, grey = Panel({"second": judges.second()}, tuple("0123456789")), torch.full((20, 1, 28, 28), 90, dtype=torch.uint8)
     with pytest.raises(Refusal, match="no judge of these pictures"):
         panel.check(panel.seen(grey, torch.arange(20) % 10))
-    with pytest.raises(Refusal, match="this model's classes are others: sneaker"):
-        Panel({"second": judges.second()}, ("3", "sneaker")).numbers()
+    with pytest.raises(Refusal, match="this model's are others: sneaker"):
+        panel.labels(("3", "sneaker"))
+    with pytest.raises(Refusal, match="tells 10 classes apart, and the data has 2"):
+        Panel({"second": judges.second()}, ("cat", "dog"))
 
 
 KNOWN = Pictures(torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(-1, 1, 28, 28), torch.arange(40) % 4)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from expkit import judges, store
 from expkit.errors import Refusal
-from expkit.randomness import stream
+from expkit.randomness import Draws, stream
 from expkit.training.data import mnist, root
 from expkit.training.objectives import Reading, blurs, shrinkings
 from tests.tiny import tiny_clip
@@ -162,34 +162,28 @@ def test_weights_of_something_else_are_refused(tmp_path):
 
 @pytest.mark.parametrize("network", [judges.Plain(8), judges.Residual(8)])
 def test_what_reading_saves_is_the_network(network, tmp_path, pictures):
-    Reading().save(network, tmp_path / "model.safetensors")
+    Reading().save(network, tmp_path / "model.safetensors", ())
     judge = judges.Judge(tmp_path / "model.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
     torch.testing.assert_close(judge(pictures), network.eval()(pictures).softmax(1))
 
 
 def test_reading_is_a_function_of_its_generator(pictures):
-    varied = [Reading().varied(pictures, stream(seed)) for seed in (1, 1, 2)]
+    varied = [Reading().varied(pictures, Draws(stream(seed), 6)) for seed in (1, 1, 2)]
     assert torch.equal(varied[0], varied[1])
     assert not torch.equal(varied[0], varied[2])
     network, labels = judges.Residual(8), torch.arange(6)
     state = torch.get_rng_state()
-    losses = [Reading()(network, pictures, labels, stream(seed)) for seed in (1, 1, 2)]
+    losses = [Reading()(network, pictures, labels, Draws(stream(seed), 6)) for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
     assert torch.equal(torch.get_rng_state(), state), "nothing else was drawn from"
-
-
-def test_processes_share_one_global_batch(pictures):
-    whole = Reading().varied(pictures, stream(1))
-    parts = [Reading().varied(pictures[rank::2], stream(1), rank, 2) for rank in (0, 1)]
-    torch.testing.assert_close(torch.stack(parts, 1).flatten(0, 1), whole)
 
 
 def test_reading_that_changes_nothing_is_cross_entropy(pictures):
     still = Reading(shift=0, turn=0, zoom=(1, 1), far=0, gain=0, offset=0, noise=0)
     network, labels = judges.Plain(8).eval(), torch.arange(6)
-    torch.testing.assert_close(still.varied(pictures, stream(1)), pictures)
-    torch.testing.assert_close(still(network, pictures, labels, stream(1)), F.cross_entropy(network(pictures), labels))
+    torch.testing.assert_close(still.varied(pictures, Draws(stream(1), 6)), pictures)
+    torch.testing.assert_close(still(network, pictures, labels, Draws(stream(1), 6)), F.cross_entropy(network(pictures), labels))
 
 
 def test_training_shrinks_as_the_judge_does(pictures):
@@ -212,7 +206,7 @@ def test_reading_learns():
     losses = []
     for step in range(40):
         optimizer.zero_grad()
-        losses.append(objective(network, images, labels, stream(step)))
+        losses.append(objective(network, images, labels, Draws(stream(step), len(labels))))
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < 0.3 * losses[0]

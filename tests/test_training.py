@@ -11,15 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from expkit.denoiser import Prediction
 from expkit.denoisers import trained
 from expkit.denoisers.unets import UNet
 from expkit.errors import Refusal
-from expkit.randomness import stream
-from expkit.schedule import linear, scaled
+from expkit.estimate import guided
+from expkit.judges import Plain
+from expkit.randomness import Draws, stream
+from expkit.rules import DDIM, DDPM
+from expkit.sample import sample, seeded
+from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
 from expkit.training import rates
 from expkit.training.data import Batches, Pictures
 from expkit.training.fit import find_checkpoint
-from expkit.training.objectives import Diffusion
+from expkit.training.objectives import Diffusion, Reading
+from tests.conftest import Toy
 
 PICTURES = Pictures(torch.randint(256, (50, 1, 28, 28), dtype=torch.uint8), torch.arange(50) % 10)
 
@@ -47,6 +53,30 @@ def test_conditioning_acts_as_written():
     assert torch.equal(net.conditioned(h, 0, u, three), by_hand)
 
 
+def test_time_multiplies_in_the_later_edition():
+    net, h, u = UNet(8, True, product=True).eval(), torch.rand(2, 16, 7, 7), torch.tensor([[0.1], [0.9]])
+    assert torch.equal(net.conditioned(h, 0, u, None), h * net.times[0](u)[:, :, None, None])
+
+
+@pytest.mark.parametrize(("size", "channels"), [(4, 1), (28, 3), (32, 3), (64, 1)])
+def test_the_unets_take_any_side_that_is_a_multiple_of_four(size, channels):
+    x = torch.rand(2, channels, size, size)
+    assert UNet(8, True, 3, channels, size)(x, torch.rand(2, 1), torch.eye(3)[:2]).shape == x.shape
+
+
+def test_pictures_that_cannot_be_halved_twice_are_refused():
+    with pytest.raises(Refusal, match="multiple of 4"):
+        UNet(8, size=30)
+    with pytest.raises(Refusal, match="normalisation 'layer'"):
+        UNet(8, norm="layer")
+
+
+def test_group_normalisation_treats_each_row_alone():
+    torch.manual_seed(0)
+    net, x, u = UNet(8, True, norm="group").train(), torch.rand(4, 1, 28, 28), torch.rand(4, 1)
+    assert torch.allclose(net(x, u)[:1], net(x[:1], u[:1]), atol=1e-5)
+
+
 def test_an_epochs_order_is_a_function_of_seed_and_epoch():
     batches = Batches(PICTURES, 8, seed=3)
     first = [b.labels.tolist() for b in batches]
@@ -65,30 +95,37 @@ def test_batches_are_taken_up_again_where_they_were_left():
     assert torch.equal(next(iter(Batches(PICTURES, 8, seed=3))).images, whole[0].images)
 
 
-def test_processes_share_a_global_batch_and_its_noise():
-    objective, net = Diffusion(scaled(300)), UNet(8, True, 10).eval()
+@pytest.mark.parametrize("objective", [Diffusion(scaled(300)), Diffusion(scaled(300), "v", min_snr=5.0), Reading()])
+def test_processes_share_a_global_batch_and_its_draws(objective):
+    """Of 50 pictures in batches of 12 the last has 2 rows: over three processes one has none."""
+    net = (Plain(4) if isinstance(objective, Reading) else UNet(8, True, 10)).eval()
 
     def losses(rank: int, world: int) -> torch.Tensor:
-        batches = Batches(PICTURES, 10, 3, True, rank, world)
-        return torch.stack([objective(net, b.images, b.labels, stream(b.index), rank, world) for b in batches])
+        parts = []
+        for b in Batches(PICTURES, 12, 3, True, rank, world):
+            draws = Draws(stream(b.index), b.count, rank, world)
+            parts.append(objective(net, b.images, b.labels, draws) * len(b.labels) / b.count if len(b.labels) else torch.tensor(0.0))
+        return torch.stack(parts)
 
-    assert torch.allclose(losses(0, 1), (losses(0, 2) + losses(1, 2)) / 2, atol=1e-6)
+    assert torch.allclose(losses(0, 1), losses(0, 3) + losses(1, 3) + losses(2, 3), atol=1e-6)
 
 
-def test_the_loss_is_the_papers():
-    class Perfect(torch.nn.Module):
-        """Knows the picture: a single flat one."""
+def drawn(count: int) -> Draws:
+    return Draws(stream(0), count)
 
-        classes, made = 0, linear(300)
 
-        def forward(self, x, u, label):
-            alpha, sigma = self.made.rows((u[:, 0] * 300).round().long() - 1)
-            return (x - alpha * 0.5) / sigma
+class Perfect(torch.nn.Module):
+    """Knows the picture, a single flat one, and so what to answer."""
 
-    images, objective = torch.full((64, 1, 28, 28), 0.5), Diffusion(linear(300))
-    assert objective(Perfect(), images, torch.zeros(64).long(), stream(0)) < 1e-6
-    silent = objective(Silent(), images, torch.zeros(64).long(), stream(0))
-    assert float(silent) == pytest.approx(1, abs=0.02)  # the variance of the noise
+    classes = 0
+
+    def __init__(self, schedule, kind: str) -> None:
+        super().__init__()
+        self.schedule, self.kind = schedule, kind
+
+    def forward(self, x, u, label):
+        alpha, sigma = self.schedule.rows((u[:, 0] * len(self.schedule)).round().long() - 1)
+        return target(torch.full_like(x, 0.5), (x - alpha * 0.5) / sigma, alpha, sigma, self.kind)
 
 
 class Silent(torch.nn.Module):
@@ -96,6 +133,60 @@ class Silent(torch.nn.Module):
 
     def forward(self, x, u, label):
         return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [(linear(300), "eps"), (scaled(300), "v"), (cosine(300), "x0"), (zero_terminal(linear(300)), "v"), (flow(300), "flow")],
+)
+def test_who_knows_the_picture_has_no_loss(schedule, kind):
+    images, objective = torch.full((64, 1, 28, 28), 0.5), Diffusion(schedule, kind)
+    assert objective(Perfect(schedule, kind), images, torch.zeros(64).long(), drawn(64)) < 1e-5
+    assert objective(Silent(), images, torch.zeros(64).long(), drawn(64)) > 0.2
+
+
+def test_the_loss_of_silence_is_the_variance_of_the_noise():
+    images, labels = torch.full((64, 1, 28, 28), 0.5), torch.zeros(64).long()
+    assert float(Diffusion(linear(300))(Silent(), images, labels, drawn(64))) == pytest.approx(1, abs=0.02)
+    assert float(Diffusion(added(100), "x0", only=0.5)(Silent(), images, labels, drawn(64))) == pytest.approx(0.25)
+
+
+def test_a_single_step_denoiser_is_shown_one_strength_of_noise():
+    class Looking(torch.nn.Module):
+        classes = 0
+
+        def forward(self, x, u, label):
+            self.seen = x
+            return x
+
+    net = Looking()
+    Diffusion(added(100), "x0", only=0.5)(net, torch.zeros(200, 1, 8, 8), torch.zeros(200).long(), drawn(200))
+    assert net.seen.flatten(1).std(1) == pytest.approx(torch.full((200,), 0.5), abs=0.2) and abs(float(net.seen.std()) - 0.5) < 0.01
+    Diffusion(pure_noise(), "x0")(net, torch.ones(200, 1, 8, 8), torch.zeros(200).long(), drawn(200))
+    assert abs(float(net.seen.mean())) < 0.05 and abs(float(net.seen.std()) - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_hand"),
+    [("eps", lambda snr: min(snr, 5) / snr), ("v", lambda snr: min(snr, 5) / (snr + 1)), ("x0", lambda snr: min(snr, 5))],
+)
+def test_min_snr_weights_are_the_papers(kind, by_hand):
+    """Hang et al. 2023, section 3.4: for x0 min(SNR, gamma), for eps that over SNR, for v that over SNR + 1."""
+    made, t = scaled(300), torch.tensor([0, 20, 100, 299])
+    found = Diffusion(made, kind, min_snr=5.0).weight(t).flatten().tolist()
+    assert found == pytest.approx([by_hand(made.alpha_bar(i) / (1 - made.alpha_bar(i))) for i in t.tolist()], rel=1e-5)
+
+
+def test_a_flow_and_an_x0_weigh_the_same_error_alike():
+    made, t = Schedule(flow(300).alpha[:-1], flow(300).sigma[:-1]), torch.tensor([10, 150, 298])
+    ratio = Diffusion(made, "flow", min_snr=5.0).weight(t) / Diffusion(made, "x0", min_snr=5.0).weight(t)
+    assert torch.allclose(ratio.flatten(), (made.sigma[t] ** 2).float())
+
+
+@pytest.mark.parametrize(("kind", "min_snr"), [("eps", None), ("v", 5.0)])
+def test_pure_noise_at_the_end_needs_an_answer_that_says_something(kind, min_snr):
+    with pytest.raises(Refusal, match="pure noise"):
+        Diffusion(zero_terminal(linear(300)), kind, min_snr=min_snr)
 
 
 def test_classes_are_forgotten_as_often_as_asked():
@@ -107,8 +198,22 @@ def test_classes_are_forgotten_as_often_as_asked():
             return x
 
     net = Listening()
-    Diffusion(scaled(300), drop=0.1)(net, torch.zeros(4000, 1, 4, 4), torch.arange(4000) % 10, stream(0))
+    Diffusion(scaled(300), drop=0.1)(net, torch.zeros(4000, 1, 4, 4), torch.arange(4000) % 10, drawn(4000))
     assert float((net.kept == 0).float().mean()) == pytest.approx(0.1, abs=0.02)
+
+
+def test_eulers_steps_along_a_known_flow_land_on_the_picture():
+    class Straight(Toy):
+        kind = "flow"
+
+        def predict(self, x, t, prompts):
+            return Prediction((0.5 - x) / self.schedule.at(t)[1])  # the straight way to the one picture there is
+
+    model = Straight(schedule=flow(300))
+    *_, end = sample(model, guided("", 1.0), (299, 200, 50, CLEAN), seeded(0, 2), DDIM())
+    assert torch.allclose(end.x, torch.full_like(end.x, 0.5), atol=1e-5)
+    with pytest.raises(Refusal, match="sampler=euler"):
+        list(sample(model, guided("", 1.0), (299, 200), seeded(0, 2), DDPM()))
 
 
 def test_rates():
@@ -116,10 +221,14 @@ def test_rates():
     assert rates.cosine(0, 5) == 0 and rates.cosine(0.03, 5) == 1 and rates.cosine(1, 5) == pytest.approx(0)
 
 
+def saved(path: Path, network: UNet, schedule, kind: str = "v", low: float = -1.0, names=tuple("0123456789")) -> str:
+    trained.save(path, network, schedule, trained.Facts.of(network, kind, low, 1.0, names))
+    return str(path)
+
+
 def test_weights_come_back_as_they_were_saved(tmp_path):
-    net, facts = UNet(8, True, 10).eval(), trained.Facts(8, True, 10, 1, 28, "v", -1.0, 1.0)
-    trained.save(tmp_path / "model.safetensors", net, scaled(300), facts)
-    model = trained.load(str(tmp_path / "model.safetensors"), precision="float32", device="cpu")
+    net = UNet(8, True, 10).eval()
+    model = trained.load(saved(tmp_path / "model.safetensors", net, scaled(300)), precision="float32", device="cpu")
     x = torch.randn(2, 1, 28, 28)
     assert (model.kind, model.range, len(model.schedule)) == ("v", (-1.0, 1.0), 300)
     assert torch.equal(model.schedule.alpha, scaled(300).alpha)
@@ -127,31 +236,60 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     assert torch.allclose(model.predict(x, 150, ["a handwritten 3", ""]).native, expected, atol=1e-5)
 
 
-def test_a_single_step_denoiser_does_not_sample(tmp_path):
-    trained.save(tmp_path / "m.safetensors", UNet(8, False), scaled(300), trained.Facts(8, False, 0, 1, 28, "x0", 0.0, 1.0))
-    with pytest.raises(Refusal, match="single-step"):
-        trained.load(str(tmp_path / "m.safetensors"))
+def test_a_model_of_other_classes_knows_their_names(tmp_path):
+    net = UNet(8, True, 2, 3, 32, norm="group").eval()
+    model = trained.load(saved(tmp_path / "m.safetensors", net, scaled(300), names=("cat", "dog")), precision="float32", device="cpu")
+    assert model.shape == (3, 32, 32) and [model.understand(p) for p in ("Dog", "a photo of a cat", " ")] == ["dog", "cat", ""]
+    expected = net(x := torch.randn(1, 3, 32, 32), torch.full((1, 1), 1 / 300), torch.tensor([[0.0, 1.0]]))
+    assert torch.allclose(model.predict(x, 0, ["dog"]).native, expected, atol=1e-5)
+    for prompt in ("bird", "a cat and a dog", "dogs"):
+        with pytest.raises(Refusal, match="cat, dog"):
+            model.understand(prompt)
+
+
+def test_a_model_that_was_told_no_classes_knows_the_null_prompt_only(tmp_path):
+    model = trained.load(saved(tmp_path / "m.safetensors", UNet(8, True), scaled(300)), precision="float32", device="cpu")
+    assert model.understand("") == "" and model.predict(torch.randn(1, 1, 28, 28), 10, [""]).native.shape == (1, 1, 28, 28)
+    with pytest.raises(Refusal, match="not told classes"):
+        model.understand("3")
+
+
+def test_a_single_step_denoiser_denoises_and_does_not_sample(expkit, tmp_path):
+    weights = "model.weights=" + saved(tmp_path / "m.safetensors", UNet(8, False), added(100), "x0", 0.0)
+    done = expkit("task=sample", weights, "logger=none", 'prompt=""')
+    assert done.code == 2 and "single-step" in done.err and "task=denoise" in done.err
+    for task in ("forward", "denoise"):
+        done = expkit(f"task={task}", weights, "logger=none", "t=[250,500]")
+        assert done.code == 0, done.err
+    assert [set(level) & {"one step", "iterative"} for level in done.numbers()["levels"]] == [{"one step"}] * 2
 
 
 def test_a_card_that_promises_another_file_is_not_believed(tmp_path):
-    trained.save(tmp_path / "m.safetensors", UNet(8, True, 10), scaled(300), trained.Facts(8, True, 10, 1, 28, "v", -1.0, 1.0))
+    saved(tmp_path / "m.safetensors", UNet(8, True, 10), scaled(300))
     with pytest.raises(Refusal, match="damaged"):
         trained.read(tmp_path / "m.safetensors", "0" * 64)
 
 
 def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
+    mine = {"network": "a", "seed": 1}
     with pytest.raises(Refusal, match="missing or damaged"):
-        find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path / "run")
-    assert find_checkpoint("auto", tmp_path / "run") is None
-    torn = tmp_path / "old" / "checkpoints" / "step=5.ckpt"
-    torn.parent.mkdir(parents=True)
+        find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path / "run", mine)
+    assert find_checkpoint("auto", tmp_path / "run", mine) is None
+    torn, others = (tmp_path / name / "checkpoints" / "step=5.ckpt" for name in ("torn", "others"))
+    for path in (torn, others):
+        path.parent.mkdir(parents=True)
     torn.write_bytes(b"PK\x03\x04 torn")
-    assert find_checkpoint("auto", tmp_path / "run") is None
+    torch.save({"history": {"origin": mine | {"network": "b"}}}, others)
+    assert find_checkpoint("auto", tmp_path / "run", mine) is None
+    with pytest.raises(Refusal, match="its network differ"):
+        find_checkpoint(str(others), tmp_path / "run", mine)
+    torch.save({"history": {"origin": mine}}, torn)
+    assert find_checkpoint("auto", tmp_path / "run", mine) == torn
 
 
 TINY = ("task=train", "trainer=digits", "trainer.network.hidden=8", "data.limit=320", "data.test_limit=64", "trainer.epochs=3",
         "trainer.batch_size=32", "trainer.checkpoint_every=4", 
-        "trainer.lightning.log_every_n_steps=4", "trainer.lightning.accelerator=cpu")  # fmt: skip
+        "trainer.lightning.log_every_n_steps=4", "trainer.accelerator=cpu")  # fmt: skip
 
 
 def losses(folder: Path) -> list:
@@ -177,7 +315,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(expkit, data, t
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     tested = whole.numbers()["epochs"]
     assert [row["epoch"] for row in tested] == [1, 2, 3] and all(row["test_loss"] > 0 for row in tested)
-    for file in ("picture.png", "samples_epoch_1.png", "recipe.yaml"):
+    kept = ("samples.png", "denoised.png", "loss.png", "model.safetensors")
+    for file in ("picture.png", "recipe.yaml", *[f"epochs/01_{name}" for name in kept]):
         assert (whole.folder / file).stat().st_size > 0
 
 

@@ -119,11 +119,17 @@ def run(config, folder: Path) -> None:
     batched(config)
     from expkit.result import Result, provenance
 
-    task = built(instantiate, config.task)
-    result = Result(folder, provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger)["mirror"])
+    task, leads = built(instantiate, config.task), not follows()
+    result = Result(folder, provenance(sys.argv[1:]) + recipe, built(instantiate, config.logger)["mirror"], leads)
     task(result)
     result.finish()
-    print(result.folder)
+    if leads:
+        print(result.folder)
+
+
+def follows() -> bool:
+    """Whether this is one of several processes of a training and not the first: Lightning, torchrun and SLURM number them."""
+    return any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def built(instantiate, node):

@@ -16,6 +16,7 @@ GROUPS = {
     "model": "which network answers",
     "sampler": "how it goes from noise to picture",
     "trainer": "task=train: the recipe",
+    "schedule": "task=train: how noise grows: schedule@trainer.objective.schedule=cosine",
     "data": "train, evaluate, generalize: the pictures",
     "logger": "where the run's folder is shown too",
     "estimate": "what the network is asked; nests: estimate@task.estimate.far=anagram",

@@ -27,10 +27,15 @@ MADE_BY = "task=train trainer=judge"
 
 
 class Reader(nn.Module, ABC):
-    """A network that reads grey digits; `width` is all it is built from."""
+    """A network that reads ten kinds of grey pictures; `width` is all it is built from. Refuses to be made for others."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, classes: int = DIGITS, channels: int = 1, size: int = SIDE) -> None:
         super().__init__()
+        if (classes, channels, size) != (DIGITS, 1, SIDE):
+            raise Refusal(
+                f"The judges read {DIGITS} kinds of grey pictures of {SIDE} pixels, and were given {classes} kinds of {channels}-channel "
+                f"pictures of {size}: train them on data=mnist, fashion_mnist or kmnist."
+            )
         self.width = width
 
     answer: nn.Sequential  # its last part is the linear map that reads
@@ -47,8 +52,8 @@ class Reader(nn.Module, ABC):
 class Plain(Reader):
     """Convolutions, batch normalisation, ReLU, three poolings; one linear map reads the last 3×3. Width 32: 203,690 parameters."""
 
-    def __init__(self, width: int = 32) -> None:
-        super().__init__(width)
+    def __init__(self, width: int = 32, **pictures: int) -> None:
+        super().__init__(width, **pictures)
         w = width
         self.features = nn.Sequential(
             seen(1, w, 5), nn.MaxPool2d(2),
@@ -68,8 +73,8 @@ def seen(inner: int, outer: int, side: int = 3) -> nn.Sequential:
 class Residual(Reader):
     """h ← h + F(h) with group normalisation and SiLU, no pooling before the mean over the picture. Width 32: 170,186 parameters."""
 
-    def __init__(self, width: int = 32) -> None:
-        super().__init__(width)
+    def __init__(self, width: int = 32, **pictures: int) -> None:
+        super().__init__(width, **pictures)
         w = width
         self.enter = nn.Conv2d(1, w, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))

@@ -8,6 +8,7 @@ recipe.yaml      the resolved config, versions, git commit
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -35,14 +36,23 @@ class Mirror(ABC):
     def lightning(self, result: Result):
         """The same for a training run, while it runs: a logger of Lightning's, or False."""
 
+    @abstractmethod
+    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+        """Show a picture of a training run while it runs; those of one name are a series over its epochs."""
+
 
 class Result:
-    """What a task writes into. The folder is claimed when it is made: one that holds a run is refused."""
+    """What a task writes into. The folder is claimed when it is made: one that holds a run is refused.
 
-    def __init__(self, folder: Path | str, recipe: str = "", mirror: Mirror | None = None) -> None:
-        self.folder, self.recipe, self.mirror = Path(folder), recipe, mirror or Nowhere()
+    leads: False in all but one of the processes that share a training: they say, write and mirror nothing.
+    """
+
+    def __init__(self, folder: Path | str, recipe: str = "", mirror: Mirror | None = None, leads: bool = True) -> None:
+        self.folder, self.recipe, self.mirror = Path(folder), recipe, mirror if mirror and leads else Nowhere()
         self.numbers: dict = {}
-        self.began = time.perf_counter()
+        self.leads, self.began = leads, time.perf_counter()
+        if not leads:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with (self.folder / "recipe.yaml").open("x", encoding="utf-8") as file:
@@ -51,7 +61,8 @@ class Result:
             raise Refusal(f"The folder {self.folder} already holds a run. Give another one, or leave hydra.run.dir out.") from None
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if self.leads:
+            print(text, file=sys.stderr, flush=True)
 
     def bare(self, images: Tensor, name: str = "{:03d}") -> list[str]:
         """Write each of (B, C, H, W) in [0, 1] as pictures/NNN.png; their names."""
@@ -66,6 +77,8 @@ class Result:
 
     def finish(self) -> None:
         """Write the numbers, last and in one move: a folder with numbers.json is a finished run. Then mirror the folder."""
+        if not self.leads:
+            return
         self.numbers = {"seconds": round(time.perf_counter() - self.began, 3), **self.numbers}
         part = self.folder / f".numbers.{os.getpid()}.part"
         part.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
@@ -99,36 +112,50 @@ class Nowhere(Mirror):
     def lightning(self, result: Result):
         return False
 
+    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+        pass
+
 
 class TensorBoard(Mirror):
     """logger=tensorboard: pictures, numbers and the recipe as an event file in the run's folder, written without torch."""
 
     def show(self, result: Result) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         text = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         recipe = TensorProto(dtype=7, string_val=[f"```\n{result.recipe}\n```".encode()])
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
         values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
-        values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
-        writer = EventFileWriter(str(result.folder / "tensorboard"))
-        writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=values)))
-        writer.close()
+        values += [Summary.Value(tag=tag, image=_encoded(Image.open(path))) for tag, path in result.pngs().items()]
+        self.write(result, values, 0)
 
     def lightning(self, result: Result):
         from pytorch_lightning.loggers import TensorBoardLogger
 
         return TensorBoardLogger(result.folder, name="", version="tensorboard")
 
+    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-def _encoded(path: Path):
+        self.write(result, [Summary.Value(tag=name, image=_encoded(image))], epoch)
+
+    def write(self, result: Result, values: list, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        writer = EventFileWriter(str(result.folder / "tensorboard"))
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        writer.close()
+
+
+def _encoded(image: Image.Image):
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    size = Image.open(path).size
-    return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
+    drawn = io.BytesIO()
+    image.convert("RGB").save(drawn, "PNG")
+    return Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=drawn.getvalue())
 
 
 class WandB(Mirror):
@@ -168,6 +195,11 @@ class WandB(Mirror):
         from pytorch_lightning.loggers import WandbLogger
 
         return WandbLogger(experiment=self.begun(result))
+
+    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+        import wandb
+
+        self.begun(result).log({name: wandb.Image(image, caption=f"after epoch {epoch}"), "epoch": epoch})
 
 
 def provenance(arguments: list[str]) -> str:

@@ -47,6 +47,7 @@ class DDPM:
     variance: Literal["small", "large", "learned", "model"] = "model"
 
     def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+        check_preserving(schedule, t, s)
         ab_t, ab_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
         beta = 1 - ab_t / ab_s
         mean = math.sqrt(ab_s) * beta / (1 - ab_t) * x0 + math.sqrt(1 - beta) * (1 - ab_s) / (1 - ab_t) * x
@@ -62,9 +63,20 @@ class DDPM:
         return math.sqrt(large if kind == "large" else small)
 
 
+def check_preserving(schedule: Schedule, *levels: int) -> None:
+    if any(abs(alpha**2 + sigma**2 - 1) > 1e-6 for alpha, sigma in map(schedule.at, levels)):
+        raise Refusal(
+            "Ancestral sampling needs a schedule that preserves variance, and this model's does not: it is one of flow matching. "
+            "Try sampler=euler."
+        )
+
+
 @dataclass(frozen=True)
 class DDIM:
-    """eta = 0 is deterministic, eta = 1 is DDPM with the small variance (Song et al. 2021, eq. 12 and 16)."""
+    """eta = 0 is deterministic, eta = 1 is DDPM with the small variance (Song et al. 2021, eq. 12 and 16).
+
+    On straight lines from noise to picture, alpha = 1 − u and sigma = u, eta = 0 is Euler's step along x0 − noise.
+    """
 
     eta: float = 0.0
 

@@ -3,7 +3,8 @@
     x_t = alpha_t · x0 + sigma_t · eps                                                                   (Ho et al. 2020, eq. 4)
 
 Level t is an integer, 0 … T − 1, counted from 0; `CLEAN` (−1) is the picture itself. Variance-preserving schedules have
-alpha = sqrt(alpha_bar), sigma = sqrt(1 − alpha_bar); a flow has alpha = 1 − u, sigma = u. Coefficients are formed in float64.
+alpha = sqrt(alpha_bar), sigma = sqrt(1 − alpha_bar); a flow has alpha = 1 − u, sigma = u; where noise is only added, alpha = 1.
+Coefficients are formed in float64.
 """
 
 from __future__ import annotations
@@ -121,3 +122,13 @@ def flow(levels: int = 1000) -> Schedule:
     """Straight lines from noise to picture: alpha = 1 − u, sigma = u, u = (t + 1) / levels; the published time is 1 − u."""
     u = (torch.arange(levels, dtype=torch.float64) + 1) / levels
     return Schedule(1 - u, u)
+
+
+def added(levels: int = 100, most: float = 1.0) -> Schedule:
+    """Noise on top of a whole picture, as single-step denoisers see it: alpha = 1, sigma = most (t + 1) / levels."""
+    return Schedule(torch.ones(levels, dtype=torch.float64), most * (torch.arange(levels, dtype=torch.float64) + 1) / levels)
+
+
+def pure_noise() -> Schedule:
+    """One level, at which nothing is left of the picture: alpha = 0, sigma = 1."""
+    return Schedule(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))

@@ -1,8 +1,9 @@
-"""What the digits model understands: a digit, however people write it."""
+"""What models that were trained on classes understand: a digit, however people write it, or the name of a class."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from expkit.errors import Refusal, nearest
@@ -10,6 +11,28 @@ from expkit.errors import Refusal, nearest
 FILLERS = "a an the of handwritten hand written drawn digit number numeral figure picture image photo drawing sketch"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 AROUND = set(re.findall(r"\w+", FILLERS))
+DIGITS = tuple("0123456789")
+
+
+def named(prompt: str, names: Sequence[str]) -> str:
+    """The class that a prompt names, however it is written; "" for the null prompt. Anything else is refused with the names."""
+    if tuple(names) == DIGITS:
+        return digit(prompt)
+    said = str(prompt).strip().casefold()
+    if not said:
+        return ""
+    found = [name for name in names if name.casefold() == said] or [name for name in names if meant(name.casefold(), said)]
+    if len(found) == 1:
+        return found[0]
+    raise Refusal(
+        f"This model does not know the prompt {str(prompt)!r}.{nearest(prompt, names)} It knows one class a prompt: {', '.join(names)}; "
+        '"" is the null prompt.'
+    )
+
+
+def meant(name: str, said: str) -> bool:
+    """Whether a class is named within a phrase, as whole words."""
+    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said))
 
 
 @lru_cache(maxsize=1024)
@@ -19,7 +42,7 @@ def digit(prompt: str) -> str:
     digits = [str(WORDS.index(w)) if w in WORDS else w for w in words if w not in AROUND]
     if not str(prompt).strip():
         return ""
-    if len(digits) == 1 and digits[0] in set("0123456789"):
+    if len(digits) == 1 and digits[0] in DIGITS:
         return digits[0]
     hint = nearest(" ".join(digits), WORDS)
     raise Refusal(

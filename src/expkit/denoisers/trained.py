@@ -20,14 +20,14 @@ from expkit.denoisers.unets import UNet
 from expkit.devices import device_of, precision_of
 from expkit.errors import Refusal
 from expkit.schedule import Schedule
-from expkit.vocabulary import digit
+from expkit.vocabulary import DIGITS, named
 
 MADE_BY = "task=train"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file of weights says of itself."""
+    """What a file of weights says of itself: the network's arguments, what it answers, and the names of the classes it was shown."""
 
     hidden: int
     timed: bool
@@ -37,9 +37,17 @@ class Facts:
     kind: str
     low: float
     high: float
+    norm: str = "batch"
+    product: bool = False
+    names: Sequence[str] = DIGITS
+
+    @classmethod
+    def of(cls, net: UNet, kind: str, low: float, high: float, names: Sequence[str]) -> Facts:
+        made = (net.hidden, net.timed, net.classes, net.channels, net.size)
+        return cls(*made, kind, low, high, net.norm, net.product, tuple(names))
 
     def network(self) -> UNet:
-        return UNet(self.hidden, self.timed, self.classes, self.channels)
+        return UNet(self.hidden, self.timed, self.classes, self.channels, self.size, self.norm, self.product)
 
 
 def save(path: Path, network: UNet, schedule: Schedule, facts: Facts, dtype: torch.dtype = torch.float32) -> None:
@@ -62,25 +70,33 @@ def read(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, Facts]:
 
 
 class TrainedUNet(Denoiser):
-    """A class-conditioned UNet asked for digits."""
+    """A UNet asked for the classes that it was trained on; one that was told none knows the null prompt only."""
 
     def __init__(
         self, network: UNet, schedule: Schedule, facts: Facts, device: str = "cpu", precision: str = "float32", compile: bool = False
     ) -> None:
         self.shape = (facts.channels, facts.size, facts.size)
         self.schedule, self.range, self.kind = schedule, (facts.low, facts.high), facts.kind
-        self.classes = tuple(map(str, range(facts.classes)))
+        self.generates = facts.timed
+        self.classes = tuple(facts.names[: facts.classes])
         self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.ask = torch.compile(self.network) if compile else self.network
 
     def understand(self, prompt: str) -> str:
-        return digit(prompt)
+        if self.facts.classes:
+            return named(prompt, tuple(self.facts.names))
+        if str(prompt).strip():
+            raise Refusal(
+                f"This model was not told classes when it was trained, so it does not know the prompt {str(prompt)!r}: the null prompt, "
+                "prompt='', is the only one. Class-conditioned ones, such as model=digits, are told."
+            )
+        return ""
 
     def labels(self, prompts: Sequence[str]) -> Tensor:
         """One-hot rows (R, classes); zero for the null prompt."""
-        null = self.facts.classes
-        return F.one_hot(torch.tensor([int(p) if p else null for p in prompts]), null + 1)[:, :null].float()
+        places, null = {name: number for number, name in enumerate(self.facts.names)}, self.facts.classes
+        return F.one_hot(torch.tensor([places[p] if p else null for p in prompts]), null + 1)[:, :null].float()
 
     @torch.inference_mode()
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
@@ -98,8 +114,6 @@ def load(
     """A trained UNet as a denoiser; weights: None for those that ship, whose sha256 is checked against their card."""
     path, promised = (Path(weights), None) if weights else store.shipped("digits")
     network, schedule, facts = read(path, promised)
-    if not facts.timed:
-        raise Refusal(f"The weights {path} are of a single-step denoiser, which cannot sample: give those of a time-conditioned UNet.")
     place = device_of(device)
     model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place), compile)
     return Split(model, max_rows) if max_rows else model

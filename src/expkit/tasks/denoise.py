@@ -50,8 +50,11 @@ class Denoise:
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         levels = listed(self.t, len(model.schedule))
-        plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip)
-        result.say(header("denoise", model, grid, plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
+        if model.generates:
+            plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip)
+            result.say(header("denoise", model, grid, plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
+        else:
+            result.say("denoise: a single-step denoiser, so there is no iterative way")
         source = images(self.image, model, self.fit)
         noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
         rows, under, table = [], [], []
@@ -72,7 +75,7 @@ class Denoise:
         seen = model.decode(noisy).cpu()
         ways = {"noisy": lambda: seen, "Gaussian blur": lambda: blurred(seen, source), "one step": lambda: self.once(model, noisy, t),
                 "iterative": lambda: self.many(model, noisy, t, grid)}  # fmt: skip
-        return {way: ways[way]() for way in self.ways}
+        return {way: ways[way]() for way in self.ways if model.generates or way != "iterative"}
 
     def once(self, model: Denoiser, noisy: Tensor, t: int) -> Tensor:
         return model.decode(model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.kind)).cpu()

@@ -30,6 +30,7 @@ from expkit.tasks.sampling import spent
 from expkit.tasks.tradeoff import Row, page
 
 if TYPE_CHECKING:
+    from expkit.training.data import Pictures
     from expkit.training.fit import Data
 
 TEST, TRAIN = "test pictures", "training pictures"
@@ -57,8 +58,10 @@ class Evaluate:
     def __call__(self, result: Result) -> None:
         self.check()
         model, grid, wish = Counting(self.model), self.sampler.grid(len(self.model.schedule)), self.wish()
-        plan, panel = self.plan(model, wish, grid), Panel(self.judges, self.model.classes, fidelity.inception_at_hand())
-        test, train = (self.known(panel, train) for train in (False, True))
+        plan = self.plan(model, wish, grid)
+        tests, trains = (held_out.opened(self.data, model, train) for train in (False, True))
+        panel = Panel(self.judges, tests.names, fidelity.inception_at_hand())
+        test, train = self.known(panel, tests, TEST), self.known(panel, trains, TRAIN)
         panel.check(test)
         says = [self.note, speed.said(model.name, sum(plan.calls)), *self.remarks(panel, test)]
         result.say(header("evaluate", model, grid, plan, self.count, says))
@@ -114,15 +117,15 @@ class Evaluate:
         whole = check(model, wish, grid, self.count, clip=self.sampler.clip)
         return replace(whole, calls=[c for rows in self.parts for c in calls(wish.only(rows), model.schedule, grid, len(rows))])
 
-    def known(self, panel: Panel, train: bool) -> Set:
+    def known(self, panel: Panel, pictures: Pictures, name: str) -> Set:
         """As many pictures of the data as are sampled, and as many of each class where that is asked of the model."""
-        pictures, name, classes = held_out.opened(self.data, self.model, train), TRAIN if train else TEST, panel.numbers()
+        classes = panel.labels(self.model.classes)
         each = self.samples // max(1, len(classes))
         found = held_out.of_each(pictures, each, classes, name) if classes else held_out.drawn(pictures, each, name)
         return panel.seen(found.images, found.labels)
 
     def made(self, panel: Panel, images: Tensor) -> dict[str, Set]:
-        labels = torch.tensor(self.turns(panel.numbers())) if self.model.classes else None
+        labels = torch.tensor(self.turns(panel.labels(self.model.classes))) if self.model.classes else None
         return {name: panel.seen(part, labels) for name, part in zip(self.gammas, images.split(self.samples), strict=True)}
 
     def remarks(self, panel: Panel, test: Set) -> list[str]:

@@ -13,7 +13,7 @@ from expkit.charts import drawn
 
 
 class AfterEpoch(Callback):
-    """Calls `show(module, epoch)` after each validation, where the averaged weights, if any, stand in the module.
+    """Calls `show(module, epoch)` after each validation, in the first process, where the averaged weights, if any, stand in the module.
 
     It must stand before Lightning's weight averaging, which takes them out again.
     """
@@ -22,7 +22,7 @@ class AfterEpoch(Callback):
         self.show = show
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
+        if trainer.is_global_zero:
             self.show(pl_module, trainer.current_epoch + 1)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,28 +15,45 @@ from torch import Tensor
 
 from expkit.errors import Refusal
 from expkit.randomness import stream
+from expkit.vocabulary import DIGITS
 
 MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`."""
 
     images: Tensor
     labels: Tensor
+    names: tuple[str, ...] = DIGITS
 
     def first(self, count: int | None) -> Pictures:
-        return Pictures(self.images[:count], self.labels[:count])
+        return Pictures(self.images[:count], self.labels[:count], self.names)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of pictures and labels."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def facts(self) -> dict:
+        """What a run's numbers say of its data."""
+        return {"pictures": len(self.labels), "shape": [*self.images.shape[1:]], "classes": [*self.names], "sha256": self.sha256}
 
 
 class Batch(NamedTuple):
-    """images in [0, 1] (n, C, H, W), labels (n,), and the names of the random stream that goes with them."""
+    """This process's rows of a global batch: images in [0, 1] (n, C, H, W), labels (n,), and whose rows they are.
+
+    The epoch and index of the batch name its random stream; `count` is the rows of all processes together.
+    """
 
     images: Tensor
     labels: Tensor
     epoch: int
     index: int
+    count: int
 
 
 class Batches:
@@ -73,8 +92,9 @@ class Batches:
         start, self.start = self.start, 0
         for index in range(start, len(self)):
             self.position = index + 1
-            rows = order[index * self.size : (index + 1) * self.size][self.rank :: self.world]
-            yield Batch(self.pictures.images[rows].float() / 255, self.pictures.labels[rows], self.epoch, index)
+            every = order[index * self.size : (index + 1) * self.size]
+            rows = every[self.rank :: self.world]
+            yield Batch(self.pictures.images[rows].float() / 255, self.pictures.labels[rows], self.epoch, index, len(every))
 
 
 def root() -> Path | None:

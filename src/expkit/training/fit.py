@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from expkit import devices
-from expkit.errors import Refusal
+from expkit.errors import Refusal, warn
 from expkit.result import Result
+from expkit.training.data import Batches, Pictures
 from expkit.training.objectives import Objective
-
-if TYPE_CHECKING:
-    from expkit.training.data import Pictures
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """All that decides what is learnt, apart from data and seed.
 
-    network: () -> Module. ema: decay of the averaged weights, or None. lightning: arguments of Lightning's Trainer.
+    network: (classes, channels, size) of the pictures -> Module. rate: see `Learning`. ema: decay of the averaged weights, or None.
+    show: epochs after which there are pictures and a copy of the weights. compile: whether the network is compiled first.
+    accelerator, devices, num_nodes, strategy, precision and what is in `lightning` are arguments of Lightning's Trainer; precision
+    "auto" is bfloat16 where the machine has instructions for it. batch_size is that of all processes together.
     """
 
     network: Callable
@@ -33,8 +35,14 @@ class Recipe:
     epochs: int
     ema: float | None = None
     ema_from: int = 0
-    show: tuple[int, ...] = (1, 5, 20)
+    show: Sequence[int] = (1, 5, 20)
     checkpoint_every: int = 200
+    accelerator: str = "auto"
+    devices: int | str | Sequence[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
     lightning: dict = field(default_factory=dict)
 
 
@@ -57,48 +65,83 @@ class Train:
     resume: str | None = None
 
     def __call__(self, result: Result) -> None:
-        checkpoint = find_checkpoint(self.resume, result.folder)
+        images, held_out = self.pictures()
+        network = self.network(images)
+        origin = self.origin(network, images)
+        checkpoint = find_checkpoint(self.resume, result.folder, origin)
         result.say(f"resuming from {checkpoint}" if checkpoint else "training from the beginning")
-        trainer = self.trainer(result)
-        batches, held_out = self.batches(trainer.global_rank, trainer.world_size)
-        module = self.module(len(batches))
+        trainer = self.trainer(result, held_out)
+        self.check_processes(trainer, network)
+        size, share = self.recipe.batch_size, {"rank": trainer.global_rank, "world": trainer.world_size}
+        batches, tests = Batches(images, size, self.seed, True, **share), Batches(held_out, size, self.seed, False, **share)
+        module = self.module(network, len(batches), origin)
         try:
-            trainer.fit(module, batches, held_out, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, batches, tests, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # Lightning's way of passing an interrupt on
             raise KeyboardInterrupt from None
-        self.report(module, result)
+        result.numbers |= {"data": {"train": images.facts(), "test": held_out.facts()}}
+        self.report(module, images.names, result)
 
-    def trainer(self, result: Result):
+    def pictures(self) -> tuple[Pictures, Pictures]:
+        """Those to train on and those held out to test on."""
+        images = self.data.pictures(train=True).first(self.data.limit)
+        return images, self.data.pictures(train=False).first(self.data.test_limit)
+
+    def network(self, images: Pictures):
+        torch.manual_seed(self.seed)
+        _, channels, size, _ = images.images.shape
+        network = self.recipe.network(classes=len(images.names), channels=channels, size=size)
+        if self.recipe.compile:
+            network.compile()
+        return network.to(memory_format=torch.channels_last)
+
+    def origin(self, network, images: Pictures) -> dict:
+        """What a checkpoint must agree with this run in, to be gone on from."""
+        shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+        return {
+            "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12],
+            "pictures": images.sha256[:12],
+            "batch size": self.recipe.batch_size,
+            "seed": self.seed,
+        }
+
+    def trainer(self, result: Result, held_out: Pictures):
         from pytorch_lightning import Trainer
 
+        recipe = self.recipe
+        many = recipe.devices not in (1, "1", "auto") or recipe.num_nodes > 1
         return Trainer(
-            max_epochs=self.recipe.epochs,
+            max_epochs=recipe.epochs,
+            accelerator=recipe.accelerator,
+            devices=recipe.devices,
+            num_nodes=recipe.num_nodes,
+            strategy=recipe.strategy,
+            precision=precision() if recipe.precision == "auto" else recipe.precision,
+            sync_batchnorm=many and torch.cuda.is_available(),
             default_root_dir=result.folder,
             logger=result.mirror.lightning(result),
-            callbacks=self.callbacks(result),
+            callbacks=self.callbacks(result, held_out),
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            **{"precision": precision(), **self.recipe.lightning},
+            use_distributed_sampler=False,
+            **{"log_every_n_steps": 50, **recipe.lightning},
         )
 
-    def batches(self, rank: int, world: int):
-        """Those to train on and those held out to test on."""
-        from expkit.training.data import Batches
+    def check_processes(self, trainer, network) -> None:
+        batch_norm = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules())
+        if trainer.world_size > 1 and batch_norm and not torch.cuda.is_available():
+            warn(
+                f"{trainer.world_size} processes on CPUs do not share the statistics of BatchNorm: each normalises by its own rows, so the "
+                "model is not that of one process. trainer.network.norm=group has none."
+            )
 
-        images = self.data.pictures(train=True).first(self.data.limit)
-        held_out = self.data.pictures(train=False).first(self.data.test_limit)
-        size = self.recipe.batch_size
-        return Batches(images, size, self.seed, True, rank, world), Batches(held_out, size, self.seed, False, rank, world)
-
-    def module(self, steps_of_an_epoch: int):
+    def module(self, network, steps_of_an_epoch: int, origin: dict):
         from expkit.training.module import Learning
 
-        torch.manual_seed(self.seed)
         recipe, steps = self.recipe, steps_of_an_epoch * self.recipe.epochs
-        network = recipe.network().to(memory_format=torch.channels_last)
-        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, steps, self.seed)
+        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, steps, self.seed, origin)
 
-    def callbacks(self, result: Result) -> list:
+    def callbacks(self, result: Result, held_out: Pictures) -> list:
         from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 
         from expkit.training.callbacks import AfterEpoch
@@ -109,28 +152,41 @@ class Train:
             result.folder / "checkpoints", "{step}", monitor="step", mode="max", save_top_k=2,
             every_n_train_steps=recipe.checkpoint_every, save_on_exception=True,
         )  # fmt: skip
-        return [AfterEpoch(lambda module, epoch: self.keep(module, epoch, result)), *average, saves, TQDMProgressBar(refresh_rate=10)]
+        after = AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))
+        return [after, *average, saves, TQDMProgressBar(refresh_rate=10)]
 
-    def keep(self, module, epoch: int, result: Result) -> None:
-        """The weights after each epoch, and at some of them a picture of what they can do."""
-        self.recipe.objective.save(module.network, result.folder / "model.safetensors")
-        picture = self.recipe.objective.picture(module.network, self.seed) if epoch in self.recipe.show else None
-        if picture:
-            result.picture(picture, f"samples_epoch_{epoch}")
+    def keep(self, module, epoch: int, held_out: Pictures, result: Result) -> None:
+        """The weights after each epoch; at some of them a copy, and pictures of what they can do."""
+        from expkit.training.callbacks import draw_curve
 
-    def report(self, module, result: Result) -> None:
+        objective, folder = self.recipe.objective, result.folder
+        objective.save(module.network, folder / "model.safetensors", held_out.names)
+        if epoch not in self.recipe.show:
+            return
+        (folder / "epochs").mkdir(exist_ok=True)
+        shutil.copyfile(folder / "model.safetensors", folder / "epochs" / f"{epoch:02d}_model.safetensors")
+        module.settle()
+        shown = objective.shown(module.network, held_out, self.seed) | {"loss": draw_curve(module.losses, module.epochs)}
+        for name, picture in shown.items():
+            result.picture(picture, f"epochs/{epoch:02d}_{name}")
+            result.mirror.glimpse(result, name, picture, epoch)
+
+    def report(self, module, names: Sequence[str], result: Result) -> None:
         from expkit.training.callbacks import draw_curve, write_losses
 
+        if not result.leads:
+            return
         module.settle()
         write_losses(module.losses, result.folder / "losses.csv")
         result.picture(draw_curve(module.losses, module.epochs))
-        self.recipe.objective.save(module.network, result.folder / "model.safetensors")
+        self.recipe.objective.save(module.network, result.folder / "model.safetensors", names)
         result.numbers |= {
             "epochs": module.epochs,
             "steps": len(module.losses),
             "seed": self.seed,
             "device": str(module.device),
             "precision": str(module.trainer.precision),
+            "processes": module.trainer.world_size,
             "weights": "model.safetensors",
             **self.recipe.objective.facts(module.network),
         }
@@ -142,22 +198,31 @@ def precision() -> str:
     return "bf16-mixed" if devices.fast_bfloat16(device) else "32-true"
 
 
-def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `resume` names: a file, or with "auto" the newest readable one of the unfinished runs beside `folder`."""
+def find_checkpoint(resume: str | None, folder: Path, origin: dict) -> Path | None:
+    """The checkpoint that `resume` names: a file of a run of the same origin, which is refused where it is not; with "auto" the newest
+    of the unfinished runs beside `folder`, or None."""
     if not resume:
         return None
     if resume != "auto":
-        if not readable(Path(resume)):
+        if (found := origin_of(Path(resume))) is None:
             raise Refusal(
-                f"The checkpoint {resume} is missing or damaged. Expected a .ckpt file of expkit's, or resume=auto for the newest."
+                f"The checkpoint {resume} is missing or damaged, or not expkit's. Expected a .ckpt file of a run's folder checkpoints, "
+                "or resume=auto for the newest."
+            )
+        if other := [name for name in origin if found.get(name) != origin[name]]:
+            raise Refusal(
+                f"The checkpoint {resume} is of another training: its {' and '.join(other)} differ from this command's "
+                f"({', '.join(f'{found.get(name)}, not {origin[name]}' for name in other)}). Give the command that it was made with."
             )
         return Path(resume)
     unfinished = [p for p in folder.parent.glob("*/checkpoints/*.ckpt") if not (p.parents[1] / "numbers.json").exists()]
-    return next((p for p in sorted(unfinished, key=lambda p: p.stat().st_mtime, reverse=True) if readable(p)), None)
+    newest = sorted(unfinished, key=lambda p: p.stat().st_mtime, reverse=True)
+    return next((p for p in newest if origin_of(p) == origin), None)
 
 
-def readable(path: Path) -> bool:
+def origin_of(path: Path) -> dict | None:
+    """What a checkpoint says of its run; None where the file cannot be gone on from."""
     try:
-        return "history" in torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["history"]["origin"]
     except Exception:  # torch raises many kinds for a file that was cut off
-        return False
+        return None

@@ -1,14 +1,16 @@
 """What a network is trained for.
 
-    Diffusion   L = E || F(x_t, t/T, c) − target(x0, eps) ||²,   x_t = alpha_t x0 + sigma_t eps           (Ho et al. 2020, eq. 14)
-    Reading     L = E [ −log softmax(f(a(x)))_c ],               a the picture moved, seen from afar, in another light
+    Diffusion   L = E w_t || F(x_t, t/T, c) − target(x0, eps) ||²,   x_t = alpha_t x0 + sigma_t eps       (Ho et al. 2020, eq. 14)
+    Reading     L = E [ −log softmax(f(a(x)))_c ],                   a the picture moved, seen from afar, in another light
 
-with the class c forgotten one time in ten, so that one network answers for the null prompt too (Ho & Salimans 2022, algorithm 1).
+with the class c forgotten one time in ten, so that one network answers for the null prompt too (Ho & Salimans 2022, algorithm 1). A
+single-step denoiser is trained for x0 at one level of a schedule that only adds noise; flow matching is `flow` on the schedule `flow`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -18,35 +20,36 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from expkit import judges, pictures
 from expkit.denoisers import trained
 from expkit.denoisers.trained import time_fraction
+from expkit.errors import Refusal
 from expkit.estimate import guided
-from expkit.grids import strided
+from expkit.grids import listed, strided
+from expkit.randomness import Draws, stream
+from expkit.rules import DDIM, DDPM
 from expkit.sample import Seed, sample
-from expkit.schedule import Schedule, target
+from expkit.schedule import KINDS, Schedule, target
 from expkit.sheets import sheet
+from expkit.training.data import Pictures
 
 
 class Objective(ABC):
-    """A loss, and how the network that it trains is kept."""
+    """A loss, and how the network that it trains is kept and shown."""
 
     @abstractmethod
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
-        """The loss of one batch, images (N, C, H, W) in [0, 1] and labels (N,).
-
-        `random` draws for the global batch, of which this process has every world-th row.
-        """
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """The mean loss of these rows of a batch, images (N, C, H, W) in [0, 1] and labels (N,); `draws` has what is random for them."""
 
     @abstractmethod
-    def save(self, network: nn.Module, path: Path) -> None:
-        """Write the network as a file that says what it is, in one move."""
+    def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
+        """Write the network as a file that says what it is, and the names of its classes, in one move."""
 
     @abstractmethod
-    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
-        """What the network can do by now, or None where there is nothing to look at. The network is left as it is."""
+    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+        """What the network can do by now, under names; the network is left as it is."""
 
     @abstractmethod
     def facts(self, network: nn.Module) -> dict:
@@ -55,47 +58,91 @@ class Objective(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Diffusion(Objective):
-    """A kind of prediction on a schedule; pictures in [0, 1] are first put into [low, high]."""
+    """A kind of prediction on a schedule; pictures in [0, 1] are first put into [low, high].
+
+    only: the strength of the noise beside the picture, sigma/alpha, of the one level that is trained; None: all, equally often.
+    min_snr: the gamma of min-SNR weighting (Hang et al. 2023, eq. 7: 5), or None for equal weights.
+    drop: how often the class is forgotten.
+    """
 
     schedule: Schedule
     kind: str = "eps"
     low: float = 0.0
     high: float = 1.0
     drop: float = 0.1
+    only: float | None = None
+    min_snr: float | None = None
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
-        count = len(images) * world
-        t = torch.randint(len(self.schedule), (count,), generator=random)[rank::world]
-        noise = torch.randn((count, *images.shape[1:]), generator=random)[rank::world]
-        kept = (torch.rand((count, 1), generator=random) >= self.drop)[rank::world]
-        t, noise, kept = t.to(images.device), noise.to(images.device), kept.to(images.device)
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise Refusal(f"objective.kind={self.kind} is unknown: give one of {', '.join(KINDS)}.")
+        if not self.schedule.leak and len(self.schedule) > 1 and (self.kind == "eps" or self.min_snr):
+            said = "min_snr gives it no weight" if self.min_snr else "eps says nothing of the picture there"
+            raise Refusal(f"The last level of this schedule is pure noise, and {said}: train for v, x0 or flow, without min_snr.")
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        t, noise, kept = draws.integers(len(self.schedule)), draws.normal(images.shape[1:]), draws.uniform((1,)) >= self.drop
+        t = t if self.only is None else torch.full_like(t, self.schedule.nearest(self.only))
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
         u = time_fraction(t, len(self.schedule)).float()[:, None]
-        label = F.one_hot(labels, network.classes) * kept if network.classes else None
-        return F.mse_loss(network(x, u, label if label is None else label.float()), target(x0, noise, alpha, sigma, self.kind))
+        label = (F.one_hot(labels, network.classes) * kept).float() if network.classes else None
+        answer, wanted = network(x, u, label), target(x0, noise, alpha, sigma, self.kind)
+        return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
 
-    def made(self, network: nn.Module) -> trained.Facts:
-        last = network.leave[-1]
-        return trained.Facts(last.in_channels, network.timed, network.classes, last.out_channels, 28, self.kind, self.low, self.high)
+    def weight(self, t: Tensor) -> Tensor:
+        """min(SNR, gamma) of an error in x0, carried over to one in the network's own answer: (d x0 / d answer)² as much, (N, 1, 1, 1)."""
+        alpha, sigma = self.schedule.alpha.to(t.device)[t], self.schedule.sigma.to(t.device)[t]
+        slope = {"x0": torch.ones_like(alpha), "eps": sigma / alpha, "v": sigma / (alpha**2 + sigma**2), "flow": sigma / (alpha + sigma)}
+        return ((alpha / sigma) ** 2).clamp(max=self.min_snr).mul(slope[self.kind] ** 2).float().view(-1, 1, 1, 1)
 
-    def save(self, network: nn.Module, path: Path) -> None:
-        trained.save(path, network, self.schedule, self.made(network))
+    def made(self, network: nn.Module, names: Sequence[str]) -> trained.Facts:
+        return trained.Facts.of(network, self.kind, self.low, self.high, names)
 
-    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
-        """Four samples of each digit, gamma 5, on the course's grid."""
-        if not network.classes:
-            return None
-        model = trained.TrainedUNet(deepcopy(network), self.schedule, self.made(network), str(next(network.parameters()).device))
-        digits = [str(digit) for digit in range(network.classes)]
-        seeds = [Seed(seed, k) for _ in digits for k in range(4)]
-        estimate = guided([digit for digit in digits for _ in range(4)], 5.0)
-        *_, end = sample(model, estimate, strided(len(self.schedule)), seeds)
-        return sheet(pictures.from_range(end.x, model.range).cpu().split(4), digits, title="samples, gamma 5")
+    def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
+        trained.save(path, network, self.schedule, self.made(network, names))
+
+    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+        facts, device = self.made(network, held_out.names), str(next(network.parameters()).device)
+        model = trained.TrainedUNet(deepcopy(network), self.schedule, facts, device)
+        return {"denoised": self.denoised(model, held_out, seed)} | ({"samples": samples(model, seed)} if model.generates else {})
+
+    def denoised(self, model: trained.TrainedUNet, held_out: Pictures, seed: int) -> Image.Image:
+        """One held-out picture of each class: as it is, noised, and denoised in one step, at one level or at three."""
+        chosen = [int((held_out.labels == c).nonzero()[0]) for c in held_out.labels.unique()[:10]]
+        clean = held_out.images[chosen].float() / 255
+        noise = torch.randn(clean.shape, generator=stream(seed, "shown"))
+        levels = listed((250, 500, 750), len(self.schedule)) if self.only is None else [self.schedule.nearest(self.only)]
+        rows, down = [clean], ["original"]
+        for t in dict.fromkeys(levels):
+            x = self.schedule.noised(model.encode(clean), t, noise).to(model.device)
+            x0 = self.schedule.denoised(x, t, model.predict(x, t, [""] * len(x)).native, self.kind)
+            rows += [model.decode(x).cpu(), model.decode(x0).cpu()]
+            told = f"sigma = {self.schedule.at(t)[1]:g}" if self.only is not None else f"t = {t}"
+            down += [f"noisy, {told}", "denoised"]
+        return sheet([list(row) for row in rows], down, title="denoised in one step")
 
     def facts(self, network: nn.Module) -> dict:
-        return {"leak": self.schedule.leak}
+        return {"leak": self.schedule.leak, "parameters": parameters(network)}
+
+
+def samples(model: trained.TrainedUNet, seed: int) -> Image.Image:
+    """Four samples of each of the first classes at gamma 5, or forty where it knows none, on the course's grid."""
+    grid, rule = strided(len(model.schedule)), DDIM() if model.kind == "flow" else DDPM()
+    if model.facts.classes:
+        names, gamma = list(model.facts.names[:10]), 5.0
+    else:
+        names, gamma = [""] * 10, 1.0
+    seeds = [Seed(seed, k if model.facts.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
+    *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)
+    drawn = pictures.from_range(end.x, model.range).cpu().split(4)
+    rows = [[*four] for four in zip(*drawn, strict=True)]
+    return sheet(rows, across=names, title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.facts.classes else ""))
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,26 +161,24 @@ class Reading(Objective):
     offset: float = 0.05
     noise: float = 0.1
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
-        seen = self.varied(images, random, rank, world).contiguous(memory_format=torch.channels_last)
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        seen = self.varied(images, draws).contiguous(memory_format=torch.channels_last)
         return F.cross_entropy(network(seen), labels)
 
-    def varied(self, images: Tensor, random: Generator, rank: int = 0, world: int = 1) -> Tensor:
+    def varied(self, images: Tensor, draws: Draws) -> Tensor:
         """images (N, 1, H, W) in [0, 1], each changed in its own way, in [0, 1]."""
-        count = len(images) * world
-        chance = torch.rand((count, 10), generator=random)[rank::world].to(images.device)
-        grain = torch.randn((count, *images.shape[1:]), generator=random)[rank::world].to(images.device)
+        chance, grain = draws.uniform((10,)), draws.normal(images.shape[1:])
         far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far)
         return lit(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
-    def picture(self, network: nn.Module, seed: int) -> Image.Image | None:
-        return None
-
-    def save(self, network: nn.Module, path: Path) -> None:
+    def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         judges.save(path, network)
 
+    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+        return {}
+
     def facts(self, network: nn.Module) -> dict:
-        return {"parameters": sum(p.numel() for p in network.parameters())}
+        return {"parameters": parameters(network)}
 
 
 def moved(images: Tensor, chance: Tensor, shift: float, turn: float, zoom: tuple[float, float]) -> Tensor:
