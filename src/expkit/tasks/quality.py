@@ -39,7 +39,7 @@ class Panel:
     def __post_init__(self) -> None:
         for name, judge in self.judges.items():
             if len(known := judge.answers(self.names)) != len(self.names):
-                raise Refusal(f"The judge {name} tells {len(known)} classes apart, and the data has {len(self.names)}: give one of its own.")
+                raise Refusal(f"The judge {name} tells {len(known)} classes apart, and the data has {len(self.names)}: give another.")
 
     @property
     def name(self) -> str:
