@@ -186,4 +186,3 @@ def test_the_blur_of_a_hybrid_is_the_models_own_unless_sigma_says_another(expkit
         assert yaml.safe_load(shown.out)["task"]["estimate"]["blur"]["sigma"] == blur
     several = expkit("task=hybrid", "sigma=[1,2]", "logger=none", "samples=1")
     assert several.code == 2 and "-m sigma=1,2" in several.err and "Traceback" not in several.err
-

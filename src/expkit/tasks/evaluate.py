@@ -2,7 +2,8 @@
 
     quality: accuracy, precision, Fréchet distance            diversity: recall, distance within a class            against gamma
 
-What training pictures get, compared with the same test pictures at the same count, is the floor: no model of them is expected to do better.
+What training pictures get, compared with the same test pictures at the same count, is the floor, to within
+the scatter of so many pictures.
 """
 
 from __future__ import annotations

@@ -172,4 +172,3 @@ def curves(sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, not
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return drawn(figure)
-
