@@ -28,7 +28,7 @@ def test_every_option_composes(choice, expkit):
     assert ran.code == 0 and yaml.safe_load(ran.out)["steps"] == 33
 
 
-@pytest.mark.parametrize("task", [t for t in GROUPS["task"] if t not in ("train", "embed", "upscale")])
+@pytest.mark.parametrize("task", [t for t in GROUPS["task"] if t not in ("train", "embed", "upscale", "evaluate")])
 def test_every_task_runs_without_arguments(task, ran):
     done = ran(f"task={task}")
     assert done.code == 0, done.err
@@ -179,6 +179,7 @@ REFUSED = {
     "task=upscale": "needs a model with a second stage",
     "prompt=twelve": "0 to 9, zero to nine",
     "sampler.rule.variance=learned": "learned a variance",
+    "sigma=-1": "sigma is a number of 0 or more",
     "fit=stretch": "fit is crop or pad",
     "fit=[crop,pad]": "fit is crop or pad",
     "estimate@task.estimate=colour": "colour component is zero",

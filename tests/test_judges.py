@@ -69,6 +69,14 @@ def test_digits_are_told_apart_whatever_the_prompts(pictures):
     assert torch.equal(judge.probabilities(pictures, ["3"]), judge(pictures))
 
 
+@BOTH
+def test_features_are_what_the_last_linear_map_reads(name, pictures):
+    judge = judges.shipped(name)
+    seen, last = judge.features(pictures), judge.network.answer[-1]
+    torch.testing.assert_close((seen @ last.weight.T + last.bias).softmax(1), judge(pictures))
+    assert judge.features(pictures[:0]).shape == (0, seen.shape[1])
+
+
 def test_the_two_are_of_different_make():
     assert type(judges.first().network) is not type(judges.second().network)
 
@@ -229,6 +237,12 @@ def test_clip_is_transformers_clip(clip, colours):
     wanted = model(**given).logits_per_image.softmax(1)
     torch.testing.assert_close(clip.probabilities(colours, SAID), wanted, atol=1e-3, rtol=0)
     assert wanted.std(0).max() > 1e-2, "the pictures differ to it"
+
+
+def test_clips_features_are_its_embeddings(clip, colours):
+    given = clip.processor(text=["a"], images=[*colours], do_rescale=False, return_tensors="pt")
+    embeddings = clip.network(**given).image_embeds
+    torch.testing.assert_close(torch.nn.functional.normalize(clip.features(colours)), embeddings, atol=1e-4, rtol=0)
 
 
 def test_clips_answers_are_the_distinct_prompts_in_order(clip, colours):

@@ -34,6 +34,13 @@ def test_deepfloyds_alpha_bar(t, value):
     assert IF.alpha_bar(t) == pytest.approx(value, abs=1e-8, rel=1e-7 if value < 1e-2 else None)
 
 
+def test_the_level_nearest_to_a_strength_of_noise():
+    made = schedule.scaled(300)
+    assert [made.nearest(float(made.sigma[t] / made.alpha[t])) for t in (0, 77, 299)] == [0, 77, 299]
+    assert (made.nearest(0), made.nearest(1e9)) == (0, 299)
+    assert schedule.flow(100).nearest(1e9) == 98  # at the last level there is nothing beside the noise
+
+
 def test_deepfloyds_noise_levels_as_nvidia_lists_them():
     listed = {
         995: 160.414,

@@ -17,7 +17,7 @@ GROUPS = {
     "sampler": "how it goes from noise to picture",
     "trainer": "task=train: the recipe",
     "schedule": "task=train: how noise grows: schedule@trainer.objective.schedule=cosine",
-    "data": "task=train: the pictures",
+    "data": "train, evaluate, generalize: the pictures",
     "logger": "where the run's folder is shown too",
     "estimate": "what the network is asked; nests: estimate@task.estimate.far=anagram",
     "pin": "what must stay: pin@task.pin=picture",

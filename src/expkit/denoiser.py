@@ -33,6 +33,7 @@ class Denoiser(ABC):
     schedule: its noise schedule; range: (low, high) of its pictures' values; kind: what its native answer is, one of eps, v, x0, flow;
     threshold: the largest bound of dynamic thresholding; device: where the state of a run lives; generates: whether it can start from
     noise, which a single-step denoiser cannot. "" is the null prompt.
+    classes: the prompts of the classes that it was told in training, none where it was told none, or something else.
     """
 
     shape: tuple[int, int, int]
@@ -42,6 +43,7 @@ class Denoiser(ABC):
     device: torch.device
     threshold: float = 1.0
     generates: bool = True
+    classes: tuple[str, ...] = ()
 
     @property
     def pictured(self) -> tuple[int, int, int]:
@@ -88,6 +90,7 @@ class Wrapped(Denoiser):
         self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
         self.range, self.kind, self.device, self.threshold = inner.range, inner.kind, inner.device, inner.threshold
         self.generates = inner.generates
+        self.classes = inner.classes
 
     @property
     def pictured(self) -> tuple[int, int, int]:

@@ -294,8 +294,9 @@ def hybrid(far: Estimate, near: Estimate, blur: Map) -> Estimate:
 
 def triple(far: Estimate, middle: Estimate, near: Estimate, sigma: float, ratio: float = 0.5) -> Estimate:
     """Three bands, parted by blurs of sigma and ratio · sigma pixels (the field: 2 and 1 at 64 pixels)."""
+    coarse = LowPass(sigma)
     fine = ratio * sigma
-    maps = {"far": LowPass(sigma), "middle": Band(fine, sigma), "near": high_pass(fine)}
+    maps = {"far": coarse, "middle": Band(fine, sigma), "near": high_pass(fine)}
     return decomposed({"far": far, "middle": middle, "near": near}, maps)
 
 

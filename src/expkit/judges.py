@@ -38,9 +38,15 @@ class Reader(nn.Module, ABC):
             )
         self.width = width
 
+    answer: nn.Sequential  # its last part is the linear map that reads
+
     @abstractmethod
+    def penultimate(self, x: Tensor) -> Tensor:
+        """x (N, 1, 28, 28) in [0, 1] -> what the last linear map reads, (N, F)."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x (N, 1, 28, 28) in [0, 1] -> logits (N, 10)."""
+        return self.answer[-1](self.penultimate(x))
 
 
 class Plain(Reader):
@@ -56,8 +62,8 @@ class Plain(Reader):
         )  # fmt: skip
         self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(27 * w, DIGITS))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.answer(self.features(x))
+    def penultimate(self, x: Tensor) -> Tensor:
+        return self.answer[:-1](self.features(x))
 
 
 def seen(inner: int, outer: int, side: int = 3) -> nn.Sequential:
@@ -74,8 +80,8 @@ class Residual(Reader):
         self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))
         self.answer = nn.Sequential(nn.GroupNorm(8, 2 * w), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * w, DIGITS))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.answer(self.blocks(self.enter(x)))
+    def penultimate(self, x: Tensor) -> Tensor:
+        return self.answer[:-1](self.blocks(self.enter(x)))
 
 
 class Block(nn.Module):
@@ -113,6 +119,10 @@ class Judging(ABC):
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """images (N, C, H, W) in [0, 1] -> (N, len(answers)), on the pictures' device."""
 
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """images (N, C, H, W) in [0, 1] -> (N, F), what it sees in them before it answers, on the pictures' device."""
+
 
 @dataclass(frozen=True)
 class Judge(Judging):
@@ -135,8 +145,15 @@ class Judge(Judging):
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """The probability of each digit, (N, 10)."""
-        parts = _shown(images).to(self.device).split(MOST_ROWS)
-        return torch.cat([self.network(part).softmax(1) for part in parts]).to(images.device)
+        return torch.cat([self.network(part).softmax(1) for part in self.parts(images)]).to(images.device)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """What its last linear map reads, (N, F)."""
+        return torch.cat([self.network.penultimate(part) for part in self.parts(images)]).to(images.device)
+
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        return _shown(images).to(self.device).split(MOST_ROWS)
 
     def read(self, images: Tensor) -> Tensor:
         """The likeliest digit of each picture, (N,)."""
@@ -209,6 +226,13 @@ class CLIP(Judging):
         said = self.processor.tokenizer(known, padding=True, truncation=True, return_tensors="pt").to(self.network.device)
         parts = [self.network(**said, pixel_values=part).logits_per_image for part in self.seen(images).split(MOST_ROWS)]
         return torch.cat(parts).softmax(1).float().to(images.device)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """Its embeddings of the pictures, not normalised."""
+        see, project = self.network.vision_model, self.network.visual_projection
+        parts = [project(see(pixel_values=part).pooler_output) for part in self.seen(images).split(MOST_ROWS)]
+        return torch.cat(parts).float().to(images.device)
 
     def seen(self, images: Tensor) -> Tensor:
         """Pictures as the network takes them."""

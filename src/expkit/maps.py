@@ -13,12 +13,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expkit.errors import Refusal
 from expkit.views import View
 
 
@@ -113,6 +115,10 @@ class LowPass(Map):
     """Gaussian blur of `sigma` pixels, kernel of 4 sigma either side, edges reflected. The course: sigma 2 at 64 pixels."""
 
     sigma: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sigma, Real):
+            raise Refusal(f"A blur has one sigma, and was given {self.sigma}: give one, or one run for each with -m sigma=1,2.")
 
     def __call__(self, image: Tensor) -> Tensor:
         if not self.sigma:

@@ -26,8 +26,8 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     """
     count, reach = len(a), int(3.5 * sigma + 0.5)
     bell = torch.exp(-(torch.arange(-reach, reach + 1, device=a.device).double() ** 2) / (2 * sigma**2))
-    window = (bell[:, None] * bell / bell.sum() ** 2)[None, None]
+    down, across = (bell / bell.sum()).view(1, 1, -1, 1), (bell / bell.sum()).view(1, 1, 1, -1)
     a, b = (pad(image.double().flatten(0, 1)[:, None], [reach] * 4, mode="reflect") for image in (a, b))
-    m_a, m_b, aa, bb, ab = (conv2d(image, window) for image in (a, b, a * a, b * b, a * b))
+    m_a, m_b, aa, bb, ab = (conv2d(conv2d(image, down), across) for image in (a, b, a * a, b * b, a * b))
     index = (2 * m_a * m_b + C1) * (2 * (ab - m_a * m_b) + C2) / ((m_a**2 + m_b**2 + C1) * (aa - m_a**2 + bb - m_b**2 + C2))
     return index.view(count, -1).mean(1).float()

@@ -29,6 +29,7 @@ class Ideal(Denoiser):
         self.shape, self.schedule, self.device = tuple(images.shape[1:]), schedule, torch.device(device)
         self.data = (2 * images - 1).flatten(1).to(self.device)
         self.labels = labels.to(self.device)
+        self.classes = tuple(map(str, labels.unique().tolist()))
 
     def understand(self, prompt: str) -> str:
         known = digit(prompt)

@@ -78,6 +78,7 @@ class TrainedUNet(Denoiser):
         self.shape = (facts.channels, facts.size, facts.size)
         self.schedule, self.range, self.kind = schedule, (facts.low, facts.high), facts.kind
         self.generates = facts.timed
+        self.classes = tuple(facts.names[: facts.classes])
         self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.ask = torch.compile(self.network) if compile else self.network

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from expkit.charts import drawn
 
 
 class AfterEpoch(Callback):
@@ -47,6 +48,4 @@ def draw_curve(losses: list[float], epochs: list[dict[str, float]]) -> Image.Ima
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110)
-    return Image.open(drawn)
+    return drawn(figure)

@@ -1,0 +1,174 @@
+"""A denoiser at noise of every strength, whether it was trained on it or not: test pictures denoised in one step.
+
+    z = x + sigma eps,  x in [0, 1];      the model is shown alpha_t z, z in its range, at the t whose sigma_t / alpha_t comes closest
+
+beside what needs no network: the best Gaussian blur, chosen on training pictures, and the mean picture of the training set, which is
+the best answer to pure noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from expkit import measures
+from expkit.charts import drawn
+from expkit.denoiser import Counting, Denoiser
+from expkit.errors import Refusal
+from expkit.estimate import asked
+from expkit.maps import LowPass
+from expkit.pictures import to_range
+from expkit.result import Result
+from expkit.sample import noises, seeded
+from expkit.sheets import sheet
+from expkit.tasks import held_out
+from expkit.tasks.denoise import BLURS
+from expkit.tasks.sampling import spent
+
+if TYPE_CHECKING:
+    from expkit.training.fit import Data
+
+WAYS = {"denoised": "C0", "Gaussian blur": "C1", "noisy": "0.6"}  # and the colours of their curves
+SHOWN = ("noisy", "denoised")
+CHUNK = 250  # rows of one forward
+
+
+class Held(NamedTuple):
+    """Pictures in [0, 1], (N, C, H, W): to test on, to choose blurs on, one of each class to show; and the mean of the training set."""
+
+    test: Tensor
+    train: Tensor
+    shown: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Generalize:
+    """Denoise `samples` test pictures of `data` at each sigma; PSNR and SSIM are means over them. One picture of each class is shown.
+
+    A picture has one noise at all sigmas. A model that is told classes is asked with the null prompt.
+    """
+
+    model: Denoiser
+    data: Data
+    sigma: float | Sequence[float]
+    samples: int
+    seed: int
+    note: str = ""
+
+    def __call__(self, result: Result) -> None:
+        from tqdm import tqdm
+
+        model, sigmas = Counting(self.model), list(self.sigma) if isinstance(self.sigma, Sequence) else [self.sigma]
+        check(model)
+        held, found, pairs = self.held(model), [], []
+        result.say(f"generalize: {self.samples} test pictures, each sigma in one step: {', '.join(map(named, sigmas))}\n  {self.note}")
+        for sigma in tqdm(sigmas, desc="generalize", unit="sigma", leave=False):
+            found.append(self.measured(model, held, sigma))
+            noisy = self.noised(held.shown, sigma, "shown")
+            pairs.append((noisy.clamp(0, 1), denoised(model, noisy, sigma)))
+        mean = scores(held.mean.expand_as(held.test), held.test)
+        result.numbers |= {"samples": self.samples, "seed": self.seed, "device": str(model.device), **spent(model)}
+        result.numbers |= {"sigmas": dict(zip(map(named, sigmas), found, strict=True)), "mean_picture": mean}
+        for sigma, pair in zip(sigmas, pairs, strict=True):
+            for way, images in zip(SHOWN, pair, strict=True):
+                result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
+        result.picture(page(sigmas, pairs, self.note))
+        if len(sigmas) > 1:
+            about = f"{self.samples} test pictures; the blur is the best on training pictures · {self.note}"
+            result.picture(curves(sigmas, found, mean, about), "curves")
+
+    def held(self, model: Denoiser) -> Held:
+        train, test = (held_out.opened(self.data, model, train) for train in (True, False))
+        few = held_out.drawn(test, self.samples, "test pictures"), held_out.drawn(train, self.samples, "training pictures")
+        shown = held_out.of_each(test, 1, test.labels.unique().tolist(), "test pictures")
+        mean = train.images.double().mean(0, keepdim=True).float() / 255
+        return Held(*[one.images.float() / 255 for one in (*few, shown)], mean)
+
+    def noised(self, images: Tensor, sigma: float, which: str) -> Tensor:
+        return images + sigma * noises(seeded(self.seed, len(images)), which, 0, images.shape[1:])
+
+    def measured(self, model: Denoiser, held: Held, sigma: float) -> dict:
+        """How each way fares; the blur is the one that fares best on training pictures."""
+        noisy, known = (self.noised(images, sigma, which) for images, which in ((held.test, "test"), (held.train, "train")))
+        blur = best_blur(known, held.train)
+        ways = {"denoised": denoised(model, noisy, sigma), "Gaussian blur": blurred(noisy, blur), "noisy": noisy.clamp(0, 1)}
+        return {"t": level(model, sigma), "blur_in_pixels": blur} | {way: scores(made, held.test) for way, made in ways.items()}
+
+
+def check(model: Denoiser) -> None:
+    """Refuse models to which noise on pictures means nothing."""
+    if model.shape != model.pictured:
+        raise Refusal("task=generalize adds noise to pictures, and this model denoises latents of them: give a model of pixels.")
+    if not float(model.schedule.alpha[0]):
+        raise Refusal("This model knows pure noise only, in which nothing is left of a picture: there is no sigma to ask it at.")
+    model.prepare([""])
+
+
+def level(model: Denoiser, sigma: float) -> int:
+    """The level at which the model sees noise of sigma on pictures in [0, 1]."""
+    low, high = model.range
+    return model.schedule.nearest((high - low) * sigma)
+
+
+def denoised(model: Denoiser, noisy: Tensor, sigma: float) -> Tensor:
+    """noisy (N, C, H, W), pictures in [0, 1] and noise of sigma, in one step -> (N, C, H, W) in [0, 1]."""
+    t = level(model, sigma)
+    alpha, _ = model.schedule.at(t)
+    made = []
+    for part in (alpha * to_range(noisy, model.range)).to(model.device).split(CHUNK):
+        made.append(model.decode(model.schedule.denoised(part, t, asked("")(model, part, t).native, model.kind)).cpu())
+    return torch.cat(made)
+
+
+def blurred(noisy: Tensor, sigma: float) -> Tensor:
+    return LowPass(sigma)(noisy).clamp(0, 1)
+
+
+def best_blur(noisy: Tensor, clean: Tensor) -> float:
+    """The sigma in pixels of the Gaussian blur, 0 for none, of the best PSNR."""
+    tried = [blur * clean.shape[-1] / 64 for blur in (0, *BLURS)]
+    return max(tried, key=lambda blur: float(measures.psnr(blurred(noisy, blur), clean).mean()))
+
+
+def scores(made: Tensor, clean: Tensor) -> dict[str, float | None]:
+    """Means over the pictures; no PSNR where a picture is met exactly, for there it is infinite."""
+    psnr = float(measures.psnr(made, clean).mean())
+    return {"psnr": psnr if math.isfinite(psnr) else None, "ssim": float(measures.ssim(made, clean).mean())}
+
+
+def named(sigma: float) -> str:
+    return f"sigma {sigma:g}"
+
+
+def page(sigmas: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]], note: str) -> Image.Image:
+    """A column a sigma; of each picture a row noisy and a row denoised. Where there is one sigma the pictures run across."""
+    if len(sigmas) == 1:
+        return sheet(pairs[0], SHOWN, (), f"denoised in one step, {named(sigmas[0])}", note)
+    count = len(pairs[0][0])
+    rows = [[pair[way][k] for pair in pairs] for k in range(count) for way in range(len(SHOWN))]
+    return sheet(rows, list(SHOWN) * count, [named(sigma) for sigma in sigmas], "denoised in one step", note)
+
+
+def curves(sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, note: str) -> Image.Image:
+    """PSNR and SSIM of each way against sigma."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.suptitle(f"One step at noise of every strength\n{note}", fontsize=10)
+    order = sorted(range(len(sigmas)), key=lambda k: sigmas[k])
+    for axes, key, title in zip(figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR, dB; infinite where nothing is lost", "SSIM"), strict=True):
+        for way, colour in WAYS.items():
+            scored = [math.nan if found[k][way][key] is None else found[k][way][key] for k in order]
+            axes.plot([sigmas[k] for k in order], scored, "o-", color=colour, ms=5, lw=1.3, label=way)
+        axes.axhline(mean[key], color="C2", ls="--", lw=1.2, label="mean picture of the training set")
+        axes.set(xlabel="sigma of the noise, pictures in [0, 1]", title=title)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return drawn(figure)

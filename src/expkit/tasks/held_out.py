@@ -1,0 +1,65 @@
+"""Pictures of a data set to compare with: drawn at random, the same ones in every run, so that runs are compared on equal terms.
+
+The first of a set are seldom like the rest: MNIST's first 5,000 test pictures are by tidier hands than its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser
+from expkit.errors import Refusal
+from expkit.randomness import stream
+
+if TYPE_CHECKING:
+    from expkit.training.data import Pictures
+    from expkit.training.fit import Data
+
+
+def opened(data: Data, model: Denoiser, train: bool) -> Pictures:
+    """The whole of the training set, or of the test set; refuses pictures that are not of the model's kind."""
+    known = data.pictures(train=train)
+    if known.images.shape[1:] != model.pictured:
+        raise Refusal(
+            f"The pictures of data are {kind(known.images.shape[1:])}, and this model's are {kind(model.pictured)}: "
+            "give the data that the model was trained on, with data=…, or another model."
+        )
+    return known
+
+
+def kind(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{width} × {height} in {'grey' if channels == 1 else 'colour'}"
+
+
+def drawn(pictures: Pictures, count: int, name: str) -> Pictures:
+    """`count` of them."""
+    if count > len(pictures.labels):
+        raise Refusal(f"samples={count} is more than the {len(pictures.labels)} {name} there are to compare with: give fewer.")
+    return chosen(pictures, shuffled(pictures, name)[:count])
+
+
+def of_each(pictures: Pictures, each: int, classes: Sequence[int], name: str) -> Pictures:
+    """`each` of every class, which take turns."""
+    order = shuffled(pictures, name)
+    rows = [order[pictures.labels[order] == label] for label in classes]
+    least = min(map(len, rows))
+    if each > least:
+        raise Refusal(
+            f"samples={each * len(classes)} is more than there are {name} to compare with: of one class there are {least}. "
+            f"Give {least * len(classes)} at the most."
+        )
+    return chosen(pictures, torch.stack([row[:each] for row in rows], 1).flatten())
+
+
+def shuffled(pictures: Pictures, name: str) -> Tensor:
+    return torch.randperm(len(pictures.labels), generator=stream("held out", name))
+
+
+def chosen(pictures: Pictures, rows: Tensor) -> Pictures:
+    return replace(pictures, images=pictures.images[rows], labels=pictures.labels[rows])
