@@ -305,7 +305,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(expkit, data, t
     environment = os.environ | {"EXPKIT_DATA": str(data), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "expkit", *TINY, "logger=none", f"hydra.run.dir={victim}"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(victim.glob("checkpoints/step=16*.ckpt")):
+    while not list(victim.glob("checkpoints/000016.ckpt")):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -25,13 +26,20 @@ def cache() -> Path:
 
 def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtype = torch.float32) -> None:
     """Write tensors, those of float32 as `dtype`, and facts, in one move: the file is whole or it is not there."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     kept = {k: v.detach().cpu().to(dtype if v.dtype == torch.float32 else v.dtype).contiguous() for k, v in tensors.items()}
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    save_file(kept, part, metadata={"expkit": json.dumps(facts)})
-    part.chmod(0o644)
-    os.replace(part, path)
+    try:
+        save_file(kept, part, metadata={"expkit": json.dumps(facts)})
+        part.chmod(0o644)
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        if number := re.search(r"os error (\d+)", str(error)):  # a full disk, as safetensors says it
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
 
 
 def read(path: Path, sha256: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:

@@ -174,7 +174,7 @@ class Train:
         recipe = self.recipe
         average = [EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)] if recipe.ema else []
         saves = ModelCheckpoint(
-            result.folder / "checkpoints", "{step}", monitor="step", mode="max", save_top_k=2,
+            result.folder / "checkpoints", "{step:06d}", auto_insert_metric_name=False, monitor="step", mode="max", save_top_k=2,
             every_n_train_steps=recipe.checkpoint_every, save_on_exception=True,
         )  # fmt: skip
         after = AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))
