@@ -82,3 +82,18 @@ def sheet(
             if under:
                 below.put(page, sum(map(len, under[:number])) + column, (x + width / 2, y + height + 3), "ma", "center")
     return page
+
+
+def stacked(pages: Sequence[tuple[str, Image.Image]], width: int = 1200) -> Image.Image:
+    """Pages under one another, each as wide as `width` and under a heading of its own."""
+    face, fitted = font(22), []
+    for heading, page in pages:
+        fitted.append((heading, page.convert("RGB").resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS)))
+    head = round(face.size) + 2 * MARGIN
+    whole = Image.new("RGB", (width, sum(page.height + head for _, page in fitted)), PAPER)
+    top = 0
+    for heading, page in fitted:
+        ImageDraw.Draw(whole).text((MARGIN, top + MARGIN), heading, INK, face)
+        whole.paste(page, (0, top + head))
+        top += head + page.height
+    return whole

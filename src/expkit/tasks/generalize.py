@@ -50,7 +50,8 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Generalize:
-    """Denoise `samples` test pictures of `data` at each sigma; PSNR and SSIM are means over them. One picture of each class is shown.
+    """Denoise `samples` test pictures of `data` at each sigma; PSNR and SSIM are means over them. One picture of each class is shown,
+    noisy, denoised or both: `ways`.
 
     A picture has one noise at all sigmas. A model that is told classes is asked with the null prompt.
     """
@@ -60,6 +61,7 @@ class Generalize:
     sigma: float | Sequence[float]
     samples: int
     seed: int
+    ways: Sequence[str] = SHOWN
     note: str = ""
 
     def __call__(self, result: Result) -> None:
@@ -79,7 +81,7 @@ class Generalize:
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
                 result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
-        result.picture(page(sigmas, pairs, self.note))
+        result.picture(page(sigmas, [dict(zip(SHOWN, pair, strict=True)) for pair in pairs], self.ways, self.note))
         if len(sigmas) > 1:
             about = f"{self.samples} test pictures; the blur is the best on training pictures · {self.note}"
             result.picture(curves(sigmas, found, mean, about), "curves")
@@ -147,13 +149,14 @@ def named(sigma: float) -> str:
     return f"sigma {sigma:g}"
 
 
-def page(sigmas: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]], note: str) -> Image.Image:
-    """A column a sigma; of each picture a row noisy and a row denoised. Where there is one sigma the pictures run across."""
+def page(sigmas: Sequence[float], shown: Sequence[Mapping[str, Tensor]], ways: Sequence[str], note: str) -> Image.Image:
+    """A column a sigma; of each picture a row each way. Where there is one sigma the pictures run across."""
+    title = "denoised in one step" if "denoised" in ways else "noise of every strength"
     if len(sigmas) == 1:
-        return sheet(pairs[0], SHOWN, (), f"denoised in one step, {named(sigmas[0])}", note)
-    count = len(pairs[0][0])
-    rows = [[pair[way][k] for pair in pairs] for k in range(count) for way in range(len(SHOWN))]
-    return sheet(rows, list(SHOWN) * count, [named(sigma) for sigma in sigmas], "denoised in one step", note)
+        return sheet([shown[0][way] for way in ways], list(ways), (), f"{title}, {named(sigmas[0])}", note)
+    count = len(shown[0]["noisy"])
+    rows = [[images[way][k] for images in shown] for k in range(count) for way in ways]
+    return sheet(rows, list(ways) * count, [named(sigma) for sigma in sigmas], title, note)
 
 
 def curves(sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, note: str) -> Image.Image:

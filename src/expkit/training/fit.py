@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from expkit import devices
 from expkit.errors import Refusal, warn
 from expkit.result import Result
+from expkit.sheets import stacked
 from expkit.training.data import Batches, Pictures
 from expkit.training.objectives import Objective
 
@@ -196,6 +198,12 @@ class Train:
             result.picture(picture, f"epochs/{epoch:02d}_{name}")
             result.mirror.glimpse(result, name, picture, epoch)
 
+    def page(self, curve: Image.Image, epochs: Path) -> Image.Image:
+        """The curve, and under it what the network could do after each of the shown epochs."""
+        wanted = "samples" if list(epochs.glob("*_samples.png")) else "denoised"
+        shown = [(f"after epoch {int(path.name[:2])}", Image.open(path)) for path in sorted(epochs.glob(f"*_{wanted}.png"))]
+        return stacked([("", curve), *shown]) if shown else curve
+
     def report(self, module, names: Sequence[str], result: Result) -> None:
         from expkit.training.callbacks import draw_curve, write_losses
 
@@ -203,7 +211,7 @@ class Train:
             return
         module.settle()
         write_losses(module.losses, result.folder / "losses.csv")
-        result.picture(draw_curve(module.losses, module.epochs))
+        result.picture(self.page(draw_curve(module.losses, module.epochs), result.folder / "epochs"))
         self.recipe.objective.save(module.network, result.folder / "model.safetensors", names)
         result.numbers |= {
             "epochs": module.epochs,
