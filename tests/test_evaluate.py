@@ -153,7 +153,7 @@ def test_the_exact_denoiser_finds_its_pictures_and_at_much_noise_their_mean():
 
 
 def test_the_best_blur_is_none_without_noise_and_grows_with_it(data):
-    from expkit.training.data import mnist
+    from expkit.training.datasets import mnist
 
     clean = mnist(train=True).first(50).images.float() / 255
     blurs = [generalize.best_blur(clean + sigma * torch.randn_like(clean), clean) for sigma in (0, 0.2, 0.8)]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from expkit import judges, store
 from expkit.errors import Refusal
 from expkit.randomness import Draws, stream
-from expkit.training.data import mnist, root
+from expkit.training.datasets import mnist, root
 from expkit.training.objectives import Reading, blurs, shrinkings
 from tests.tiny import tiny_clip
 

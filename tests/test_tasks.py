@@ -160,7 +160,7 @@ def test_the_forward_process_follows_the_schedule(expkit, data):
 
 
 def test_the_network_denoises_a_picture_it_knows_better_than_any_blur(expkit, data, tmp_path):
-    from expkit.training.data import mnist
+    from expkit.training.datasets import mnist
 
     pictures.as_image(mnist(train=True).images[3].float() / 255).save(tmp_path / "digit.png")
     done = expkit("task=denoise", "model=ideal", "model.count=60", "logger=none", f"image={tmp_path / 'digit.png'}", "t=[200,400]")

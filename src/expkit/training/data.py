@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from expkit.errors import Refusal
 from expkit.randomness import stream
 from expkit.vocabulary import DIGITS
-
-MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,36 +90,3 @@ class Batches:
             every = order[index * self.size : (index + 1) * self.size]
             rows = every[self.rank :: self.world]
             yield Batch(self.pictures.images[rows].float() / 255, self.pictures.labels[rows], self.epoch, index, len(every))
-
-
-def root() -> Path | None:
-    """Where data is at hand: EXPKIT_DATA, or shared/data beside a checkout."""
-    places = [os.environ.get("EXPKIT_DATA"), Path(__file__).parents[4] / "shared" / "data", Path("../shared/data")]
-    return next((Path(p) for p in places if p and Path(p).is_dir()), None)
-
-
-def mnist(train: bool, folder: str | None = None) -> Pictures:
-    """MNIST: 60,000 pictures for training or 10,000 for testing, 28×28, white on black.
-
-    From `folder` (torchvision's layout), else from the data at hand, else downloaded by torchvision into the user's cache.
-    """
-    from torchvision.datasets import MNIST
-
-    at_hand = root()
-    place = Path(folder) if folder else at_hand / "mnist" if at_hand else Path.home() / ".cache" / "expkit" / "mnist"
-    try:
-        data = MNIST(str(place), train=train, download=not (folder or at_hand))
-    except (RuntimeError, OSError) as error:
-        raise Refusal(
-            f"MNIST is not at {place} and could not be downloaded ({str(error).splitlines()[0]}). "
-            "Say where it is with EXPKIT_DATA=FOLDER (expects FOLDER/mnist/MNIST/raw) or data.folder=FOLDER, or connect to the network."
-        ) from None
-    return Pictures(data.data[:, None].contiguous(), data.targets.long())
-
-
-def ideal(pictures, count: int, schedule):
-    """The exact denoiser of the first `count` pictures of the training set."""
-    from expkit.denoisers.ideal import Ideal
-
-    data = pictures(train=True).first(count)
-    return Ideal(data.images.float() / 255, data.labels, schedule)
