@@ -232,10 +232,10 @@ def test_clip_is_transformers_clip(clip, colours):
     from expkit.pictures import as_image
 
     model, processor = CLIPModel.from_pretrained(clip.weights), CLIPProcessor.from_pretrained(clip.weights)
-    texts = list(clip.answers(SAID))
+    colours, texts = colours[..., :32, :32], list(clip.answers(SAID))  # of its own size: bytes and numbers are enlarged differently
     given = processor(text=texts, images=[as_image(image) for image in colours], return_tensors="pt", padding=True)
     wanted = model(**given).logits_per_image.softmax(1)
-    torch.testing.assert_close(clip.probabilities(colours, SAID), wanted, atol=1e-3, rtol=0)
+    torch.testing.assert_close(clip.probabilities(colours, SAID), wanted, atol=1e-4, rtol=0)
     assert wanted.std(0).max() > 1e-2, "the pictures differ to it"
 
 

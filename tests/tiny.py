@@ -67,7 +67,8 @@ def clip_tokenizer():
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>")
     learner.train_from_iterator(SENTENCES, trainer)
     model = json.loads(learner.to_str())["model"]
-    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=77)
+    words = [START, END, *sorted(set(model["vocab"]) - {START, END})]  # its own numbers differ from process to process
+    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[tuple(pair) for pair in model["merges"]], model_max_length=77)
 
 
 def tiny_clip(folder: Path, size: int = 32, seed: int = 0) -> Path:
