@@ -32,3 +32,8 @@ def test_the_default_hybrid_has_both_readings(expkit):
     numbers = done.numbers()
     assert numbers["rows_per_call"] == 8 * 3 and numbers["network_calls"] == 33
     assert numbers["judged"]["near"]["second"] >= 0.5 and numbers["judged"]["far"]["second"] >= 0.5
+
+
+def test_the_courses_recipe_ships_too():
+    model = load("class_conditional")
+    assert (model.kind, model.range, round(model.schedule.leak, 3)) == ("eps", (0.0, 1.0), 0.219)

@@ -130,10 +130,11 @@ def told_of(path: Path) -> str:
 
 
 def load(
-    weights: str | None = None, device: str = "auto", precision: str = "auto", compile: bool = False, max_rows: int | None = None
+    weights: str = "digits", device: str = "auto", precision: str = "auto", compile: bool = False, max_rows: int | None = None
 ) -> Denoiser:
-    """A trained UNet as a denoiser; weights: None for those that ship, whose sha256 is checked against their card."""
-    path, promised = (Path(weights), None) if weights else store.shipped("digits")
+    """A trained UNet as a denoiser; weights: a file, or the name of some that ship, whose sha256 is checked against their card."""
+    ships = (store.WEIGHTS / f"{weights}.json").is_file()
+    path, promised = store.shipped(weights) if ships else (Path(weights), None)
     network, schedule, facts = read(path, promised)
     place = device_of(device)
     model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place), compile)
