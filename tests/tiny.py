@@ -68,7 +68,8 @@ def clip_tokenizer():
     learner.train_from_iterator(SENTENCES, trainer)
     model = json.loads(learner.to_str())["model"]
     words = [START, END, *sorted(set(model["vocab"]) - {START, END})]  # its own numbers differ from process to process
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[tuple(pair) for pair in model["merges"]], model_max_length=77)
+    numbers = {word: number for number, word in enumerate(words)}
+    return CLIPTokenizer(vocab=numbers, merges=[tuple(pair) for pair in model["merges"]], model_max_length=77)
 
 
 def tiny_clip(folder: Path, size: int = 32, seed: int = 0) -> Path:
