@@ -24,8 +24,9 @@ from expkit.rules import DDIM, DDPM
 from expkit.sample import sample, seeded
 from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
 from expkit.training import rates
+from expkit.training.checkpoints import find as find_checkpoint
 from expkit.training.data import Batches, Pictures
-from expkit.training.fit import Train, find_checkpoint
+from expkit.training.fit import Train
 from expkit.training.objectives import Diffusion, Reading
 from tests.conftest import Toy
 

@@ -8,7 +8,6 @@ recipe.yaml      the resolved config, versions, git commit
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
@@ -37,8 +36,8 @@ class Mirror(ABC):
         """The same for a training run, while it runs: a logger of Lightning's, or False."""
 
     @abstractmethod
-    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
-        """Show a picture of a training run while it runs; those of one name are a series over its epochs."""
+    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
+        """Show a picture's file of a training run while it runs; those of one name are a series over its epochs."""
 
 
 class Result:
@@ -112,7 +111,7 @@ class Nowhere(Mirror):
     def lightning(self, result: Result):
         return False
 
-    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         pass
 
 
@@ -127,7 +126,7 @@ class TensorBoard(Mirror):
         recipe = TensorProto(dtype=7, string_val=[f"```\n{result.recipe}\n```".encode()])
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
         values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
-        values += [Summary.Value(tag=tag, image=_encoded(Image.open(path))) for tag, path in result.pngs().items()]
+        values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
         self.write(result, values, 0)
 
     def lightning(self, result: Result):
@@ -135,10 +134,10 @@ class TensorBoard(Mirror):
 
         return TensorBoardLogger(result.folder, name="", version="tensorboard")
 
-    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(result, [Summary.Value(tag=name, image=_encoded(image))], epoch)
+        self.write(result, [Summary.Value(tag=name, image=_encoded(path))], epoch)
 
     def write(self, result: Result, values: list, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -150,12 +149,11 @@ class TensorBoard(Mirror):
         writer.close()
 
 
-def _encoded(image: Image.Image):
+def _encoded(path: Path):
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    drawn = io.BytesIO()
-    image.convert("RGB").save(drawn, "PNG")
-    return Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=drawn.getvalue())
+    size = Image.open(path).size
+    return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
 
 
 class WandB(Mirror):
@@ -196,10 +194,10 @@ class WandB(Mirror):
 
         return WandbLogger(experiment=self.begun(result))
 
-    def glimpse(self, result: Result, name: str, image: Image.Image, epoch: int) -> None:
+    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         import wandb
 
-        self.begun(result).log({name: wandb.Image(image, caption=f"after epoch {epoch}"), "epoch": epoch})
+        self.begun(result).log({name: wandb.Image(Image.open(path), caption=f"after epoch {epoch}"), "epoch": epoch})
 
 
 def provenance(arguments: list[str]) -> str:

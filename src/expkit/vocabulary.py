@@ -30,6 +30,16 @@ def named(prompt: str, names: Sequence[str]) -> str:
     )
 
 
+def null_only(prompt: str, why: str) -> str:
+    """"" for the null prompt; anything else is refused by a model that is told nothing, for the reason `why`."""
+    if str(prompt).strip():
+        raise Refusal(
+            f"This model {why}, so it does not know the prompt {str(prompt)!r}: the null prompt, "
+            'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and digits.'
+        )
+    return ""
+
+
 def meant(name: str, said: str) -> bool:
     """Whether a class is named within a phrase, as whole words."""
     return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said))

@@ -20,7 +20,7 @@ from expkit.denoisers.unets import UNet
 from expkit.devices import device_of, precision_of
 from expkit.errors import Refusal
 from expkit.schedule import Schedule
-from expkit.vocabulary import DIGITS, named
+from expkit.vocabulary import DIGITS, named, null_only
 
 MADE_BY = "task=train"
 
@@ -84,19 +84,12 @@ class TrainedUNet(Denoiser):
         self.ask = torch.compile(self.network) if compile else self.network
 
     def understand(self, prompt: str) -> str:
-        if self.facts.classes:
-            return named(prompt, tuple(self.facts.names))
-        if str(prompt).strip():
-            raise Refusal(
-                f"This model was not told classes when it was trained, so it does not know the prompt {str(prompt)!r}: the null prompt, "
-                "prompt='', is the only one. Class-conditioned ones, such as model=digits, are told."
-            )
-        return ""
+        return named(prompt, self.classes) if self.classes else null_only(prompt, "was not told classes when it was trained")
 
     def labels(self, prompts: Sequence[str]) -> Tensor:
         """One-hot rows (R, classes); zero for the null prompt."""
-        places, null = {name: number for number, name in enumerate(self.facts.names)}, self.facts.classes
-        return F.one_hot(torch.tensor([places[p] if p else null for p in prompts]), null + 1)[:, :null].float()
+        null = len(self.classes)
+        return F.one_hot(torch.tensor([self.classes.index(p) if p else null for p in prompts]), null + 1)[:, :null].float()
 
     @torch.inference_mode()
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:

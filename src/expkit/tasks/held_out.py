@@ -6,7 +6,6 @@ The first of a set are seldom like the rest: MNIST's first 5,000 test pictures a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +40,7 @@ def drawn(pictures: Pictures, count: int, name: str) -> Pictures:
     """`count` of them."""
     if count > len(pictures.labels):
         raise Refusal(f"samples={count} is more than the {len(pictures.labels)} {name} there are to compare with: give fewer.")
-    return chosen(pictures, shuffled(pictures, name)[:count])
+    return pictures.only(shuffled(pictures, name)[:count])
 
 
 def of_each(pictures: Pictures, each: int, classes: Sequence[int], name: str) -> Pictures:
@@ -54,12 +53,8 @@ def of_each(pictures: Pictures, each: int, classes: Sequence[int], name: str) ->
             f"samples={each * len(classes)} is more than there are {name} to compare with: of one class there are {least}. "
             f"Give {least * len(classes)} at the most."
         )
-    return chosen(pictures, torch.stack([row[:each] for row in rows], 1).flatten())
+    return pictures.only(torch.stack([row[:each] for row in rows], 1).flatten())
 
 
 def shuffled(pictures: Pictures, name: str) -> Tensor:
     return torch.randperm(len(pictures.labels), generator=stream("held out", name))
-
-
-def chosen(pictures: Pictures, rows: Tensor) -> Pictures:
-    return replace(pictures, images=pictures.images[rows], labels=pictures.labels[rows])

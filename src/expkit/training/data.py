@@ -23,8 +23,11 @@ class Pictures:
     labels: Tensor
     names: tuple[str, ...] = DIGITS
 
+    def only(self, rows: Tensor | slice) -> Pictures:
+        return Pictures(self.images[rows], self.labels[rows], self.names)
+
     def first(self, count: int | None) -> Pictures:
-        return Pictures(self.images[:count], self.labels[:count], self.names)
+        return self.only(slice(count))
 
     @cached_property
     def sha256(self) -> str:

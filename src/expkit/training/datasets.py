@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,13 @@ MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
 MNIST_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"  # sha256 of train-images-idx3-ubyte
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 TESTS = ("test", "val", "valid", "validation")
+
+
+class Hashed(NamedTuple):
+    """Pictures, and what is in each of them as a hash."""
+
+    pictures: Pictures
+    keys: list[str]
 
 
 def root() -> Path | None:
@@ -121,33 +130,29 @@ def folder(train: bool, folder: str | None, size: int | None = None, colour: boo
     test = next((place / name for name in TESTS if (place / name).is_dir()), None)
     if test and (place / "train").is_dir():
         return one_part(read(place / "train", shape), read(test, shape), train)
-    whole = read(place, shape)
-    keys = hashes(whole.images)
+    whole, keys = read(place, shape)
     if len(set(keys)) < 2:
         raise Refusal(f"All pictures in {place} are equal: give two or more that differ, for one is held out to test on.")
     apart = [int(key[:8], 16) % 10 == 0 for key in keys]
     held_out = torch.tensor(apart if any(apart) and not all(apart) else [key == min(keys) for key in keys])  # few may fall on one side
-    return rows(whole, ~held_out if train else held_out)
+    return whole.only(~held_out if train else held_out)
 
 
-def one_part(train: Pictures, test: Pictures, wanted: bool) -> Pictures:
+def one_part(train: Hashed, test: Hashed, wanted: bool) -> Pictures:
     """The training pictures that are not among the test pictures, or the test pictures."""
+    (train, keys), (test, others) = train, test
     if train.names != test.names:
         odd = sorted(set(train.names) ^ set(test.names))
         raise Refusal(f"The parts to train and to test on have different classes; only one has: {', '.join(odd)}.")
     if not wanted:
         return test
-    known = set(hashes(test.images))
-    new = torch.tensor([key not in known for key in hashes(train.images)])
+    known = set(others)
+    new = torch.tensor([key not in known for key in keys])
     if not new.all():
         warn(f"{int((~new).sum())} of {len(new)} training pictures are among the test pictures too, and are left out.")
     if not new.any():
         raise Refusal("All training pictures are among the test pictures too: nothing is left to train on.")
-    return rows(train, new)
-
-
-def rows(whole: Pictures, chosen: Tensor) -> Pictures:
-    return Pictures(whole.images[chosen], whole.labels[chosen], whole.names)
+    return train.only(new)
 
 
 def hashes(images: Tensor) -> list[str]:
@@ -155,10 +160,8 @@ def hashes(images: Tensor) -> list[str]:
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
 
 
-def read(place: Path, shape: tuple[int, int, int]) -> Pictures:
+def read(place: Path, shape: tuple[int, int, int]) -> Hashed:
     """The pictures below a folder, a class each sub-folder, or one class where it has none."""
-    from tqdm import tqdm
-
     classes, loose = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")), images_of(place)
     if classes and loose:
         raise Refusal(
@@ -170,11 +173,24 @@ def read(place: Path, shape: tuple[int, int, int]) -> Pictures:
     if empty or not files:
         where = f"the sub-folder{'s' * (len(empty) > 1)} {', '.join(empty)} of {place}" if empty else str(place)
         raise Refusal(f"There are no pictures in {where}. Expected {', '.join(sorted(ENDINGS))}.")
+    states = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path, _ in files)
+    return decoded(tuple(files), states, tuple(path.name for path in classes or [place]), shape)
+
+
+@lru_cache(maxsize=2)  # a part to train on and one to test on are asked for in turn
+def decoded(files: tuple[tuple[Path, int], ...], states: tuple, names: tuple[str, ...], shape: tuple[int, int, int]) -> Hashed:
+    """Files and their labels as pictures, in the order of their hashes, so that the first so many are of all classes.
+
+    `states` has when each file was written and how large it is: what was decoded stands as long as they do.
+    """
+    from tqdm import tqdm
+
     bar = tqdm(files, desc="pictures", unit="picture", leave=False, delay=2)
     found = torch.stack([(255 * pictures.load(str(path), shape)).round().byte() for path, _ in bar])
-    whole = Pictures(found, torch.tensor([label for _, label in files]), tuple(path.name for path in classes or [place]))
     keys = hashes(found)
-    return rows(whole, torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))  # the first so many are of all classes
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    whole = Pictures(found, torch.tensor([label for _, label in files]), names)
+    return Hashed(whole.only(torch.tensor(order)), [keys[k] for k in order])
 
 
 def images_of(place: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import warnings
@@ -17,8 +16,9 @@ from expkit import devices
 from expkit.errors import Refusal, warn
 from expkit.result import Result
 from expkit.sheets import stacked
+from expkit.training import checkpoints
 from expkit.training.data import Batches, Pictures
-from expkit.training.objectives import Objective
+from expkit.training.objectives import Objective, parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,8 @@ class Train:
     def __call__(self, result: Result) -> None:
         images, held_out = self.pictures()
         network = self.network(images)
-        origin = self.origin(network, images)
-        checkpoint = find_checkpoint(self.resume, result.folder, origin)
+        origin = checkpoints.origin(network, images, self.recipe.batch_size, self.seed)
+        checkpoint = checkpoints.find(self.resume, result.folder, origin)
         hush()
         trainer = self.trainer(result, held_out)
         result.say(self.header(trainer, network, images, held_out))
@@ -105,16 +105,6 @@ class Train:
         if self.recipe.compile:
             network.compile()
         return network.to(memory_format=torch.channels_last)
-
-    def origin(self, network, images: Pictures) -> dict:
-        """What a checkpoint must agree with this run in, to be gone on from."""
-        shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-        return {
-            "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12],
-            "pictures": images.sha256[:12],
-            "batch size": self.recipe.batch_size,
-            "seed": self.seed,
-        }
 
     def trainer(self, result: Result, held_out: Pictures):
         from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -148,7 +138,7 @@ class Train:
         count, (channels, height, width) = len(images.labels), images.images.shape[1:]
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         return (
-            f"train: a network of {sum(p.numel() for p in network.parameters()):,} parameters on {count:,} pictures of {width} × {height}"
+            f"train: a network of {parameters(network):,} parameters on {count:,} pictures of {width} × {height}"
             f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {len(held_out.labels):,} held out to test on\n"
             f"  {self.recipe.epochs} epochs of {-(-count // self.recipe.batch_size)} steps, {self.recipe.batch_size} pictures each; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
@@ -195,8 +185,9 @@ class Train:
         module.settle()
         shown = objective.shown(module.network, held_out, self.seed) | {"loss": draw_curve(module.losses, module.epochs)}
         for name, picture in shown.items():
-            result.picture(picture, f"epochs/{epoch:02d}_{name}")
-            result.mirror.glimpse(result, name, picture, epoch)
+            file = f"epochs/{epoch:02d}_{name}"
+            result.picture(picture, file)
+            result.mirror.glimpse(result, name, folder / f"{file}.png", epoch)
 
     def page(self, curve: Image.Image, epochs: Path) -> Image.Image:
         """The curve, and under it what the network could do after each of the shown epochs."""
@@ -238,33 +229,3 @@ def precision() -> str:
     """bf16 where the machine has instructions for it, else float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return "bf16-mixed" if devices.fast_bfloat16(device) else "32-true"
-
-
-def find_checkpoint(resume: str | None, folder: Path, origin: dict) -> Path | None:
-    """The checkpoint that `resume` names: a file of a run of the same origin, which is refused where it is not; with "auto" the newest
-    of the unfinished runs beside `folder`, or None."""
-    if not resume:
-        return None
-    if resume != "auto":
-        if (found := origin_of(Path(resume))) is None:
-            raise Refusal(
-                f"The checkpoint {resume} is missing or damaged, or not expkit's. Expected a .ckpt file of a run's folder checkpoints, "
-                "or resume=auto for the newest."
-            )
-        if other := [name for name in origin if found.get(name) != origin[name]]:
-            raise Refusal(
-                f"The checkpoint {resume} is of another training: its {' and '.join(other)} differ from this command's "
-                f"({', '.join(f'{found.get(name)}, not {origin[name]}' for name in other)}). Give the command that it was made with."
-            )
-        return Path(resume)
-    unfinished = [p for p in folder.parent.glob("*/checkpoints/*.ckpt") if not (p.parents[1] / "numbers.json").exists()]
-    newest = sorted(unfinished, key=lambda p: p.stat().st_mtime, reverse=True)
-    return next((p for p in newest if origin_of(p) == origin), None)
-
-
-def origin_of(path: Path) -> dict | None:
-    """What a checkpoint says of its run; None where the file cannot be gone on from."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["history"]["origin"]
-    except Exception:  # torch raises many kinds for a file that was cut off
-        return None

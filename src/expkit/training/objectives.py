@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from expkit import judges, pictures
+from expkit import judges
 from expkit.denoisers import trained
 from expkit.denoisers.trained import time_fraction
 from expkit.errors import Refusal
@@ -130,15 +130,12 @@ class Diffusion(Objective):
 def samples(model: trained.TrainedUNet, seed: int) -> Image.Image:
     """Four samples of each of the first classes at gamma 5, or forty where it knows none, on the course's grid."""
     grid, rule = strided(len(model.schedule)), DDIM() if model.kind == "flow" else DDPM()
-    if model.facts.classes:
-        names, gamma = list(model.facts.names[:10]), 5.0
-    else:
-        names, gamma = [""] * 10, 1.0
-    seeds = [Seed(seed, k if model.facts.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
+    names, gamma = (model.classes[:10], 5.0) if model.classes else ([""] * 10, 1.0)
+    seeds = [Seed(seed, k if model.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
     *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)
-    drawn = pictures.from_range(end.x, model.range).cpu().split(4)
+    drawn = model.decode(end.x).cpu().split(4)
     rows = [[*four] for four in zip(*drawn, strict=True)]
-    return sheet(rows, across=names, title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.facts.classes else ""))
+    return sheet(rows, across=names, title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else ""))
 
 
 def parameters(network: nn.Module) -> int:

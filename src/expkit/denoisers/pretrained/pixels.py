@@ -21,6 +21,7 @@ from expkit.denoisers.pretrained.configs import check_class, schedule_of, size_o
 from expkit.denoisers.pretrained.hub import Repository
 from expkit.denoisers.pretrained.network import Machine, Pretrained, Prompted, split
 from expkit.errors import Refusal, nearest
+from expkit.vocabulary import null_only
 
 FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
 SECOND = {"m": "DeepFloyd/IF-II-M-v1.0", "l": "DeepFloyd/IF-II-L-v1.0", "xl": "DeepFloyd/IF-II-L-v1.0"}
@@ -49,12 +50,7 @@ class Unconditional(Pretrained):
         self.shape = (unet["in_channels"], *size_of(unet, size))
 
     def understand(self, prompt: str) -> str:
-        if str(prompt).strip():
-            raise Refusal(
-                f"This model is not told what to show, so it does not know the prompt {str(prompt)!r}: the null prompt, "
-                'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and digits.'
-            )
-        return ""
+        return null_only(prompt, "is not told what to show")
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return parted(self.network(x, t), self.shape[0], self.learned)
