@@ -323,6 +323,15 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(expkit, data, t
         assert (whole.folder / file).stat().st_size > 0
 
 
+@pytest.mark.parametrize("parts", [("flow", "v"), ("added", "x0"), ("zero_terminal", "v"), ("cosine", "eps")])
+def test_every_schedule_that_trains_is_shown(expkit, data, parts):
+    """What a network can do after an epoch is sampled by a rule that its schedule allows."""
+    chosen = (f"schedule@trainer.objective.schedule={parts[0]}", f"trainer.objective.kind={parts[1]}")
+    done = expkit(*TINY, *chosen, "logger=none", "data.limit=64", "trainer.epochs=1", "trainer.show=[1]")
+    assert done.code == 0, done.err
+    assert (done.folder / "epochs" / "01_samples.png").is_file()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(expkit, data):
     done = expkit(*TINY, "logger=none", "trainer.optimizer.lr=1e30")
     assert done.code == 2 and "no longer a number" in done.err

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -61,6 +62,11 @@ class Schedule:
             case "flow":  # u = x0 − noise
                 return (x + sigma * native) / (alpha + sigma)
         raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
+
+    @cached_property
+    def preserves_variance(self) -> bool:
+        """Whether alpha² + sigma² = 1 at every level, as ancestral sampling needs it."""
+        return bool(((self.alpha**2 + self.sigma**2 - 1).abs() < 1e-6).all())
 
     def nearest(self, ratio: float) -> int:
         """The level at which sigma / alpha, the noise beside a picture of full strength, comes closest to `ratio`."""

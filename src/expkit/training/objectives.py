@@ -129,7 +129,7 @@ class Diffusion(Objective):
 
 def samples(model: trained.TrainedUNet, seed: int) -> Image.Image:
     """Four samples of each of the first classes at gamma 5, or forty where it knows none, on the course's grid."""
-    grid, rule = strided(len(model.schedule)), DDIM() if model.kind == "flow" else DDPM()
+    grid, rule = strided(len(model.schedule)), DDPM() if model.schedule.preserves_variance else DDIM()
     names, gamma = (model.classes[:10], 5.0) if model.classes else ([""] * 10, 1.0)
     seeds = [Seed(seed, k if model.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
     *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)
