@@ -34,6 +34,14 @@ def test_the_default_hybrid_has_both_readings(expkit):
     assert numbers["judged"]["near"]["second"] >= 0.5 and numbers["judged"]["far"]["second"] >= 0.5
 
 
+def test_the_courses_single_step_denoiser_ships_and_beats_a_blur(expkit):
+    done = expkit("experiment=b1_3", "samples=10", "sigma=0.5", "logger=none")
+    assert done.code == 0, done.err
+    assert "model digits, weights single_step" in done.err
+    at = done.numbers()["sigmas"]["sigma 0.5"]
+    assert at["denoised"]["psnr"] > at["Gaussian blur"]["psnr"] + 3 and at["denoised"]["ssim"] > 0.8
+
+
 def test_the_courses_recipe_ships_too():
     model = load("class_conditional")
     assert (model.kind, model.range, round(model.schedule.leak, 3)) == ("eps", (0.0, 1.0), 0.219)

@@ -53,6 +53,7 @@ def app(failed: list[Exception]):
     OmegaConf.register_new_resolver("example", example, replace=True)
     OmegaConf.register_new_resolver("prompt_of", prompt_of, replace=True)
     OmegaConf.register_new_resolver("says", says, replace=True)
+    OmegaConf.register_new_resolver("model_named", model_named, replace=True)
     OmegaConf.register_new_resolver("range", lambda first, end: OmegaConf.create([*range(first, end)]), replace=True)
     OmegaConf.register_new_resolver("chosen", lambda group, *, _root_: _root_[group], replace=True)
 
@@ -108,6 +109,14 @@ def prompt_of(part: str, *, _root_):
     from omegaconf import OmegaConf
 
     return OmegaConf.select(_root_, f"{part}.prompt", default="")
+
+
+def model_named(*, _root_) -> str:
+    """The chosen model, and its weights where they are said by another name."""
+    from hydra.core.hydra_config import HydraConfig
+
+    model, weights = HydraConfig.get().runtime.choices.model, _root_.model.get("weights")
+    return f"{model}, weights {weights}" if isinstance(weights, str) and weights != model else model
 
 
 def run(config, folder: Path) -> None:
