@@ -70,7 +70,8 @@ class Generalize:
         model, sigmas = Counting(self.model), list(self.sigma) if isinstance(self.sigma, Sequence) else [self.sigma]
         check(model)
         held, found, pairs = self.held(model), [], []
-        result.say(f"generalize: {self.samples} test pictures, each in one step from sigma {', '.join(f'{sigma:g}' for sigma in sigmas)}\n  {self.note}")
+        levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
+        result.say(f"generalize: {self.samples} test pictures, each in one step from sigma {levels}\n  {self.note}")
         for sigma in tqdm(sigmas, desc="generalize", unit="sigma", leave=False):
             found.append(self.measured(model, held, sigma))
             noisy = self.noised(held.shown, sigma, "shown")
