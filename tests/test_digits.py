@@ -42,6 +42,14 @@ def test_the_courses_single_step_denoiser_ships_and_beats_a_blur(expkit):
     assert at["denoised"]["psnr"] > at["Gaussian blur"]["psnr"] + 3 and at["denoised"]["ssim"] > 0.8
 
 
+def test_the_courses_time_conditioned_network_ships_and_draws_digits(expkit):
+    done = expkit("experiment=b2_3", "samples=20", "logger=none")
+    assert done.code == 0, done.err
+    drawn = torch.stack([pictures.load(str(path), (1, 28, 28)) for path in sorted((done.folder / "pictures").glob("*.png"))])
+    sure, read = judges.second()(drawn).max(1)
+    assert len(drawn) == 20 and (sure > 0.8).sum() >= 16 and len(read.unique()) >= 5
+
+
 def test_the_courses_recipe_ships_too():
     model = load("class_conditional")
     assert (model.kind, model.range, round(model.schedule.leak, 3)) == ("eps", (0.0, 1.0), 0.219)

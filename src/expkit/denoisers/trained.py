@@ -101,25 +101,24 @@ class TrainedUNet(Denoiser):
         return Prediction(native.float())
 
 
-def newest(told: str, folder: str = "outputs/train") -> str:
-    """The weights of the newest training below `folder` of a UNet that is told "nothing" (a single-step denoiser), "time" or "class"."""
+def newest(folder: str = "outputs/train") -> str:
+    """The weights of the newest training below `folder` of a UNet that is told classes."""
     found = sorted(Path(folder).glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    if path := next((path for path in found if told_of(path) == told), None):
+    if path := next((path for path in found if knows_classes(path)), None):
         return str(path)
-    trainer = {"nothing": "single_step", "time": "time_conditional", "class": "class_conditional"}[told]
     raise Refusal(
-        f"No UNet that is told {told} has been trained in {folder}. Train one with python -m expkit task=train trainer={trainer}, or say "
-        "where its weights are with model.weights=FILE."
+        f"No UNet that is told classes has been trained in {folder}. Train one with python -m expkit task=train "
+        "trainer=class_conditional, or say where its weights are with model.weights=FILE."
     )
 
 
-def told_of(path: Path) -> str:
-    """What the UNet of a file is told; "" for a file that is no UNet's."""
+def knows_classes(path: Path) -> bool:
+    """Whether a file holds the weights of a UNet that is told classes, and the time."""
     try:
         facts = Facts(**store.facts(path, MADE_BY))
     except (Refusal, TypeError):
-        return ""
-    return "nothing" if not facts.timed else "class" if facts.classes else "time"
+        return False
+    return facts.timed and facts.classes > 0
 
 
 def load(
