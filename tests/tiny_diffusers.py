@@ -99,11 +99,11 @@ def told(folder: Path) -> Path:
     return first(folder)
 
 
-def second(folder: Path, sample_size: int = 2 * SIDE) -> Path:
+def second(folder: Path, **facts) -> Path:
     """Stage II of DeepFloyd IF, for pictures twice as large."""
     from diffusers import IFSuperResolutionPipeline
 
-    unet = unet2d_condition(sample_size=sample_size, in_channels=6, **IF_BLOCKS, **SECOND_ONLY)
+    unet = unet2d_condition(**{**IF_BLOCKS, **SECOND_ONLY, "sample_size": 2 * SIDE, "in_channels": 6, **facts})
     parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
     steps = {"scheduler": scheduler(**LEARNED, sample_max_value=1.0), "image_noising_scheduler": scheduler(**BETAS)}
     IFSuperResolutionPipeline(unet=unet, **steps, **parts, requires_safety_checker=False).save_pretrained(folder)

@@ -1,41 +1,238 @@
-"""Pretrained weights: a folder of this machine, or a repository of the Hugging Face hub at one commit.
+"""Pretrained weights: a folder of this machine, or a repository of huggingface.co at one commit; and what is said when they cannot be had.
 
-What is on this machine is used as it is; the hub is asked only for what is missing.
+A repository's parts are folders of their own (unet/config.json, text_encoder/…), or, in the oldest ones of diffusers, lie at the top
+(config.json, scheduler_config.json). What is on this machine is used as it is; only what is missing is asked for. What is asked before
+a run reads JSON only, and imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+import socket
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from expkit.errors import Refusal
 
+LOGIN = "hf auth login"
+HOST = "huggingface.co"
+NAMES = {"scheduler": "scheduler_config.json", "image_noising_scheduler": "scheduler_config.json"}
+
+
+ID = r"[\w-][\w.-]*/[\w.-]+"
+LICENSED = ("DeepFloyd/",)  # owners whose repositories are given out only to those who have accepted a licence
 PIECE = 1 << 20
 
 
-def folder(weights: str | Path) -> Path | None:
-    """The folder that `weights` names, or None where it is a repository's id."""
-    path = Path(weights).expanduser()
-    return path.resolve() if path.is_dir() else None
+@dataclass(frozen=True)
+class Repository:
+    """name: a folder, or an id such as DeepFloyd/IF-I-M-v1.0. key: the key of the command line that names it. instead: what else to try."""
 
+    name: str
+    key: str = "model.weights"
+    instead: str = "the model that ships, model=digits"
 
-def name(weights: str | Path) -> str:
-    """The repository's id, or a folder's own name: weights stay the same when their folder is moved."""
-    repository = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(weights))
-    return str(weights) if repository and not folder(weights) else Path(weights).expanduser().resolve().name
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder, or None for an id of huggingface.co; refuses what is neither."""
+        path = self.path
+        if path.is_dir():
+            return path
+        if path.exists() or not re.fullmatch(ID, self.name):
+            raise Refusal(
+                f"There is no folder {self.name}. Expected one that save_pretrained has written, or a repository of {HOST} such as "
+                f"DeepFloyd/IF-I-M-v1.0. {self.advice}"
+            )
+        return None
 
+    @property
+    def path(self) -> Path:
+        return Path(self.name).expanduser().resolve()
 
-def revision(weights: str | Path, parts: Sequence[str], asked: str | None = None) -> str:
-    """Which weights these are: a hash of a folder's `parts` (none: all of it), a repository's commit, cached or the hub's."""
-    here = folder(weights)
-    return fingerprint(here, parts) if here else cached(str(weights), parts, asked) or newest(str(weights), asked)
+    @property
+    def called(self) -> str:
+        """The id, or the folder's own name: weights stay the same when their folder is moved."""
+        return self.name if re.fullmatch(ID, self.name) and not self.path.is_dir() else self.path.name
 
+    @property
+    def advice(self) -> str:
+        return f"Give a folder with {self.key}=FOLDER, or try {self.instead}."
 
-def at_hand(weights: str | Path, parts: Sequence[str], asked: str | None = None) -> bool:
-    """Whether the weights are on this machine, as far as their configuration tells."""
-    return bool(folder(weights) or cached(str(weights), parts, asked))
+    # ---- which weights they are
+
+    def at_hand(self, parts: Sequence[str], asked: str | None = None) -> bool:
+        """Whether the weights are on this machine, as far as their configuration tells."""
+        return self.path.is_dir() or bool(self.cached(parts, asked))
+
+    def revision(self, parts: Sequence[str], asked: str | None = None) -> str:
+        """A hash of a folder's `parts` (none: all of it), or a commit: the cache's, else huggingface.co's newest or the one asked for."""
+        return fingerprint(self.folder, parts) if self.folder else self.cached(parts, asked) or self.newest(asked)
+
+    def cached(self, parts: Sequence[str], asked: str | None = None) -> str | None:
+        """The commit that the cache holds, if it does."""
+        from huggingface_hub import try_to_load_from_cache
+
+        file = Path(*parts[-1:], "config.json")
+        found = re.fullmatch(ID, self.name) and try_to_load_from_cache(self.name, file.as_posix(), revision=asked)
+        return Path(found).parts[-1 - len(file.parts)] if isinstance(found, str) else None  # …/snapshots/COMMIT/PART/config.json
+
+    def newest(self, asked: str | None = None) -> str:
+        """The newest commit, or the one that a tag or a short form names."""
+        from huggingface_hub import HfApi
+
+        self.check_reach()
+        with self.explained():
+            return HfApi().model_info(self.name, revision=asked, timeout=10).sha
+
+    # ---- what lies in them
+
+    def config(self, part: str) -> dict:
+        """A part's configuration; refuses a repository that lacks it."""
+        found = self.optional(part)
+        if found is None:
+            raise Refusal(
+                f"{self.name} is not a model in diffusers' format that expkit can ask: it has no {part}/{NAMES.get(part, 'config.json')}. "
+                f"Expected what save_pretrained writes: model_index.json, unet/config.json, scheduler/scheduler_config.json. {self.advice}"
+            )
+        return found
+
+    def optional(self, part: str) -> dict | None:
+        """A part's configuration, or None where there is none."""
+        file = NAMES.get(part, "config.json")
+        top = [file] if part in ("unet", "scheduler") else []
+        path = next((path for name in [f"{part}/{file}", *top] if (path := self.file(name))), None)
+        try:
+            return path and json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refusal(f"{path} cannot be read ({error}). Get {self.name} again: delete that file, and run the command again.") from None
+
+    def file(self, name: str) -> Path | None:
+        """A file of the repository, downloaded where need be; None where there is none."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        here, known = self.here(name)
+        if known:
+            return here
+        self.check_reach()
+        with self.explained():
+            try:
+                return Path(hf_hub_download(self.name, name))
+            except RemoteEntryNotFoundError:
+                return None
+
+    def here(self, name: str) -> tuple[Path | None, bool]:
+        """A file where it lies on this machine, or None; and whether that settles whether there is one."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.folder:
+            path = self.folder / name
+            return (path if path.is_file() else None), True
+        found = try_to_load_from_cache(self.name, name)
+        return (Path(found) if isinstance(found, str) else None), found is not None
+
+    def has(self, name: str) -> bool:
+        """Whether it has a file, which is not downloaded."""
+        from huggingface_hub import file_exists
+
+        here, known = self.here(name)
+        if known:
+            return here is not None
+        self.check_reach()
+        with self.explained():
+            return file_exists(self.name, name)
+
+    def where(self, part: str) -> str:
+        """The folder of a part inside the repository: its own, or "" for the top."""
+        return f"{part}/" if self.file(f"{part}/config.json") else ""
+
+    def variant(self, part: str, half: bool) -> str | None:
+        """Which of a part's weights to load: those in half precision ("fp16") where that is wanted or all there is, else None.
+
+        What is on this machine goes before what would have to be downloaded.
+        """
+        where, order = self.where(part), ("fp16", None) if half else (None, "fp16")
+        for there in (lambda name: self.here(name)[0], self.has):
+            for variant in order:
+                if any(there(where + name) for name in weights(variant)):
+                    return variant
+        raise Refusal(
+            f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. Expected "
+            f"{part}/diffusion_pytorch_model.safetensors, which diffusers' save_pretrained writes. {self.advice}"
+        )
+
+    def load(self, kind: type, revision: str | None = None, variants: Sequence[str | None] = (None,), **options):
+        """kind.from_pretrained with the first of the variants that is on this machine, else from huggingface.co."""
+        if not self.folder:
+            options["revision"] = revision
+        reason = None
+        for offline in (True,) if self.folder else (True, False):
+            if not offline:
+                self.check_reach()
+            for variant in variants:
+                chosen = options | ({"variant": variant} if variant else {})
+                try:
+                    return kind.from_pretrained(str(self.folder or self.name), local_files_only=offline, **chosen)
+                except MemoryError:
+                    raise
+                except Exception as error:  # files are missing, damaged or of something else, the hub is gated or far
+                    reason = error
+        raise self.refusal(reason)
+
+    # ---- why they cannot be had
+
+    def check_reach(self) -> None:
+        """Refuse at once what asking huggingface.co could only end in: the library would try for half a minute."""
+        from huggingface_hub import constants, get_token
+
+        if constants.HF_HUB_OFFLINE:
+            raise self.away("HF_HUB_OFFLINE is set")
+        if self.name.startswith(LICENSED) and not get_token():
+            raise self.unlicensed()
+        if not reachable():
+            raise self.away(f"{HOST} cannot be reached")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever huggingface_hub raises, as a sentence."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self.refusal(error) from None
+
+    def refusal(self, error: BaseException) -> Refusal:
+        from huggingface_hub import errors
+
+        causes = list(chain(error))
+        found = lambda *kinds: any(isinstance(cause, kinds) for cause in causes)  # noqa: E731
+        if found(errors.GatedRepoError):
+            return self.unlicensed()
+        if found(errors.RepositoryNotFoundError):
+            return Refusal(
+                f"There is no repository {self.name} on {HOST} that you may see, and no folder of that name here. "
+                f"Check the name; if it is a private one, run `{LOGIN}`. {self.advice}"
+            )
+        if found(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, socket.gaierror):
+            return self.away(f"{HOST} cannot be reached")
+        return Refusal(f"{self.name} cannot be loaded ({first_line(error)}). {self.advice}")
+
+    def unlicensed(self) -> Refusal:
+        from huggingface_hub import get_token
+
+        why = "the account that is logged in here has not" if get_token() else "nobody is logged in here"
+        return Refusal(
+            f"{self.name} is given out only to those who have accepted its licence, and {why}. Accept it at https://{HOST}/{self.name}, "
+            f"then run `{LOGIN}` and this command again. {self.advice}"
+        )
+
+    def away(self, why: str) -> Refusal:
+        return Refusal(f"{self.name} is not, or not wholly, on this machine, and {why}. Run this command again online. {self.advice}")
 
 
 def fingerprint(here: Path, parts: Sequence[str]) -> str:
@@ -53,52 +250,29 @@ def fingerprint(here: Path, parts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def cached(repository: str, parts: Sequence[str], asked: str | None = None) -> str | None:
-    """The commit of a repository that the cache holds, if it does."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def weights(variant: str | None) -> tuple[str, str]:
+    """The names under which diffusers saves weights: in one file, or as the index of several."""
+    middle = f".{variant}" if variant else ""
+    return f"diffusion_pytorch_model{middle}.safetensors", f"diffusion_pytorch_model.safetensors.index{middle}.json"
 
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reachable() -> bool:
+    """Whether the name huggingface.co means anything here; behind a proxy only asking tells."""
+    if urllib.request.getproxies().keys() & {"https", "all"}:
+        return True
     try:
-        file = Path(*parts[-1:], "config.json")
-        found = try_to_load_from_cache(repository, file.as_posix(), revision=asked)
-    except HFValidationError:
-        return None
-    return Path(found).parts[-1 - len(file.parts)] if isinstance(found, str) else None  # …/snapshots/COMMIT/PART/config.json
-
-
-def newest(repository: str, asked: str | None = None) -> str:
-    """The hub's newest commit, or the one that a tag or a short form names."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return HfApi().model_info(repository, revision=asked, timeout=10).sha
-    except HFValidationError:
-        raise Refusal(f"There are no weights at {repository}: it is neither a folder nor the id of a repository, OWNER/NAME.") from None
-    except Exception as error:  # the network's errors are of many kinds
-        raise absent(repository, error) from None
-
-
-def load(kind, weights: str | Path, revision: str | None = None, variants: Sequence[str | None] = (None,), **options):
-    """kind.from_pretrained with the first of the variants that is on this machine, else from the hub; refuses what cannot be had."""
-    here, reason = folder(weights), None
-    for offline in (True,) if here else (True, False):
-        for variant in variants:
-            chosen = options | ({"variant": variant} if variant else {}) | ({} if here else {"revision": revision})
-            try:
-                return kind.from_pretrained(str(here or weights), local_files_only=offline, **chosen)
-            except MemoryError:
-                raise
-            except Exception as error:  # files are missing, damaged or of something else, the hub is gated or far
-                reason = error
-    raise absent(weights, reason)
-
-
-def absent(weights: str | Path, error: Exception | None) -> Refusal:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(". ")
-    if here := folder(weights):
-        return Refusal(f"The weights in {here} cannot be read ({reason}). Expected a folder that save_pretrained has written.")
-    return Refusal(
-        f"The weights {weights} are not on this machine and cannot be had from the hub ({reason}). If their page asks for it, accept the "
-        "licence there and log in with `hf auth login`; or name a folder that holds them."
-    )
+        socket.getaddrinfo(HOST, 443)
+    except OSError:
+        return False
+    return True

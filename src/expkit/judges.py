@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expkit import devices, hub, store
+from expkit import devices, store
 from expkit.errors import Refusal, nearest
+from expkit.hub import Repository
 
 SIDE, DIGITS, MOST_ROWS = 28, 10, 500
 MADE_BY = "task=train trainer=judge"
@@ -210,9 +211,10 @@ class CLIP(Judging):
     def __post_init__(self) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
-        commit = hub.revision(self.weights, (), self.revision)
-        network = hub.load(CLIPModel, self.weights, commit).to(devices.device_of(self.device)).eval().requires_grad_(False)
-        object.__setattr__(self, "processor", hub.load(CLIPProcessor, self.weights, commit))
+        repository = Repository(str(self.weights), "judge.weights", "the judge that ships, judge=digits")
+        commit = repository.revision((), self.revision)
+        network = repository.load(CLIPModel, commit).to(devices.device_of(self.device)).eval().requires_grad_(False)
+        object.__setattr__(self, "processor", repository.load(CLIPProcessor, commit))
         object.__setattr__(self, "network", network)
 
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:

@@ -20,9 +20,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from expkit import devices, errors, hub
+from expkit import devices, errors
 from expkit.embeddings import Embedding, Entry, Provenance, Store, imported
 from expkit.errors import Refusal, nearest
+from expkit.hub import Repository
 
 AT_ONCE = 16  # texts a forward
 
@@ -59,9 +60,13 @@ class Encoder(ABC):
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         """Tokens (R, L) -> embeddings (R, L, D)."""
 
+    @cached_property
+    def repository(self) -> Repository:
+        return Repository(str(self.weights), "model.encoder")
+
     @property
     def name(self) -> str:
-        return hub.name(self.weights)
+        return self.repository.called
 
     @cached_property
     def precision(self) -> str:
@@ -69,7 +74,7 @@ class Encoder(ABC):
 
     @property
     def at_hand(self) -> bool:
-        return hub.at_hand(self.weights, self.parts, self.revision)
+        return self.repository.at_hand(self.parts, self.revision)
 
     def may_have_made(self, entry: Entry) -> bool:
         """Whether an embedding may be this encoder's, as far as can be told without it."""
@@ -79,7 +84,7 @@ class Encoder(ABC):
 
     @cached_property
     def commit(self) -> str:
-        return hub.revision(self.weights, self.parts, self.revision)
+        return self.repository.revision(self.parts, self.revision)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -88,7 +93,7 @@ class Encoder(ABC):
 
     @cached_property
     def tokenizer(self):
-        return hub.load(self.tokenizers(), self.weights, self.commit, subfolder="tokenizer")
+        return self.repository.load(self.tokenizers(), self.commit, subfolder="tokenizer")
 
     @abstractmethod
     def tokenizers(self):
@@ -134,10 +139,10 @@ class Encoder(ABC):
             variants=("fp16", None) if self.precision == "float16" else (None,),
         )  # fmt: skip
         if said["missing_keys"] or said["mismatched_keys"]:
-            raise hub.absent(self.weights, ValueError(f"{len(said['missing_keys']) or 'some'} of the encoder's weights are missing"))
+            raise self.repository.refusal(ValueError(f"{len(said['missing_keys']) or 'some'} of the encoder's weights are missing"))
         pieces, known = network.config.vocab_size, len(self.tokenizer)
         if 2 * known < pieces:
-            raise hub.absent(self.weights, ValueError(f"the tokenizer knows {known} pieces of text, the encoder {pieces}"))
+            raise self.repository.refusal(ValueError(f"the tokenizer knows {known} pieces of text, the encoder {pieces}"))
         return network
 
 
@@ -175,7 +180,7 @@ class T5(Encoder):
     def network(self, **how) -> tuple:
         from transformers import T5EncoderModel
 
-        return hub.load(T5EncoderModel, self.weights, **how)
+        return self.repository.load(T5EncoderModel, **how)
 
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask)[0]
@@ -213,7 +218,7 @@ class CLIPText(Encoder):
     def network(self, **how) -> tuple:
         from transformers import CLIPTextModel
 
-        return hub.load(CLIPTextModel, self.weights, **how)
+        return self.repository.load(CLIPTextModel, **how)
 
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask if getattr(network.config, "use_attention_mask", False) else None)[0]

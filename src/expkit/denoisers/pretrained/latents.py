@@ -14,9 +14,9 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
 from expkit.denoisers.pretrained.configs import check_class, size_of
-from expkit.denoisers.pretrained.hub import Repository
 from expkit.denoisers.pretrained.network import Machine, Network, Prompted, split
 from expkit.errors import Refusal
+from expkit.hub import Repository
 
 
 class StableDiffusion(Prompted):

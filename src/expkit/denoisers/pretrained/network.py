@@ -11,9 +11,9 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Split
 from expkit.denoisers.pretrained.configs import kind_of, schedule_of
-from expkit.denoisers.pretrained.hub import Repository
 from expkit.devices import device_of, precision_of, release
 from expkit.errors import Refusal
+from expkit.hub import Repository
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,23 @@ class Network:
     """Part `part` of a repository as diffusers' class `kind`. Only its input is cast; what it answers in half precision becomes float32."""
 
     def __init__(self, repository: Repository, part: str, kind: str, machine: Machine) -> None:
-        repository.variant(part, machine.dtype == torch.float16)  # refuses, before anything else is loaded, where there are no weights
         self.repository, self.part, self.kind, self.machine = repository, part, kind, machine
+        self.variant = repository.variant(part, machine.dtype == torch.float16)  # refuses where there are no weights
         self.module: torch.nn.Module | None = None
 
     def loaded(self) -> torch.nn.Module:
+        import diffusers
+        from diffusers.utils import is_accelerate_available
+
         if self.module is None:
-            module = self.repository.load(self.kind, self.part, self.machine.dtype)
+            module = self.repository.load(
+                getattr(diffusers, self.kind),
+                variants=[self.variant],
+                subfolder=self.repository.where(self.part).rstrip("/") or None,
+                torch_dtype=self.machine.dtype,
+                use_safetensors=True,
+                low_cpu_mem_usage=is_accelerate_available(),
+            )
             self.module = self.machine.place(module.eval().requires_grad_(False))
         return self.module
 

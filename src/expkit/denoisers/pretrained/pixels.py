@@ -18,9 +18,9 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
 from expkit.denoisers.pretrained.configs import check_class, schedule_of, size_of
-from expkit.denoisers.pretrained.hub import Repository
 from expkit.denoisers.pretrained.network import Machine, Pretrained, Prompted, split
 from expkit.errors import Refusal, nearest
+from expkit.hub import Repository
 from expkit.vocabulary import null_only
 
 FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
@@ -136,7 +136,7 @@ def first_stage(weights: str | None, size: str) -> Repository:
     """Stage I: WEIGHTS/stage_1, WEIGHTS itself, or the published one of this size."""
     name = published(FIRST, size) if weights is None else weights
     inner = Path(name).expanduser() / "stage_1"
-    return Repository(str(inner if inner.is_dir() else name), gated(name))
+    return Repository(str(inner if inner.is_dir() else name))
 
 
 def second_stage(weights: str | None, second: str | None, size: str) -> Repository:
@@ -149,11 +149,7 @@ def second_stage(weights: str | None, second: str | None, size: str) -> Reposito
             f"There is no stage II in {weights}. Give its folder or id with model.second=…, or put both stages into one folder, as stage_1 "
             "and stage_2."
         )
-    return Repository(second or str(inner), gated(second), "model.second")
-
-
-def gated(name: str | None) -> bool:
-    return str(name).startswith("DeepFloyd/")
+    return Repository(second or str(inner), "model.second")
 
 
 def published(names: dict[str, str], size: str) -> str:
