@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from expkit import command, prompts
+from expkit import command
 from expkit.embeddings import Store, imported
+from expkit.hub import Repository
 from tests.test_prompts import COURSE, LONG, course
 from tests.tiny import tiny_t5
 
@@ -65,8 +66,8 @@ def test_texts_are_encoded_once_and_said_to_be(embed, t5):
 
 def test_the_listing_loads_nothing(embed, t5, monkeypatch):
     embed(f"model.weights={t5}", f'prompts=[a dog,"{LONG}"]')
-    monkeypatch.setattr(prompts.hub, "load", None)
-    monkeypatch.setattr(prompts.hub, "newest", None)
+    monkeypatch.setattr(Repository, "load", None)
+    monkeypatch.setattr(Repository, "newest", None)
     listed = embed("model.weights=owner/far")
     assert listed.code == 0, listed.err
     assert len(lines(listed)) == 2 and any("(cut)" in line for line in lines(listed))
@@ -102,7 +103,7 @@ def test_the_courses_file_goes_into_the_store(embed, tmp_path):
 
 REFUSED = {
     ("prompts=[a dgo]",): "No encoder is named",
-    ("prompts=[a dog]", "model.weights=owner/far"): "cannot be had from the hub",
+    ("prompts=[a dog]", "model.weights=owner/far"): "HF_HUB_OFFLINE is set",
     ("import=nothing.pth",): "no embeddings at nothing.pth",
     ("export=e.pth",): "ends in .safetensors",
     ("export=e.safetensors",): "nothing to export",

@@ -14,10 +14,10 @@ from expkit import grids
 from expkit.denoiser import Counting
 from expkit.denoisers.pretrained import network, pixels
 from expkit.denoisers.pretrained.configs import kind_of, schedule_of
-from expkit.denoisers.pretrained.hub import Repository
 from expkit.denoisers.pretrained.latents import stable_diffusion
 from expkit.errors import Refusal
 from expkit.estimate import anagram, guided, hybrid
+from expkit.hub import Repository
 from expkit.maps import LowPass
 from expkit.rules import DDIM, DDPM
 from expkit.sample import noises, sample, seeded
@@ -300,7 +300,7 @@ def test_offloading_is_accelerates(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", type(sys)("accelerate"))
     sys.modules["accelerate"].cpu_offload = lambda module, device: kept(moved, module)
     model = pixels.deepfloyd(tiny.Words(), network.Machine(offload=True), str(models / "if"))
-    monkeypatch.setattr(model.network.repository.__class__, "load", lambda *a: torch.nn.Identity())
+    monkeypatch.setattr(model.network.repository.__class__, "load", lambda *a, **k: torch.nn.Identity())
     assert model.network.loaded() is moved[0]
     monkeypatch.setitem(sys.modules, "accelerate", None)
     model.release()
@@ -393,7 +393,7 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_is_loaded(lost
 
 
 def test_what_cannot_be_loaded_is_said(models, tmp_path):
-    with pytest.raises(Refusal, match=r"no folder /nowhere.*model_index\.json.*model\.weights=FOLDER"):
+    with pytest.raises(Refusal, match=r"no folder /nowhere.*save_pretrained.*model\.weights=FOLDER"):
         pixels.deepfloyd(tiny.Words(), CPU, "/nowhere")
     with pytest.raises(Refusal, match=r"holds a UNet2DModel.*model=ddpm"):
         pixels.deepfloyd(tiny.Words(), CPU, str(models / "ddpm"))
@@ -462,6 +462,7 @@ def separate(code, tmp_path, **environment):
 OFFLINE = """
 from expkit.denoisers.pretrained import network, pixels
 from expkit.errors import Refusal
+from expkit.hub import Repository
 for ask in (lambda: pixels.unconditional("google/ddpm-cat-256", network.Machine()), lambda: pixels.deepfloyd(None, network.Machine())):
     try: ask()
     except Refusal as refusal: print(refusal)

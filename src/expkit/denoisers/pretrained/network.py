@@ -40,8 +40,6 @@ def machine(device: str = "auto", dtype: str = "auto", offload: bool = False, co
 
 def dtype_of(name: str, device: str) -> torch.dtype:
     """Half precision on a GPU, for which the weights are published; elsewhere what the machine has instructions for."""
-    if name not in ("auto", "float32", "bfloat16", "float16"):
-        raise Refusal(f"model.dtype={name} is not known: give auto, float32, bfloat16 or float16.")
     return torch.float16 if name == "auto" and device.startswith("cuda") else getattr(torch, precision_of(name, device))
 
 
