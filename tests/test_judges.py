@@ -271,7 +271,7 @@ def test_what_clip_cannot_judge_is_refused(clip, colours):
 def test_clip_without_its_weights_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(Refusal, match=r"openai/clip-vit-base-patch32 is not.*on this machine.*judge.*=FOLDER"):
+    with pytest.raises(Refusal, match=r"openai/clip-vit-base-patch32 is not.*on this machine.*model\.judges\.clip\.weights=FOLDER"):
         judges.CLIP()
     with pytest.raises(Refusal, match="cannot be loaded"):
         judges.CLIP(tmp_path)

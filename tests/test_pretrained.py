@@ -393,8 +393,10 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_is_loaded(lost
 
 
 def test_what_cannot_be_loaded_is_said(models, tmp_path):
-    with pytest.raises(Refusal, match=r"no folder /nowhere.*save_pretrained.*model\.weights=FOLDER"):
+    with pytest.raises(Refusal, match=r"no folder /nowhere.*model_index\.json.*model\.weights=FOLDER"):
         pixels.deepfloyd(tiny.Words(), CPU, "/nowhere")
+    with pytest.raises(Refusal, match=r"model\.dtype=f8 is not known.*bfloat16"):
+        network.machine("cpu", "f8")
     with pytest.raises(Refusal, match=r"holds a UNet2DModel.*model=ddpm"):
         pixels.deepfloyd(tiny.Words(), CPU, str(models / "ddpm"))
     with pytest.raises(Refusal, match=r"6 channels.*stage II"):
@@ -462,7 +464,6 @@ def separate(code, tmp_path, **environment):
 OFFLINE = """
 from expkit.denoisers.pretrained import network, pixels
 from expkit.errors import Refusal
-from expkit.hub import Repository
 for ask in (lambda: pixels.unconditional("google/ddpm-cat-256", network.Machine()), lambda: pixels.deepfloyd(None, network.Machine())):
     try: ask()
     except Refusal as refusal: print(refusal)

@@ -19,9 +19,9 @@ def device_of(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def precision_of(name: str, device: str) -> str:
+def precision_of(name: str, device: str, key: str = "model.dtype") -> str:
     if name not in ("auto", "float32", "bfloat16", "float16"):
-        raise Refusal(f"The precision {name} is not known: give auto, float32, bfloat16 or float16.")
+        raise Refusal(f"{key}={name} is not known: give auto, float32, bfloat16 or float16.")
     return name if name != "auto" else "bfloat16" if fast_bfloat16(device) else "float32"
 
 

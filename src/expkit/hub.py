@@ -23,8 +23,6 @@ from expkit.errors import Refusal
 LOGIN = "hf auth login"
 HOST = "huggingface.co"
 NAMES = {"scheduler": "scheduler_config.json", "image_noising_scheduler": "scheduler_config.json"}
-
-
 ID = r"[\w-][\w.-]*/[\w.-]+"
 LICENSED = ("DeepFloyd/",)  # owners whose repositories are given out only to those who have accepted a licence
 PIECE = 1 << 20
@@ -32,22 +30,26 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Repository:
-    """name: a folder, or an id such as DeepFloyd/IF-I-M-v1.0. key: the key of the command line that names it. instead: what else to try."""
+    """What save_pretrained has written, in a folder or on the hub.
+
+    name: a folder, or an id such as DeepFloyd/IF-I-M-v1.0. key: the key of the command line that names it. holds: what lies in it.
+    instead: what else to try.
+    """
 
     name: str
     key: str = "model.weights"
+    holds: str = "model_index.json, unet/, scheduler/"
     instead: str = "the model that ships, model=digits"
 
     @cached_property
     def folder(self) -> Path | None:
         """The folder, or None for an id of huggingface.co; refuses what is neither."""
-        path = self.path
-        if path.is_dir():
-            return path
-        if path.exists() or not re.fullmatch(ID, self.name):
+        if self.path.is_dir():
+            return self.path
+        if self.path.exists() or not re.fullmatch(ID, self.name):
             raise Refusal(
-                f"There is no folder {self.name}. Expected one that save_pretrained has written, or a repository of {HOST} such as "
-                f"DeepFloyd/IF-I-M-v1.0. {self.advice}"
+                f"There is no folder {self.name}. Expected one that save_pretrained has written ({self.holds}), or a repository of "
+                f"{HOST} such as DeepFloyd/IF-I-M-v1.0. {self.advice}"
             )
         return None
 

@@ -211,7 +211,8 @@ class CLIP(Judging):
     def __post_init__(self) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
-        repository = Repository(str(self.weights), "model.judges.clip.weights", "the judges that ship, judges@model.judges=digits")
+        told = {"holds": "config.json, model.safetensors", "instead": "the judges that ship, judges@model.judges=digits"}
+        repository = Repository(str(self.weights), "model.judges.clip.weights", **told)
         commit = repository.revision((), self.revision)
         network = repository.load(CLIPModel, commit).to(devices.device_of(self.device)).eval().requires_grad_(False)
         object.__setattr__(self, "processor", repository.load(CLIPProcessor, commit))

@@ -62,7 +62,7 @@ class Encoder(ABC):
 
     @cached_property
     def repository(self) -> Repository:
-        return Repository(str(self.weights), "model.encoder")
+        return Repository(str(self.weights), "model.encoder", "tokenizer/, text_encoder/")
 
     @property
     def name(self) -> str:

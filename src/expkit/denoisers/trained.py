@@ -129,7 +129,7 @@ def load(
     path, promised = store.shipped(weights) if ships else (Path(weights), None)
     network, schedule, facts = read(path, promised)
     place = device_of(device)
-    model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place), compile)
+    model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place, "model.precision"), compile)
     return Split(model, max_rows) if max_rows else model
 
 

@@ -60,20 +60,22 @@ class Network:
         self.module: torch.nn.Module | None = None
 
     def loaded(self) -> torch.nn.Module:
+        if self.module is None:
+            self.module = self.machine.place(self.read().eval().requires_grad_(False))
+        return self.module
+
+    def read(self) -> torch.nn.Module:
         import diffusers
         from diffusers.utils import is_accelerate_available
 
-        if self.module is None:
-            module = self.repository.load(
-                getattr(diffusers, self.kind),
-                variants=[self.variant],
-                subfolder=self.repository.where(self.part).rstrip("/") or None,
-                torch_dtype=self.machine.dtype,
-                use_safetensors=True,
-                low_cpu_mem_usage=is_accelerate_available(),
-            )
-            self.module = self.machine.place(module.eval().requires_grad_(False))
-        return self.module
+        return self.repository.load(
+            getattr(diffusers, self.kind),
+            variants=[self.variant],
+            subfolder=self.repository.where(self.part).rstrip("/") or None,
+            torch_dtype=self.machine.dtype,
+            use_safetensors=True,
+            low_cpu_mem_usage=is_accelerate_available(),
+        )
 
     def cast(self, x: Tensor) -> Tensor:
         return x.to(self.machine.device, self.machine.dtype)
