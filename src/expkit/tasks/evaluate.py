@@ -77,7 +77,10 @@ class Evaluate:
 
     def check(self) -> None:
         if not self.judges:
-            raise Refusal("task=evaluate compares what a judge sees in pictures, and this run has none: try judges@model.judges=clip.")
+            raise Refusal(
+                "task=evaluate compares what a judge sees in pictures, and this run has none: try judges@model.judges=digits, for digits, "
+                "or judges@model.judges=clip."
+            )
         if not isinstance(self.seed, int):
             raise Refusal("task=evaluate samples with one seed, and was given several: give one, or sweep with -m seed=1,2.")
         classes = len(self.model.classes) or 1
