@@ -1,0 +1,39 @@
+"""How well a model knows the noise in pictures, on one schedule whatever its own: the number on which recipes are compared.
+
+    mean |eps_hat − eps|²,   x_t = alpha_t x + sigma_t eps,   x in [0, 1], t of the course's schedule: what the course's recipes minimise
+
+A model of another schedule or range is shown the same picture and noise, in the same proportion, at its level whose sigma_t / alpha_t
+comes closest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from expkit.denoiser import Denoiser
+from expkit.estimate import asked
+from expkit.randomness import stream
+from expkit.schedule import linear
+
+EVERY = 30  # of the pictures, and of the levels of each: ten of the course's three hundred
+
+
+def eps_error(model: Denoiser, images: Tensor, prompts: Sequence[str], every: int = EVERY) -> float:
+    """The mean over pictures (N, C, H, W) in [0, 1], told what they show, each at every `every`-th of the course's levels."""
+    course, (low, high), errors = linear(), model.range, []
+    for t in range(len(course)):
+        rows = list(range(t % every, len(images), every))
+        if not rows:
+            continue
+        ratio = course.sigma[t] / course.alpha[t] * (high - low)
+        level = model.schedule.nearest(float(ratio))
+        alpha, sigma = model.schedule.at(level)
+        noise = torch.randn(len(rows), *model.shape, generator=stream("eps error", t)).to(model.device)
+        x = float(sigma / ratio) * model.encode(images[rows]).to(model.device) + sigma * noise
+        said = asked([prompts[row] for row in rows])(model, x, level)
+        eps = (x - alpha * model.schedule.denoised(x, level, said.native, model.kind)) / sigma
+        errors.append((eps - noise).square().flatten(1).mean(1))
+    return float(torch.cat(errors).mean())
