@@ -2,8 +2,7 @@
 
     mean |eps_hat − eps|²,   x_t = alpha_t x + sigma_t eps,   x in [0, 1], t of the course's schedule: what the course's recipes minimise
 
-A model of another schedule or range is shown the same picture and noise, in the same proportion, at its level whose sigma_t / alpha_t
-comes closest.
+A model of another schedule or range is shown the picture in its own range, at its level whose sigma_t / alpha_t comes closest.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ def eps_error(model: Denoiser, images: Tensor, prompts: Sequence[str], every: in
         rows = list(range(t % every, len(images), every))
         if not rows:
             continue
-        ratio = course.sigma[t] / course.alpha[t] * (high - low)
-        level = model.schedule.nearest(float(ratio))
+        level = model.schedule.nearest(float(course.sigma[t] / course.alpha[t]) * (high - low))
         alpha, sigma = model.schedule.at(level)
         noise = torch.randn(len(rows), *model.shape, generator=stream("eps error", t)).to(model.device)
-        x = float(sigma / ratio) * model.encode(images[rows]).to(model.device) + sigma * noise
+        x = alpha * model.encode(images[rows]).to(model.device) + sigma * noise
         said = asked([prompts[row] for row in rows])(model, x, level)
         eps = (x - alpha * model.schedule.denoised(x, level, said.native, model.kind)) / sigma
         errors.append((eps - noise).square().flatten(1).mean(1))
