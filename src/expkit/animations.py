@@ -12,7 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from expkit.pictures import INK, PAPER, enlarged, font, in_one_move, wrapped
+from expkit.files import in_one_move
+from expkit.pictures import INK, PAPER, enlarged, font, wrapped
 
 
 def animation(

@@ -47,6 +47,12 @@ def options(group: str) -> dict[str, str]:
     return {f.stem: head(f.read_text(encoding="utf-8")) for f in files if not f.stem.startswith("_")}
 
 
+def targets() -> set[str]:
+    """Everything that the YAML of conf/ may build."""
+    texts = [file.read_text(encoding="utf-8") for file in configuration().rglob("*.yaml")]
+    return {name for text in texts for name in re.findall(r"_target_: *[\"']?([\w.]+)", text)}
+
+
 def head(text: str) -> str:
     """The first line that is said of a YAML file, after the one that places it."""
     return next(line.lstrip("# ") for line in text.splitlines() if not line.startswith("# @package"))
@@ -109,6 +115,8 @@ def unknown(key: str) -> str:
 def sentence(error: BaseException, arguments: list[str]) -> str | None:
     """What an error of Hydra's or of the machine means to the person who typed the command; None where it is a defect of ours."""
     text, kind = str(error).strip(), type(error).__name__
+    if isinstance(error, Refusal):
+        return text
     causes = [type(e).__name__ for e in (error, error.__cause__, error.__context__) if e]
     if kind == "OverrideParseException":
         return unparsed(error, arguments)
@@ -202,3 +210,9 @@ NUMBERS = {
     "sigma": ("a number", 0),
 }
 WORDS = {"fit": ("crop", "pad")}
+WORDS_OF_THEIR_OWN = ("replay", "dashboard", "app")
+
+
+def own(word: str, arguments: list[str]):
+    """What carries out replay=FILE, dashboard, or app."""
+    raise Refusal(f"{word}: not there yet")

@@ -34,6 +34,7 @@ class Denoiser(ABC):
     threshold: the largest bound of dynamic thresholding; device: where the state of a run lives; generates: whether it can start from
     noise, which a single-step denoiser cannot. "" is the null prompt.
     classes: the prompts of the classes that it was told in training, none where it was told none, or something else.
+    weights: a hash of its weights, or their revision; nothing where it has none.
     """
 
     shape: tuple[int, int, int]
@@ -44,6 +45,7 @@ class Denoiser(ABC):
     threshold: float = 1.0
     generates: bool = True
     classes: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def pictured(self) -> tuple[int, int, int]:
@@ -99,6 +101,10 @@ class Wrapped(Denoiser):
     @property
     def name(self) -> str:
         return self.inner.name
+
+    @property
+    def weights(self) -> str:
+        return self.inner.weights
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return self.inner.predict(x, t, prompts)

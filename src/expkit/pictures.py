@@ -5,8 +5,7 @@ Tensors are (C, H, W) float32 in [0, 1] here; `to_range` and `from_range` go to 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from expkit import sources
 from expkit.errors import Refusal
+from expkit.files import in_one_move
 
 INK, PAPER, FAINT = (30, 30, 30), (255, 255, 255), (130, 130, 130)
 
@@ -103,13 +103,6 @@ def save(image: Image.Image, path: Path, recipe: str) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("expkit", recipe, zip=True)
     in_one_move(path, lambda part: image.save(part, format="PNG", pnginfo=info))
-
-
-def in_one_move(path: Path, write: Callable[[Path], None]) -> None:
-    """The file is whole or it is not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    write(part)
-    os.replace(part, path)
 
 
 def recipe_of(path: Path) -> str:

@@ -3,26 +3,26 @@
 picture.png      what to look at, labelled; the recipe is inside it as text, as in every PNG
 pictures/*.png   each picture bare, at its own size
 numbers.json     what was measured
-recipe.yaml      the resolved config, versions, git commit
+recipe.yaml      the resolved config, versions, git commit, and what was sampled with it in one batch
+look.json        how the page of a sweep can show it: what it started from, frames, readings
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
-from expkit import __version__, pictures
+from expkit import pictures
 from expkit.errors import Refusal
+from expkit.files import in_one_move
 
 
 class Mirror(ABC):
@@ -40,15 +40,27 @@ class Mirror(ABC):
         """Show a picture's file of a training run while it runs; those of one name are a series over its epochs."""
 
 
+class About(NamedTuple):
+    """What a mirror should know of a run: its name, the sweep it belongs to, and what was swept, {key: value}."""
+
+    name: str
+    sweep: str = ""
+    swept: Mapping = {}
+
+
 class Result:
     """What a task writes into. The folder is claimed when it is made: one that holds a run is refused.
 
-    leads: False in all but one of the processes that share a training: they say, write and mirror nothing.
+    leads: False in all but one of the processes that share a training: they say, write and mirror nothing. about: what mirrors call it.
     """
 
-    def __init__(self, folder: Path | str, recipe: str = "", mirror: Mirror | None = None, leads: bool = True) -> None:
+    def __init__(
+        self, folder: Path | str, recipe: str = "", mirror: Mirror | None = None, leads: bool = True, about: About | None = None
+    ) -> None:
+        self.about = about or About(Path(folder).name)
         self.folder, self.recipe, self.mirror = Path(folder), recipe, mirror if mirror and leads else Nowhere()
         self.numbers: dict = {}
+        self.look: dict = {}
         self.leads, self.began = leads, time.perf_counter()
         if not leads:
             return
@@ -63,10 +75,10 @@ class Result:
         if self.leads:
             print(text, file=sys.stderr, flush=True)
 
-    def bare(self, images: Tensor, name: str = "{:03d}") -> list[str]:
+    def bare(self, images: Tensor, name: str = "{:03d}", folder: str = "pictures") -> list[str]:
         """Write each of (B, C, H, W) in [0, 1] as pictures/NNN.png; their names."""
-        (self.folder / "pictures").mkdir(exist_ok=True)
-        names = [f"pictures/{name.format(number)}.png" for number in range(len(images))]
+        (self.folder / folder).mkdir(exist_ok=True)
+        names = [f"{folder}/{name.format(number)}.png" for number in range(len(images))]
         for file, image in zip(names, images, strict=True):
             pictures.save(pictures.as_image(image), self.folder / file, self.recipe)
         return names
@@ -79,19 +91,29 @@ class Result:
         if not self.leads:
             return
         self.numbers = {"seconds": round(time.perf_counter() - self.began, 3), **self.numbers}
-        part = self.folder / f".numbers.{os.getpid()}.part"
-        part.write_text(json.dumps(self.numbers, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, self.folder / "numbers.json")
+        if self.look:
+            self.note("look", self.look)
+        self.note("numbers", self.numbers)
         self.mirror.show(self)
+
+    def note(self, name: str, table: dict) -> None:
+        """Write NAME.json, in one move."""
+        write = json.dumps(table, indent=1) + "\n"
+        in_one_move(self.folder / f"{name}.json", lambda part: part.write_text(write, encoding="utf-8"))
 
     def scalars(self) -> dict[str, float]:
         """The numbers that are numbers, those of nested tables under joined names."""
-        return dict(_scalars("", self.numbers))
+        return scalars(self.numbers)
 
     def pngs(self) -> dict[str, Path]:
         """The pictures to show, the labelled one first."""
-        found = [*self.folder.glob("*.png"), *sorted(self.folder.glob("pictures/*.png"))[:64]]
+        found = [*(p for p in self.folder.glob("*.png") if p.stem != "frames"), *sorted(self.folder.glob("pictures/*.png"))[:64]]
         return {str(p.relative_to(self.folder).with_suffix("")): p for p in found}
+
+
+def scalars(numbers: Mapping) -> dict[str, float]:
+    """Those that are numbers, of nested tables under joined names."""
+    return dict(_scalars("", numbers))
 
 
 def _scalars(prefix: str, table: dict):
@@ -168,8 +190,8 @@ class WandB(Mirror):
 
         try:
             self.run = self.run or wandb.init(
-                project=self.project, mode=self.mode, dir=result.folder, name=result.folder.name, reinit="create_new",
-                config={"recipe": result.recipe}, settings=wandb.Settings(silent=True, console="off"),
+                project=self.project, mode=self.mode, dir=result.folder, reinit="create_new",
+                name=result.about.name, group=result.about.sweep or None, config={**result.about.swept, "recipe": result.recipe}, settings=wandb.Settings(silent=True, console="off"),
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise Refusal(
@@ -198,27 +220,3 @@ class WandB(Mirror):
         import wandb
 
         self.begun(result).log({name: wandb.Image(Image.open(path), caption=f"after epoch {epoch}"), "epoch": epoch})
-
-
-def provenance(arguments: list[str]) -> str:
-    """The head of a recipe: the command, the versions and the git commit it ran with."""
-    from importlib.metadata import version
-
-    libraries = ", ".join([f"expkit {__version__}", *[f"{name} {version(name)}" for name in ("torch", "hydra-core", "pillow")]])
-    command = " ".join(["python -m expkit", *[shlex.quote(a) for a in arguments]])
-    return f"# {command}\n# {libraries}, Python {platform.python_version()}, git {commit() or 'unknown'}\n{CONVENTIONS}"
-
-
-CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white is repainted.
-# i_start: the index on the grid of levels at which a picture is let go; strength = 1 − i_start / updates.
-# sampler strided is the course's mode, sampler diffusers is that of diffusers.
-"""
-
-
-def commit() -> str | None:
-    """The commit of the checkout that expkit runs from, with + where files differ from it."""
-    where = Path(__file__).parents[2]
-    if not (where / ".git").exists():
-        return None
-    asked = subprocess.run(["git", "-C", str(where), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True)
-    return asked.stdout.strip() or None

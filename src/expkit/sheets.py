@@ -54,9 +54,25 @@ def sheet(
 
     A label before each row, above each column and under each picture, a title over all and a note at the foot.
     """
-    widest = max(len(row) for row in rows)
-    side = side or max(56, min(168, 1900 // widest, 1500 // len(rows)))
-    tiles = [[enlarged(picture, side) for picture in row] for row in rows]
+    side = side or fitting(rows)
+    return laid([[enlarged(picture, side) for picture in row] for row in rows], down, across, title, note, under)
+
+
+def fitting(rows: Sequence[Sequence], least: int = 56) -> int:
+    """The side, in pixels, of pictures that fill a page but no more."""
+    return max(least, min(168, 1900 // max(map(len, rows)), 1500 // len(rows)))
+
+
+def laid(
+    tiles: Sequence[Sequence[Image.Image]],
+    down: Sequence[str] = (),
+    across: Sequence[str] = (),
+    title: str = "",
+    note: str = "",
+    under: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Rows of tiles, the first as large as any, with words around them."""
+    widest = max(len(row) for row in tiles)
     width, height = tiles[0][0].size
     gap, small = max(4, width // 24), font(max(13, min(18, width // 7)))
     beside, above = Words.of(down, small, BESIDE), Words.of(across, small, width)
@@ -66,7 +82,7 @@ def sheet(
     head, foot = Words.of([title], font(22), total - 2 * MARGIN), Words.of([note], small, total - 2 * MARGIN)
     top = MARGIN + head.height + 4 * bool(title) + above.height + 6 * bool(above.height)
     step = height + gap + below.height
-    page = Image.new("RGB", (total, top + len(rows) * step + MARGIN + foot.height), PAPER)
+    page = Image.new("RGB", (total, top + len(tiles) * step + MARGIN + foot.height), PAPER)
     head.put(page, 0, (MARGIN, MARGIN - 4), "la", "left")
     foot.put(page, 0, (MARGIN, page.height - foot.height - 10), "la", "left", FAINT)
     for column in range(len(across)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from expkit.errors import Refusal
+from expkit.files import sha256
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -42,7 +42,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtyp
         raise
 
 
-def read(path: Path, sha256: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:
+def read(path: Path, promised: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:
     """The tensors and facts of a file that `made_by` has written.
 
     Raises Refusal where it is missing, damaged, or not the one whose sha256 was promised.
@@ -51,9 +51,9 @@ def read(path: Path, sha256: str | None, made_by: str) -> tuple[dict[str, Tensor
 
     if not path.is_file():
         raise Refusal(f"There are no weights at {path}. Expected a model.safetensors that {made_by} has written.")
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if promised and sha256(path) != promised:
         raise Refusal(
-            f"The weights {path} are damaged: expected the sha256 on their model card ({sha256[:12]}…), and theirs is another. "
+            f"The weights {path} are damaged: expected the sha256 on their model card ({promised[:12]}…), and theirs is another. "
             f"Install expkit again, or give others that {made_by} has written."
         )
     try:

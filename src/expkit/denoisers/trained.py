@@ -19,6 +19,7 @@ from expkit.denoiser import Denoiser, Prediction, Split
 from expkit.denoisers.unets import UNet
 from expkit.devices import device_of, precision_of
 from expkit.errors import Refusal
+from expkit.files import sha256
 from expkit.schedule import Schedule
 from expkit.vocabulary import DIGITS, named, null_only
 
@@ -130,6 +131,7 @@ def load(
     network, schedule, facts = read(path, promised)
     place = device_of(device)
     model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place, "model.precision"), compile)
+    model.weights = promised or sha256(path)
     return Split(model, max_rows) if max_rows else model
 
 

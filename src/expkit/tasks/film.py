@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from expkit.animations import animation
 from expkit.denoiser import Denoiser
+from expkit.pictures import as_image
 from expkit.result import Result
 from expkit.rules import Step
 from expkit.sheets import sheet
@@ -25,18 +27,18 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class Film:
-    """Films one picture of the batch. The sheet has a frame each `every` updates, the animation has them all."""
+    """Films one picture of each run. The sheet has a frame each `every` updates; the animation and the strip of frames have them all."""
 
     every: int = 5
     picture: int = 0
     seconds: float = 0.15
 
-    def shot(self, model: Denoiser, step: Step) -> Shot:
-        state, clean = (model.decode(x[self.picture : self.picture + 1]).cpu()[0] for x in (step.seen, step.x0))
+    def shot(self, model: Denoiser, step: Step, row: int) -> Shot:
+        state, clean = (model.decode(x[row : row + 1]).cpu()[0] for x in (step.seen, step.x0))
         return Shot(step.t, state, clean)
 
     def develop(self, result: Result, shots: Sequence[Shot], end: Tensor, note: str) -> None:
-        """Write trajectory.png and trajectory.gif; end (C, H, W) is the finished picture."""
+        """Write trajectory.png, trajectory.gif and frames.png, in which the frames lie side by side; end (C, H, W) is the result."""
         frames = shots[:: self.every]
         rows = [[*[shot.state for shot in frames], end], [*[shot.clean for shot in frames], end]]
         across = [*[f"t = {shot.t}" for shot in frames], "result"]
@@ -44,3 +46,8 @@ class Film:
         pages = [sheet([[s.state, s.clean]], [], [f"t = {s.t}", "estimate"], side=256) for s in shots]
         pages.append(sheet([[end, end]], [], ["result", "result"], side=256))
         animation(pages, result.folder / "trajectory.gif", result.recipe, self.seconds)
+        kinds = {"state": [shot.state for shot in shots], "its estimate": [shot.clean for shot in shots]}
+        strip = torch.cat([torch.cat([*pictures, end], 2) for pictures in kinds.values()], 1)
+        result.picture(as_image(strip), "frames")
+        size, times = [end.shape[-1], end.shape[-2]], [*[shot.t for shot in shots], "result"]
+        result.look["frames"] = {"file": "frames.png", "t": times, "size": size, "rows": list(kinds)}

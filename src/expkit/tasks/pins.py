@@ -28,6 +28,13 @@ class Pinned:
     after: Mapping[str, Tensor] = field(default_factory=dict)
     numbers: Mapping = field(default_factory=dict)
 
+    def only(self, rows: Sequence[int]) -> Pinned:
+        """What is pinned of these of the run's pictures, as far as it is shown and told."""
+        before, after = ({k: v[list(rows)] if len(v) > 1 else v for k, v in shown.items()} for shown in (self.before, self.after))
+        pin = self.pin and self.pin.only(rows)
+        starts = [start for start in self.numbers.get("starts", []) if start["t"] in pin.levels()]
+        return Pinned(pin, before, after, self.numbers | {"starts": starts} if starts else self.numbers)
+
 
 def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
     """Nothing must stay."""
@@ -43,7 +50,7 @@ def whole(
     if late := [i for i in starts if i > last]:
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
     pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
-    table = {i: {"t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)}
+    table = [{"i_start": i, "t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)]
     return Pinned(pin, after={"original": source}, numbers={"starts": table})
 
 

@@ -7,7 +7,7 @@ its worst reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,12 +21,18 @@ from expkit.judges import Judging, shrunk
 class Reading:
     """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something.
 
-    moving: whether there is an animation of how the first picture comes to be seen so; `through` is a view then.
+    moving: whether there is an animation of how the first picture comes to be seen so; `through` is a view then. far: whether it is
+    seen from a distance.
     """
 
     prompt: str | int | Sequence[str | int]
     through: Callable[[Tensor], Tensor]
     moving: bool = False
+    far: bool = False
+
+    def only(self, rows: Sequence[int]) -> Reading:
+        """The reading of these of the run's pictures."""
+        return self if isinstance(self.prompt, str | int) else replace(self, prompt=[self.prompt[row] for row in rows])
 
     def prompts(self, count: int) -> list[str]:
         return [str(self.prompt)] * count if isinstance(self.prompt, str | int) else [str(p) for p in self.prompt]

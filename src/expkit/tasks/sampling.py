@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -20,9 +22,29 @@ from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
-from expkit.tasks.looks import figure, moved, shown
+from expkit.tasks.looks import Shown, figure, moved, shown
 from expkit.tasks.pins import Pinned
 from expkit.tasks.readings import Reading
+
+
+class Part(NamedTuple):
+    """A run among those that are sampled in one batch: its pictures, what distinguishes its wishes, and its note."""
+
+    rows: range
+    cells: Sequence[Mapping]
+    note: str
+
+
+class Drawn(NamedTuple):
+    """What was sampled for one run. kept: of its pictures, numbered from 0; images: those that are kept; numbers: what was measured;
+    shots, end: what was filmed, and what became of it."""
+
+    images: Tensor
+    kept: list[int]
+    pinned: Pinned
+    numbers: dict
+    shots: list[Shot]
+    end: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +74,53 @@ class Sampling:
     note: str = ""
 
     def __call__(self, result: Result) -> None:
+        (write,) = self.together([Part(range(self.count), self.cells, self.note)], result.say)
+        write(result)
+
+    def together(self, parts: Sequence[Part], say: Callable[[str], None]) -> list[Callable[[Result], None]]:
+        """Sample the pictures of several runs in one batch; for each run, what writes it as if it had been alone."""
         self.check()
         model, seeds = Counting(self.model), self.seeds()
         grid = self.sampler.grid(len(model.schedule))
         pinned = self.pin(model, grid)
         plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
-        result.say(header(self.name, model, grid, plan, len(seeds), [self.note, speed.said(model.name, sum(plan.calls))]))
-        x, shots = self.run(model, grid, seeds, pinned.pin)
-        images = model.decode(x).cpu()
-        result.numbers |= spent(model) | {"device": str(model.device), "seed": self.seed} | pinned.numbers
-        kept = self.judged(images, result)
-        if shots:
-            self.film.develop(result, shots, images[self.film.picture], self.note)
+        say(header(self.name, model, grid, plan, len(seeds), [self.note, speed.said(model.name, sum(plan.calls))]))
+        filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
+        x = self.run(model, grid, seeds, pinned.pin, filmed)
+        images, asked = model.decode(x).cpu(), spent(model) | {"device": str(model.device)}
+        runs = [self.only(part) for part in parts]
+        read = [run.judged(images[part.rows]) for run, part in zip(runs, parts, strict=True)]
+        kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
         if self.upscale:
             self.model.release()
-            pinned, images = self.larger(x[kept], kept, seeds, result)
+            every = [row for rows in kept for row in rows]
+            pinned, enlarged, asked["second_stage"] = self.larger(x[every], every, seeds, say)
+            shown = enlarged.split([len(rows) for rows in kept])
         else:
-            images = images[kept]
-        self.show(result, images, kept, pinned)
+            shown = [images[rows] for rows in kept]
+        writers = []
+        for run, part, (rows, judged), pictured in zip(runs, parts, read, shown, strict=True):
+            held = pinned.only(part.rows)
+            numbers = asked | {"seed": run.seed} | held.numbers | judged
+            writers.append(partial(run.write, Drawn(pictured, rows, held, numbers, *self.starring(part, filmed, images))))
+        return writers
+
+    @property
+    def count(self) -> int:
+        return len(self.cells) * self.samples
+
+    def starring(self, part: Part, filmed: Mapping[int, list[Shot]], images: Tensor) -> tuple[list[Shot], Tensor | None]:
+        """What was filmed of one run, and what became of it."""
+        if not self.film:
+            return [], None
+        row = part.rows[self.film.picture]
+        return filmed[row], images[row]
+
+    def only(self, part: Part) -> Sampling:
+        """One run of the batch, as far as its pictures are read and shown."""
+        readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
+        seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
+        return replace(self, cells=part.cells, readings=readings, seed=seed, note=part.note)
 
     def check(self) -> None:
         if self.upscale and not self.upscaler:
@@ -81,20 +132,22 @@ class Sampling:
 
     def seeds(self) -> list[Seed]:
         """Sample k of every wish has picture k's noise, so that wishes are compared on equal noise."""
-        count = len(self.cells) * self.samples
-        seeds = [self.seed] * count if isinstance(self.seed, int) else self.seed
+        seeds = [self.seed] * self.count if isinstance(self.seed, int) else self.seed
         return [Seed(seed, number % self.samples) for number, seed in enumerate(seeds)]
 
-    def run(self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None) -> tuple[Tensor, list[Shot]]:
-        """The finished states (B, *shape), and what was filmed."""
-        x, shots = None, []
+    def run(
+        self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None, filmed: Mapping[int, list[Shot]]
+    ) -> Tensor:
+        """The finished states (B, *shape); what is filmed of a picture is added to its list."""
+        x = None
         for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
             x = step.x
-            if self.film and step.s in grid and (not pin or self.film.picture in pin.free(step.s, len(seeds))):
-                shots.append(self.film.shot(model, step))
-        return x, shots
+            for row, shots in filmed.items() if step.s in grid else ():
+                if not pin or row in pin.free(step.s, len(seeds)):
+                    shots.append(self.film.shot(model, step, row))
+        return x
 
-    def larger(self, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], result: Result) -> tuple[Pinned, Tensor]:
+    def larger(self, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], say: Callable[[str], None]) -> tuple[Pinned, Tensor, dict]:
         """The kept pictures through the second stage: the same wish, its blurs scaled; what is pinned in part stays pinned."""
         seeds = [seeds[row] for row in kept]
         model = Counting(self.upscaler(low, lambda shape: noises(seeds, "low", 0, shape)))
@@ -104,28 +157,27 @@ class Sampling:
         pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
         check_stages(self.estimate, self.model, times)
         plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
-        result.say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
+        say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
         *_, end = watched(steps, "upscale", grid, pin)
-        result.numbers["second_stage"] = spent(model)
-        return pinned, model.decode(end.x).cpu()
+        return pinned, model.decode(end.x).cpu(), spent(model)
 
-    def judged(self, images: Tensor, result: Result) -> list[int]:
-        """Write what the judges read; the rows that are kept, all of them where nothing is asked to be left out."""
-        every = list(range(len(images)))
+    def judged(self, images: Tensor) -> tuple[list[int], dict]:
+        """The rows that are kept, all of them where nothing is asked to be left out; and what the judges read."""
+        every, numbers = list(range(len(images))), {}
         found = reading.seen(self.readings, self.judges, self.model, images) if self.judges else []
         if found:
-            result.numbers["judged"] = reading.as_asked(found, every)
-            result.numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
+            numbers["judged"] = reading.as_asked(found, every)
+            numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
         if not self.keep:
-            return every
+            return every, numbers
         if not found:
             raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
         score = reading.scores(found)
         kept = reading.best(score, self.samples, self.keep)
-        result.numbers["judged_of_kept"] = reading.as_asked(found, kept)
-        result.numbers["ranking"] = self.ranking(found, score)
-        return kept
+        numbers["judged_of_kept"] = reading.as_asked(found, kept)
+        numbers["ranking"] = self.ranking(found, score)
+        return kept, numbers
 
     def ranking(self, found: Sequence[reading.Seen], score: Tensor) -> list[dict]:
         """Every picture of every wish, best first: its score, and the probability of each reading by each judge."""
@@ -136,15 +188,35 @@ class Sampling:
     def wish(self, row: int) -> dict:
         return {**self.cells[row // self.samples], "sample": row % self.samples}
 
-    def show(self, result: Result, images: Tensor, kept: Sequence[int], pinned: Pinned) -> None:
-        """The pictures bare, and the labelled sheet."""
+    def write(self, drawn: Drawn, result: Result) -> None:
+        """The pictures bare, the labelled sheet, the film; what else the page of a sweep can show of them."""
+        images, kept, pinned = drawn.images, drawn.kept, drawn.pinned
         files = result.bare(images)
+        result.numbers |= drawn.numbers
         result.numbers["pictures"] = [{"file": file, **self.wish(row)} for file, row in zip(files, kept, strict=True)]
-        looks = shown(images, self.readings, kept, len(self.cells) * self.samples)
+        if drawn.shots:
+            self.film.develop(result, drawn.shots, drawn.end, self.note)
+        original = {**pinned.before, **pinned.after}.get("original")
+        if original is not None:
+            result.look["original"] = result.bare(original, folder="original")
+        looks = shown(images, self.readings, kept, self.count)
         for look in looks:
             if self.readings and self.readings[look.label].moving:
-                animation(moved(looks[0], look, self.readings[look.label].through), result.folder / f"{look.label}.gif", result.recipe)
+                self.move(looks[0], look, result)
+        result.look["distance"] = any(one.far for one in self.readings.values())
         result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
+
+    def move(self, first: Shown, then: Shown, result: Result) -> None:
+        """How the first picture comes to be seen as something else, and every picture seen so."""
+        view = self.readings[then.label].through
+        animation(moved(first, then, view), result.folder / f"{then.label}.gif", result.recipe)
+        files = result.bare(then.images, f"{then.label}_{{:03d}}", "readings")
+        result.look.setdefault("readings", []).append({"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files})
+
+
+def one_of(values: list):
+    """The value that they all are, or all of them."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -122,6 +122,10 @@ class Pretrained(Denoiser):
         self.schedule, self.kind, self.threshold = schedule_of(config), kind_of(config), config.get("sample_max_value", 1.0)
         self.learned = config.get("variance_type") == "learned_range"
         self.device, self.network = torch.device(machine.device), Network(repository, "unet", kind, machine)
+
+    @cached_property
+    def weights(self) -> str:
+        return self.network.repository.revision([self.network.part])
 
     def release(self) -> None:
         self.network.release()

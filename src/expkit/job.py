@@ -1,0 +1,220 @@
+"""Runs: from a composed configuration to folders, one run alone or several in one batch. Knows no command line.
+
+A list instead of a value is a batch: every combination of the lists is a wish, and every wish has its samples. Several runs that differ in
+such values only are a batch in the same way, and each writes its own part of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from expkit import command
+from expkit.errors import Refusal
+from expkit.files import sha256
+
+SAID = ("prompt", "far", "middle", "near", "grey", "colour", "moving", "still", "first", "second", "upright", "turned")
+AXES = (*SAID, "negative", "gamma", "image", "i_start", "seed")
+ASIDE = ("logger", "sweep")  # what has no say in what is made
+FILES = ("image", "mask", "resume", "import", "model.weights", "model.imported")  # keys whose values may be files
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A configuration as Hydra composes it, not resolved; Hydra's own node may be in it."""
+
+    config: Mapping
+
+    def known(self, values: Mapping) -> dict:
+        """The whole of it as plain values, less Hydra's own node, with these for some of `AXES`."""
+        return resolved(self.given(values))
+
+    def given(self, values: Mapping):
+        """A copy with these values; it is what ${hydra:…} speaks of from now on."""
+        from hydra.core.hydra_config import HydraConfig
+
+        config = copy.deepcopy(self.config)
+        if "hydra" in config:
+            HydraConfig.instance().set_config(config)
+        for key, value in values.items():
+            config[key] = value
+        return config
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Those of `AXES` that have a say in what is sampled: a mark put in their place turns up there."""
+        marked = resolved(self.given({key: f"<{key}>" for key in AXES}))["task"]
+        text = str([marked.get(part) for part in ("estimate", "pin")])
+        return frozenset(key for key in AXES if key == "seed" or f"<{key}>" in text)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run. told: the arguments of the command that is this run alone; values: those of `AXES` that are not as they were composed."""
+
+    composed: Composed
+    told: Sequence[str]
+    values: Mapping = field(default_factory=dict)
+
+    @cached_property
+    def resolved(self) -> dict:
+        known = self.composed.known(self.values)
+        command.check_values(known)
+        return known
+
+    @cached_property
+    def wishes(self) -> list[dict]:
+        """What distinguishes the wishes of this run: every combination of the lists among the keys that have a say."""
+        used = [key for key in AXES if isinstance(self.resolved[key], list) and key in self.composed.used]
+        return [dict(zip(used, values, strict=True)) for values in product(*[self.resolved[key] for key in used])]
+
+    @property
+    def samples(self) -> int:
+        return self.resolved["task"].get("samples") or 1
+
+    @property
+    def count(self) -> int:
+        """Its pictures."""
+        return len(self.wishes) * self.samples
+
+    @property
+    def batches(self) -> bool:
+        """Whether it can share a batch with others."""
+        return "cells" in self.resolved["task"]
+
+
+def resolved(config) -> dict:
+    """The whole configuration as plain values, less Hydra's own node."""
+    from omegaconf import OmegaConf
+
+    nodes = {key: config[key] for key in config if key != "hydra"}
+    return {key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for key, node in nodes.items()}
+
+
+def identity_of(known: Mapping) -> str:
+    """A hash of what is made: the resolved configuration, and the files that it names."""
+    said = {key: value for key, value in known.items() if key not in ASIDE}
+    told = json.dumps([said, {str(path): sha256(path) for path in files_of(known)}], sort_keys=True, default=str)
+    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+
+
+def files_of(known: Mapping) -> list[Path]:
+    """The files of this machine that a configuration names."""
+    found = []
+    for key in FILES:
+        value = known
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        names = value if isinstance(value, list) else [value]
+        found += [Path(name) for name in names if isinstance(name, str) and Path(name).is_file()]
+    return list(dict.fromkeys(found))
+
+
+def merged(jobs: Sequence[Job]) -> dict:
+    """The resolved configuration of one batch with the pictures of all jobs, which differ in the values of `AXES` only.
+
+    Each key that varies has one value a picture, and `cells` says what distinguishes the wishes.
+    """
+    wishes = [{**job.resolved, **wish} for job in jobs for wish in job.wishes]
+    listed = {key for job in jobs for key in job.wishes[0]}
+    varied = [key for key in AXES if key in listed or (any(w[key] != wishes[0][key] for w in wishes) and key in jobs[0].composed.used)]
+    each = {key: [wish[key] for wish in wishes for _ in range(jobs[0].samples)] for key in varied}
+    cells = [{key: wish[key] for key in varied} for wish in wishes]
+    batch = jobs[0].composed.known({**jobs[0].values, **each, "cells": cells})
+    if "note" in batch["task"]:
+        batch["task"]["note"] = jobs[0].resolved["task"]["note"]  # as it reads before the lists become long
+    return batch
+
+
+def built(node, **given):
+    """The object of a node, with what is given as it is. A refusal inside is passed on as it is, not wrapped in Hydra's."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        if not given:
+            return instantiate(node, _convert_="all")
+        rest = {key: value for key, value in node.items() if key not in given}
+        return instantiate(rest, _convert_="all", _partial_=True)(**given)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, Refusal | OSError | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
+
+
+class Resident:
+    """What is dear to load, kept from run to run: one model at a time, and its judges.
+
+    A sweep's runs share weights, encoded prompts and compiled graphs.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[str, object]] = {}
+
+    def __call__(self, name: str, node: Mapping):
+        """The object of a resolved node, which is kept until another is asked for under this name."""
+        told = json.dumps(node, sort_keys=True, default=str)
+        if self.kept.get(name, ("",))[0] != told:
+            self.kept.pop(name, None)
+            self.kept[name] = told, built(node)
+        return self.kept[name][1]
+
+    def task(self, known: Mapping):
+        """The task of a resolved configuration."""
+        node, model = known["task"], known["model"]
+        shared = {"model": model["denoiser"], "judges": model.get("judges")}
+        return built(node, **{key: self(key, part) for key, part in shared.items() if part and node.get(key) == part})
+
+    def model(self):
+        """The model of the last task, if it asked for one."""
+        return self.kept.get("model", ("", None))[1]
+
+
+resident = Resident()
+
+
+def run(job: Job, folder: Path, leads: bool = True, about=None, command_line: Sequence[str] | None = None):
+    """One run alone, written into its folder and mirrored; its Result."""
+    batch = merged([job])
+    task = resident.task(batch)
+    result = begun(job, batch, folder, 0, leads, about, command_line)
+    task(result)
+    result.finish()
+    return result
+
+
+def begun(job: Job, batch: Mapping, folder: Path, first: int, leads: bool = True, about=None, command_line: Sequence[str] | None = None):
+    """What a run is written into; its recipe says how it was asked for, and which pictures of which batch are its own."""
+    from expkit.recipe import Recipe
+    from expkit.result import Result
+
+    pictures = [first, first + job.count] if job.batches else None
+    recipe = Recipe.of(command_line or job.told, job.resolved, {"task": batch["task"], "pictures": pictures}, resident.model())
+    return Result(folder, recipe.text, built(job.resolved["logger"])["mirror"], leads, about)
+
+
+def run_together(jobs: Sequence[Job], say: Callable[[str], None], place: Callable[[int], object], about: Sequence) -> None:
+    """Several runs in one batch. place(n): a context in which the n-th is written, whose value is its folder."""
+    from expkit.tasks.sampling import Part
+
+    began, batch = time.perf_counter(), merged(jobs)
+    firsts = [sum(job.count for job in jobs[:number]) for number in range(len(jobs))]
+    cells, samples = batch["cells"], jobs[0].samples
+    parts = []
+    for job, first in zip(jobs, firsts, strict=True):
+        own = [{key: cell[key] for key in job.wishes[0]} for cell in cells[first // samples :][: len(job.wishes)]]
+        parts.append(Part(range(first, first + job.count), own, job.resolved["task"].get("note", "")))
+    writers = resident.task(batch).together(parts, say)
+    for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):
+        with place(number) as folder:
+            result = begun(job, batch, folder, first, about=about[number])
+            result.began = began
+            write(result)
+            result.finish()

@@ -1,0 +1,105 @@
+"""The recipe of a run: the text that lies in its folder and inside each of its pictures, and from which it can be made again.
+
+    a head of comments: the command, versions, weights, device, conventions
+    the resolved configuration of this run, and last
+    ran: what was built from it, the task with all pictures of its batch, and which of them are this run's
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from expkit import __version__, command
+from expkit.errors import Refusal
+
+LIBRARIES = ("torch", "hydra-core", "pillow")
+CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white is repainted.
+# i_start: the index on the grid of levels at which a picture is let go; strength = 1 − i_start / updates.
+# sampler strided is the course's mode, sampler diffusers is that of diffusers.
+"""
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """told: the arguments of its command. facts: what a difference may come from. config: resolved. ran: the task, and its pictures."""
+
+    told: tuple[str, ...]
+    facts: Mapping[str, str]
+    config: Mapping
+    ran: Mapping
+
+    @classmethod
+    def of(cls, told: Sequence[str], config: Mapping, ran: Mapping, model=None) -> Recipe:
+        return cls(tuple(told), here(model), config, ran)
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python -m expkit", *[shlex.quote(argument) for argument in self.told]])
+
+    @property
+    def text(self) -> str:
+        facts = "".join(f"# {name}: {value}\n" for name, value in self.facts.items())
+        return f"# {self.command}\n{facts}{CONVENTIONS}{dumped({**self.config, 'ran': self.ran})}"
+
+    @classmethod
+    def read(cls, text: str, where: str) -> Recipe:
+        """A recipe's text; refuses what is none, or what would build anything but expkit's own parts."""
+        facts = dict(re.findall(r"^# ([\w -]+): (.*)$", text.partition("\n# gamma:")[0], re.MULTILINE))
+        first = re.match(r"# python -m expkit ?(.*)", text)
+        try:
+            config = yaml.load(text, Loader)
+            known = cls(tuple(shlex.split(first[1])), facts, config, config.pop("ran"))
+            known.ran["task"]["_target_"], known.ran["pictures"], known.config["model"]
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+            raise Refusal(f"{where} holds no recipe of expkit's that can be made again: give a picture or a folder of a run.") from None
+        if strange := [name for name in targets(known.ran) if name not in command.targets()]:
+            raise Refusal(f"The recipe in {where} would run {strange[0]}, which is not a part of expkit: it is not made again.")
+        return known
+
+
+def dumped(table: Mapping) -> str:
+    return yaml.dump(table, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def targets(node) -> list[str]:
+    """Everything that the nodes of a configuration would call."""
+    if isinstance(node, Mapping):
+        return [str(node["_target_"])] * ("_target_" in node) + [name for value in node.values() for name in targets(value)]
+    return [name for value in node for name in targets(value)] if isinstance(node, list) else []
+
+
+def here(model=None) -> dict[str, str]:
+    """What pictures may depend on: versions, the commit, the weights and where they ran."""
+    from importlib.metadata import version
+
+    facts = {"expkit": __version__, **{name: version(name) for name in LIBRARIES}, "Python": platform.python_version()}
+    facts["git"] = commit() or "unknown"
+    if model is not None:
+        facts |= {"weights": model.weights or "none", "device": machine(str(model.device))}
+    return facts
+
+
+def machine(device: str) -> str:
+    """The device, and how many threads work on it where it is a CPU."""
+    import torch
+
+    return f"{device}, {torch.get_num_threads()} threads" if device == "cpu" else f"{device}, {torch.cuda.get_device_name()}"
+
+
+def commit() -> str | None:
+    """The commit of the checkout that expkit runs from, with + where files differ from it."""
+    where = Path(__file__).parents[2]
+    if not (where / ".git").exists():
+        return None
+    asked = subprocess.run(["git", "-C", str(where), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True)
+    return asked.stdout.strip() or None

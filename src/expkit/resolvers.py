@@ -1,0 +1,69 @@
+"""What ${name:…} means in the YAML of conf/. Registered when Hydra scans its plugins, so also in the processes of other launchers."""
+
+from __future__ import annotations
+
+import uuid
+
+from expkit.errors import Refusal
+
+
+def register() -> None:
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    resolvers = {
+        "either": lambda value, other: other if value is None else value,
+        "range": lambda first, end: OmegaConf.create([*range(first, end)]),
+        "chosen": lambda group, *, _root_: _root_[group],
+        "said": said,
+        "example": example,
+        "prompt_of": prompt_of,
+        "says": says,
+        "model_named": model_named,
+        "identity": identity,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def said(*, _parent_, _root_):
+    """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
+    name = _parent_._key()
+    key = name if name in _root_ else "prompt"
+    if _root_[key] is None:
+        raise Refusal(f"This model has no prompt of its own for {key!r}: say one with {key}=….")
+    return _root_[key]
+
+
+def example(key: str, *, _root_):
+    """What the model shows where nothing is said, if it has something: model.examples."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(_root_, f"model.examples.{key}")
+
+
+def says(text: str, *, _root_) -> str:
+    """A caption of the source write-up in words that the model knows: model.says translates it where there is a need."""
+    return (_root_.model.get("says") or {}).get(text, text)
+
+
+def prompt_of(part: str, *, _root_):
+    """What a part of an estimate says, if it says one thing; "" if it is made of parts itself."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(_root_, f"{part}.prompt", default="")
+
+
+def model_named(*, _root_) -> str:
+    """The chosen model, and its weights where they are said by another name."""
+    from hydra.core.hydra_config import HydraConfig
+
+    model, weights = HydraConfig.get().runtime.choices.model, _root_.model.get("weights")
+    return f"{model}, weights {weights}" if isinstance(weights, str) and weights != model else model
+
+
+def identity(*, _root_) -> str:
+    """The name of a sweep's cell: a hash of its resolved configuration."""
+    from expkit.job import identity_of, resolved
+
+    return identity_of(resolved(_root_))

@@ -1,0 +1,204 @@
+"""What a sweep's folder shows of all its cells: sheet.png, table.csv, table.parquet, index.html. Written from the cells' files alone."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from expkit.errors import warn
+from expkit.files import in_one_move
+from expkit.recipe import Recipe
+from expkit.sweep import contact
+from expkit.sweep.cells import Cell, done, own, reason
+from expkit.sweep.page import page
+
+SMALL, SHOWN = 64, 8  # pixels of a picture that lies in the page itself; how many of a cell do
+ROOM = 6_000_000  # bytes of pictures in the page
+PATIENCE, SHARE = 5.0, 20  # seconds between two looks while a sweep runs, and how many times what showing it took
+
+
+class Book:
+    """The cells of a command, in typed order, and what lies in their folders."""
+
+    def __init__(self, folder: Path, cells: Sequence[Cell], arguments: Sequence[str]) -> None:
+        self.folder, self.cells, self.arguments = folder, list(cells), arguments
+        self.read: dict[str, dict] = {}
+
+    @cached_property
+    def axes(self) -> dict[str, list]:
+        """{key: its values}, of what is swept, in typed order."""
+        keys = dict.fromkeys(key for cell in self.cells for key in cell.axes)
+        values = {key: unique([cell.axes.get(key) for cell in self.cells]) for key in keys}
+        return {key: found for key, found in values.items() if len(found) > 1}
+
+    @property
+    def title(self) -> str:
+        first = self.cells[0].axes
+        what = str(first["task"]) if "task" in first and "task" not in self.axes else str(first.get("experiment", "sweep"))
+        return f"{what}: {' by '.join(self.axes)}" if self.axes else what
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python -m expkit -m", *[shlex.quote(argument) for argument in own(self.arguments)]])
+
+    @contextmanager
+    def kept_up(self) -> Iterator[None]:
+        """Write it anew now and then while cells come to be, from a thread that rests much longer than it writes."""
+        over = threading.Event()
+
+        def look() -> None:
+            rest, seen = PATIENCE, -1
+            while not over.wait(rest):
+                there = sum(done(cell.folder(self.folder)) for cell in self.cells)
+                if there != seen:
+                    began, seen = time.perf_counter(), there
+                    self.write()
+                    rest = max(PATIENCE, SHARE * (time.perf_counter() - began))
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def write(self) -> None:
+        entries = self.entries()
+        self.sheets(entries)
+        self.tables(entries)
+        in_one_move(self.folder / "index.html", lambda part: part.write_text(page(self.shown(entries)), encoding="utf-8"))
+
+    def entries(self) -> list[dict]:
+        """What is known of each cell, as the page wants it; what was read of finished ones is kept."""
+        return [self.entry(cell) for cell in self.cells]
+
+    def entry(self, cell: Cell) -> dict:
+        folder = cell.folder(self.folder)
+        if done(folder):
+            if cell.id not in self.read:
+                self.read[cell.id] = finished(folder, f"cells/{cell.id}")
+            known = self.read[cell.id]
+        else:
+            error = reason(folder)
+            known = {"status": "failed" if error else "missing", "error": error.splitlines()[-1] if error else None, **NOTHING}
+        axes = {key: cell.axes.get(key) for key in self.axes}
+        return {"id": cell.id, "axes": axes, "command": Recipe(tuple(own(cell.told)), {}, {}, {}).command, **known}
+
+    def shown(self, entries: Sequence[dict]) -> dict:
+        room = ROOM
+        for entry in entries:
+            for number, picture in enumerate(entry["pictures"][:SHOWN]):
+                if room > 0 and "thumb" not in picture:
+                    picture["thumb"] = thumb(self.folder / picture["file"], number)
+                room -= len(picture.get("thumb") or "")
+        numbers = list(dict.fromkeys(name for entry in entries for name in entry["numbers"]))
+        axes = [{"key": key, "values": values} for key, values in self.axes.items()]
+        return {"title": self.title, "note": "", "axes": axes, "numbers": numbers, "command": self.command, "cells": entries}
+
+    def sheets(self, entries: Sequence[dict]) -> None:
+        made = contact.pages(self.axes, entries, self.tile, self.title, self.command)
+        for number, image in enumerate(made, 1):
+            name = "sheet.png" if number == 1 else f"sheet_{number:02d}.png"
+            in_one_move(self.folder / name, lambda part, image=image: image.save(part, format="PNG"))
+
+    def tile(self, entry: Mapping, side: int) -> Image.Image | None:
+        files = [picture["file"] for picture in entry["pictures"]]
+        if entry["status"] != "done":
+            return None
+        if 0 < len(files) <= contact.SHOWN:
+            return contact.montage([Image.open(self.folder / file) for file in files], side)
+        return contact.contained(Image.open(self.folder / entry["sheet"]).convert("RGB"), (2 * side, 2 * side)) if entry["sheet"] else None
+
+    def tables(self, entries: Sequence[dict]) -> None:
+        numbers = dict.fromkeys(name for entry in entries for name in entry["numbers"])
+        rows = [
+            {"cell": e["id"], "status": e["status"], **e["axes"], **{name: e["numbers"].get(name) for name in numbers}}
+            | {"picture": e["sheet"], "folder": e["folder"], "command": e["command"], "error": e["error"]}
+            for e in entries
+        ]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        in_one_move(self.folder / "table.csv", lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+        in_one_move(self.folder / "table.parquet", lambda part: parquet(rows, part))
+
+
+NOTHING = {"numbers": {}, "folder": None, "sheet": None, "pictures": [], "original": None, "frames": None, "readings": [], "distance": False}
+
+
+def unique(values: Sequence) -> list:
+    """Values that may be lists, each once."""
+    return list({json.dumps(value, default=str): value for value in values}.values())
+
+
+def finished(folder: Path, name: str) -> dict:
+    """What a finished cell's folder holds; files are told from the sweep's folder."""
+    from expkit.result import scalars
+
+    numbers, look = table(folder / "numbers.json"), table(folder / "look.json")
+    told = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
+    files = [one["file"] for one in told] or sorted(f"pictures/{path.name}" for path in folder.glob("pictures/*.png"))
+    said = [{key: value for key, value in one.items() if key != "file"} for one in told]
+    captions = [", ".join(f"{key} {value}" for key, value in one.items()) for one in said] or [Path(file).stem for file in files]
+    original = look.get("original") or [None]
+    return {
+        "status": "done",
+        "error": None,
+        "numbers": scalars(numbers),
+        "folder": name,
+        "sheet": f"{name}/picture.png" if (folder / "picture.png").is_file() else None,
+        "pictures": [{"file": f"{name}/{file}", "caption": caption} for file, caption in zip(files, captions, strict=True)],
+        "original": original[0] and f"{name}/{original[0]}",
+        "frames": look.get("frames") and {**look["frames"], "file": f"{name}/{look['frames']['file']}"},
+        "readings": [{**one, "files": [f"{name}/{file}" for file in one["files"]]} for one in look.get("readings", [])],
+        "distance": look.get("distance", False),
+    }
+
+
+def table(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def thumb(path: Path, number: int) -> str | None:
+    """A picture as an address that holds it: small ones as they are, less what is written in them; of large ones the first, shrunk."""
+    with Image.open(path) as image:
+        large = max(image.size) > SMALL
+        if large and number:
+            return None
+        small = contact.contained(image.convert("RGB"), (160, 160)) if large else image.copy()
+    small.info.clear()
+    held, kind = io.BytesIO(), "WEBP" if large else "PNG"
+    small.save(held, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def parquet(rows: Sequence[Mapping], path: Path) -> None:
+    """A column of one type each: texts where values are of several."""
+    import pyarrow
+    from pyarrow import parquet as writer
+
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    for key, values in columns.items():
+        kinds = {float if type(value) is int else type(value) for value in values if value is not None}
+        if len(kinds) > 1 or kinds - {float, str, bool}:
+            columns[key] = [None if value is None else str(value) for value in values]
+    try:
+        writer.write_table(pyarrow.table(columns), path)
+    except pyarrow.ArrowException as error:
+        warn(f"{path.name} was not written ({error}); table.csv has the same.")

@@ -1,0 +1,169 @@
+"""The cells of a sweep: one run each, in a folder named by a hash of what it makes, which is there whole or not at all.
+
+    SWEEP/cells/3fa9c21b04d1/            a finished run
+    SWEEP/cells/3fa9c21b04d1.error.txt   why it failed, the last time
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import socket
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from expkit import command
+from expkit.errors import Refusal
+from expkit.files import in_one_move
+from expkit.job import AXES, Composed, Job, identity_of, run
+from expkit.result import About
+
+WRITTEN = "numbers.json"  # the last file of a run
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """told: its arguments. axes: {key: value} of what is told. job: None where it cannot be composed, and `error` says why."""
+
+    told: tuple[str, ...]
+    axes: dict
+    id: str
+    job: Job | None = None
+    error: str = ""
+    group: tuple[str, ...] = field(default=())
+
+    def folder(self, sweep: Path) -> Path:
+        return sweep / "cells" / self.id
+
+
+COMPOSED: dict[tuple[str, ...], Cell] = {}  # of the sweep that is running: its launcher is told arguments, not cells
+
+
+def composed(context, config, tellings: Sequence[Sequence[str]]) -> list[Cell]:
+    """The cells of these arguments. Hydra composes once for all cells that differ in the values of `AXES` only."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser, known, bases = OverridesParser.create(config_loader=context.config_loader), {}, {}
+    COMPOSED.clear()
+
+    def parsed(argument: str):
+        if argument not in known:
+            known[argument] = parser.parse_override(argument)
+        return known[argument]
+
+    def base(rest: tuple[str, ...]) -> Composed:
+        if rest not in bases:
+            bases[rest] = Composed(context.config_loader.load_sweep_config(config, list(rest)))
+        return bases[rest]
+
+    COMPOSED.update({tuple(told): cell(tuple(told), [parsed(argument) for argument in told], base) for told in tellings})
+    return list(COMPOSED.values())
+
+
+def cell(told: tuple[str, ...], overrides, base) -> Cell:
+    axes = {override.get_key_element(): plain(override.value()) for override in overrides}
+    rows = [override for override in overrides if override.get_key_element() in AXES and override.type.name == "CHANGE"]
+    rest = tuple(override.input_line for override in overrides if override not in rows)
+    try:
+        job = Job(base(rest), own(told), {override.get_key_element(): override.value() for override in rows})
+        return Cell(told, axes, identity_of(job.resolved), job, "", rest)
+    except Exception as error:
+        said = command.sentence(error, list(told)) or command.sentence(error.__cause__ or error, list(told))
+        if said is None:
+            raise
+        return Cell(told, axes, hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest(), None, said)
+
+
+def plain(value):
+    """A value as it is shown: a word, a number, a list; None for null."""
+    return value if value is None or isinstance(value, str | int | float | bool | list) else str(value)
+
+
+def own(told: Sequence[str]) -> list[str]:
+    """The arguments of the command that is this cell alone."""
+    return [argument for argument in told if not argument.startswith("hydra")]
+
+
+def about(sweep: Path, job: Job) -> About:
+    """What mirrors call a cell: its arguments, and the sweep's folder."""
+    told = dict(argument.split("=", 1) for argument in job.told if "=" in argument)
+    return About(" ".join(job.told) or "as it is", sweep.name, told)
+
+
+def done(folder: Path) -> bool:
+    return (folder / WRITTEN).is_file()
+
+
+def reason(folder: Path) -> str:
+    """Why a cell failed the last time; nothing where it did not."""
+    try:
+        return errors(folder).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def errors(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.error.txt")
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside it, which takes its name in one move when all is written. Who comes second finds it there, and is content."""
+    part = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        try:
+            os.rename(part, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not done(folder):
+                raise
+        errors(folder).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def fail(folder: Path, error: BaseException, told: Sequence[str]) -> str:
+    """Write down why a cell failed: a sentence, or where it is a defect of ours, all that Python says."""
+    said = command.sentence(error, list(told)) or "".join(traceback.format_exception(error))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    in_one_move(errors(folder), lambda part: part.write_text(said, encoding="utf-8"))
+    return said
+
+
+def alone(job: Job, folder: Path) -> None:
+    """One cell by itself, as other launchers' processes run it; what is there already is not made again."""
+    if done(folder):
+        return
+    try:
+        with made(folder) as part:
+            run(job, part, about=about(folder.parents[1], job))
+    except Exception as error:
+        fail(folder, error, job.told)
+
+
+def clear(sweep: Path) -> None:
+    """Remove what processes of this machine that are no more have left half-written."""
+    for part in sweep.glob("cells/.*.part"):
+        *host, pid = part.name.removesuffix(".part").split(".")[2:]
+        if ".".join(host) == socket.gethostname() and not alive(int(pid)):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Incomplete(Refusal):
+    """Not all cells of a sweep are there."""

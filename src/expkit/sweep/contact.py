@@ -1,0 +1,120 @@
+"""The sheet of a sweep: its cells laid out by their axes, the last one across, the one before it down, those before that a page each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+
+from PIL import Image, ImageDraw
+
+from expkit.pictures import INK, font, wrapped
+from expkit.sheets import fitting, laid
+
+ACROSS, DOWN = 12, 40  # cells of a page; a single longer axis is folded, more rows go on on the next page
+SHOWN = 16  # pictures of a cell that stand in its place; where there are more, its labelled sheet does
+HOLE, FAILED = (238, 238, 238), (252, 230, 226)
+MEGAPIXELS = 100
+
+
+def pages(
+    axes: Mapping[str, Sequence], cells: Sequence[Mapping], picture: Callable[[Mapping, int], Image.Image | None], title: str, note: str
+) -> list[Image.Image]:
+    """cells: {axes: {key: value}, error}, in typed order. picture(cell, side): what stands in its place, None where there is nothing."""
+    grids = [part for grid in gridded(axes, cells) for part in cut(*grid)]
+    return [page(*grid, picture, title, note, number, len(grids)) for number, grid in enumerate(grids, 1)]
+
+
+def gridded(axes: Mapping[str, Sequence], cells: Sequence[Mapping]) -> list[tuple[str, list[str], list[str], list[list]]]:
+    """(heading, labels down, labels across, rows of cells), one for each combination of all axes but the last two."""
+    if not axes:
+        return [("", [], [], folded(cells))]
+    *outer, across = axes
+    if not outer:
+        rows = folded(cells)
+        if len(rows) == 1:
+            return [("", [], [label(across, value) for value in axes[across]], rows)]
+        heads = [f"{label(across, row[0]['axes'][across])} …" for row in rows]
+        return [("", heads, [], rows)]
+    *outer, down = outer
+    found = {tuple(str(cell["axes"][key]) for key in axes): cell for cell in cells}
+    grids = []
+    for values in product(*[axes[key] for key in outer]):
+        rows = [[found.get(tuple(map(str, (*values, one, other)))) for other in axes[across]] for one in axes[down]]
+        heading = ", ".join(label(key, value) for key, value in zip(outer, values, strict=True))
+        grids.append((heading, [label(down, v) for v in axes[down]], [label(across, v) for v in axes[across]], rows))
+    return grids
+
+
+def label(key: str, value) -> str:
+    shown = "null" if value is None else str(value)
+    return f"{key} {shown}" if len(shown) <= 60 else f"{key} {shown[:57]}…"
+
+
+def folded(cells: Sequence) -> list[list]:
+    """One axis in rows of equal length where there is a divisor, of twelve where there is none."""
+    parts = [n for n in range(ACROSS // 2, ACROSS + 1) if len(cells) % n == 0]
+    width = len(cells) if len(cells) <= ACROSS else max(parts, default=ACROSS)
+    return [list(cells[start : start + width]) for start in range(0, len(cells), width)]
+
+
+def cut(heading: str, down: list[str], across: list[str], rows: list[list]) -> list[tuple]:
+    starts = range(0, len(rows), DOWN)
+    return [(heading, down[start : start + DOWN], across, rows[start : start + DOWN]) for start in starts]
+
+
+def page(heading: str, down, across, rows, picture, title: str, note: str, number: int, count: int) -> Image.Image:
+    side = fitting(rows, 48)
+    tiles = [[tile(cell, picture, side) for cell in row] for row in rows]
+    size = max((t.size for row in tiles for t, real in row if real), default=(side, side))
+    laid_out = [[t if real else hole(t, size) for t, real in row] for row in tiles]
+    whole = " · ".join(filter(None, [title, heading, f"{number} of {count}" if count > 1 else ""]))
+    return limited(laid([[centred(t, size) for t in row] for row in laid_out], down, across, whole, note))
+
+
+def tile(cell: Mapping | None, picture, side: int) -> tuple[object, bool]:
+    """(a picture, True), or (why there is none, False)."""
+    image = picture(cell, side) if cell else None
+    return (image, True) if image is not None else ((cell or {}).get("error") or "", False)
+
+
+def hole(error: str, size: tuple[int, int]) -> Image.Image:
+    """A place without a picture, and why: its error, or nothing where it is still to come."""
+    image = Image.new("RGB", size, FAILED if error else HOLE)
+    face = font(max(9, min(13, size[0] // 11)))
+    lines = wrapped(f"failed: {error}" if error else "missing", face, size[0] - 8).split("\n")
+    most = max(1, (size[1] - 8) // (round(face.size) + 3))
+    lines = lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]} …"]
+    ImageDraw.Draw(image).multiline_text((4, 4), "\n".join(lines), INK, face, spacing=3)
+    return image
+
+
+def centred(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size == size:
+        return image
+    page = Image.new("RGB", size, HOLE)
+    image = image if image.width <= size[0] and image.height <= size[1] else contained(image, size)
+    page.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return page
+
+
+def contained(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    scale = min(size[0] / image.width, size[1] / image.height)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+
+
+def montage(images: Sequence[Image.Image], side: int) -> Image.Image:
+    """Pictures of one size as one of about `side` pixels or more: small ones enlarged a whole number of times."""
+    across = math.ceil(math.sqrt(len(images)))
+    width, height = images[0].size
+    times = max(1, round(side / (across * width)))
+    whole = Image.new("RGB", (across * width, math.ceil(len(images) / across) * height), HOLE)
+    for number, image in enumerate(images):
+        whole.paste(image.convert("RGB"), (number % across * width, number // across * height))
+    return whole.resize((whole.width * times, whole.height * times), Image.Resampling.NEAREST)
+
+
+def limited(image: Image.Image) -> Image.Image:
+    """At most 100 megapixels."""
+    scale = math.sqrt(MEGAPIXELS * 1e6 / (image.width * image.height))
+    return image if scale >= 1 else contained(image, (int(image.width * scale), int(image.height * scale)))

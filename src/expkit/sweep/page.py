@@ -1,0 +1,54 @@
+"""The page of a sweep: one HTML file that needs no server, no network and nothing but the sweep's own folder beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def page(sweep: Mapping) -> str:
+    """index.html of a sweep's folder. `sweep` is JSON: texts may hold anything, files are relative to that folder.
+
+    title    what was swept, for example "sdedit: i_start × gamma"
+    note     a sentence under it
+    axes     [{key, values}] in typed order; a value is a number, a text or None
+    numbers  the names of every number that any cell has
+    command  the sweep's own command
+    cells    [{id, status, axes, numbers, command, error, folder, sheet, pictures, original, frames, readings, distance}]
+
+    Of a cell:
+    status    "done", "failed" or "missing"
+    axes      {key: value}
+    numbers   {name: number}; what is not finite is shown in the table and left out of the plots
+    error     the whole text, or None
+    sheet     the labelled picture, or None
+    pictures  [{file, thumb, caption}]; thumb is a data:image address or None. Up to 64 pixels wide, they are enlarged as pixels
+    original  the picture it started from, or None
+    frames    {file, t, size: [width, height], rows}, or None: a sprite, a column a time and a row a kind
+    readings  [{label, said, degrees, files}]: seen turned clockwise by `degrees`, or, where that is None, as the files, one a picture
+    distance  whether it has a viewing distance, as a hybrid has
+    """
+    text = part("page.html").replace("/* page.css */", part("page.css")).replace("/* page.js */", part("page.js"))
+    return text.replace("/* data */", data(sweep))
+
+
+def part(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def data(sweep: Mapping) -> str:
+    """JSON in ASCII without "<": nothing in it ends the script element that it stands in."""
+    return json.dumps(plain(sweep), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def plain(value):
+    """The same with nan and inf as texts, which JSON does not know as numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,33 @@
+"""Hydra's door to `expkit.sweep`: hydra/sweeper=expkit, hydra/sweeper=search, hydra/launcher=rows. Hydra imports it at each start."""
+
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+
+from expkit import resolvers
+
+resolvers.register()
+
+
+class Given:
+    """Keeps what Hydra gives a plugin."""
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.context, self.job, self.config = hydra_context, task_function, config
+
+
+class CellsSweeper(Given, Sweeper):
+    """Every combination once, ever: `expkit.sweep.run`."""
+
+    def sweep(self, arguments):
+        from expkit.sweep.run import sweep
+
+        return sweep(self.context, self.job, self.config, arguments)
+
+
+class RowsLauncher(Given, Launcher):
+    """Cells in this process, with one resident model, in one batch where they differ in rows only: `expkit.sweep.rows`."""
+
+    def launch(self, job_overrides, initial_job_idx):
+        from expkit.sweep.rows import launch
+
+        return launch(self.config, job_overrides)
