@@ -75,6 +75,11 @@ class Ran(NamedTuple):
         """The run's folder: the last line printed."""
         return Path(self.out.splitlines()[-1])
 
+    def folder_of(self, kind: str) -> Path:
+        """The only folder below outputs/KIND, of a run that did not end well and so printed none."""
+        (folder,) = (Path("outputs") / kind).iterdir()
+        return folder
+
     def numbers(self) -> dict:
         return json.loads((self.folder / "numbers.json").read_text())
 

@@ -37,9 +37,10 @@ def main() -> None:
 
 def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | None]:
     """What a command asks for: a run or a sweep, by Hydra, or one of the few things that have words of their own."""
-    words = [argument for argument in arguments if argument.partition("=")[0] in command.WORDS_OF_THEIR_OWN]
-    if words:
-        return command.own(words[0], [argument for argument in arguments if argument not in words])
+    for argument in arguments:
+        word, _, value = argument.partition("=")
+        if word in OWN and (value or word != "replay"):
+            return OWN[word](value, [other for other in arguments if other is not argument])
     command.check_additions(arguments)
     many = {"-m", "--multirun"} & set(arguments)
     if many:
@@ -51,6 +52,27 @@ def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | 
             return lambda: print(folder)
         sys.argv[1:] = ["-m", *rest, *names.placed(folder, rest)]  # Hydra takes -m before the overrides only
     return app(failed)
+
+
+def replay(file: str, rest: list[str]) -> Callable[[], int]:
+    from expkit.replay import replay
+
+    return lambda: replay(file, rest)
+
+
+def dashboard(_: str, rest: list[str]) -> Callable[[], int]:
+    from expkit.sweep.dashboard import serve
+
+    return lambda: serve(rest)
+
+
+def page(_: str, rest: list[str]) -> Callable[[], int]:
+    from expkit.sweep.app import serve
+
+    return lambda: serve(rest)
+
+
+OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # words that Hydra never hears of
 
 
 def app(failed: list[Exception]):

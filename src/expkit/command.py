@@ -72,6 +72,9 @@ def manual() -> str:
         "",
         "  expkit task=TASK [KEY=VALUE …]       one run: pictures, numbers and its recipe in a folder of its own",
         "  expkit -m KEY=VALUE,VALUE …          a sweep: one run for each combination",
+        "  expkit replay=FILE.png               a picture, or all of a run's FOLDER, again from its recipe",
+        "  expkit dashboard                     TensorBoard and the page of the newest sweep, in a browser",
+        "  expkit app                           draw, paint and type in a browser",
         "  python -m expkit …                   the same",
         "",
         "Try",
@@ -210,9 +213,3 @@ NUMBERS = {
     "sigma": ("a number", 0),
 }
 WORDS = {"fit": ("crop", "pad")}
-WORDS_OF_THEIR_OWN = ("replay", "dashboard", "app")
-
-
-def own(word: str, arguments: list[str]):
-    """What carries out replay=FILE, dashboard, or app."""
-    raise Refusal(f"{word}: not there yet")

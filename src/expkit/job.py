@@ -180,23 +180,25 @@ class Resident:
 resident = Resident()
 
 
-def run(job: Job, folder: Path, leads: bool = True, about=None, command_line: Sequence[str] | None = None):
+def run(job: Job, folder: Path, leads: bool = True, about=None):
     """One run alone, written into its folder and mirrored; its Result."""
     batch = merged([job])
     task = resident.task(batch)
-    result = begun(job, batch, folder, 0, leads, about, command_line)
+    result = begun(job, batch, folder, 0, leads, about)
     task(result)
     result.finish()
     return result
 
 
-def begun(job: Job, batch: Mapping, folder: Path, first: int, leads: bool = True, about=None, command_line: Sequence[str] | None = None):
+def begun(job: Job, batch: Mapping, folder: Path, first: int, leads: bool = True, about=None):
     """What a run is written into; its recipe says how it was asked for, and which pictures of which batch are its own."""
     from expkit.recipe import Recipe
     from expkit.result import Result
 
-    pictures = [first, first + job.count] if job.batches else None
-    recipe = Recipe.of(command_line or job.told, job.resolved, {"task": batch["task"], "pictures": pictures}, resident.model())
+    ran = {"task": batch["task"], "pictures": None}
+    if job.batches:
+        ran |= {"pictures": [first, first + job.count], "cells": job.wishes, "note": job.resolved["task"].get("note", "")}
+    recipe = Recipe.of(job.told, job.resolved, ran, resident.model(), files_of(job.resolved))
     return Result(folder, recipe.text, built(job.resolved["logger"])["mirror"], leads, about)
 
 
@@ -206,11 +208,8 @@ def run_together(jobs: Sequence[Job], say: Callable[[str], None], place: Callabl
 
     began, batch = time.perf_counter(), merged(jobs)
     firsts = [sum(job.count for job in jobs[:number]) for number in range(len(jobs))]
-    cells, samples = batch["cells"], jobs[0].samples
-    parts = []
-    for job, first in zip(jobs, firsts, strict=True):
-        own = [{key: cell[key] for key in job.wishes[0]} for cell in cells[first // samples :][: len(job.wishes)]]
-        parts.append(Part(range(first, first + job.count), own, job.resolved["task"].get("note", "")))
+    shares = [(range(first, first + job.count), job) for first, job in zip(firsts, jobs, strict=True)]
+    parts = [Part(rows, job.wishes, job.resolved["task"].get("note", "")) for rows, job in shares]
     writers = resident.task(batch).together(parts, say)
     for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):
         with place(number) as folder:

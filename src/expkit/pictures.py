@@ -98,10 +98,11 @@ def as_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
 
 
-def save(image: Image.Image, path: Path, recipe: str) -> None:
-    """Write a PNG in one move, with the recipe inside it as text under `expkit`."""
+def save(image: Image.Image, path: Path, recipe: str, name: str = "") -> None:
+    """Write a PNG in one move, with the recipe inside it as text under `expkit`, and its name in its run's folder."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("expkit", recipe, zip=True)
+    info.add_text("expkit_file", name or path.name)
     in_one_move(path, lambda part: image.save(part, format="PNG", pnginfo=info))
 
 
@@ -113,6 +114,12 @@ def recipe_of(path: Path) -> str:
     if not text:
         raise Refusal(f"{path} holds no recipe: it was not written by expkit, or something has stripped its text.")
     return text
+
+
+def name_of(path: Path) -> str:
+    """What a PNG was called in the folder of its run."""
+    with Image.open(path) as image:
+        return str(image.info.get("expkit_file", path.name))
 
 
 def font(size: int) -> ImageFont.ImageFont:

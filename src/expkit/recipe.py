@@ -13,12 +13,14 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from expkit import __version__, command
 from expkit.errors import Refusal
+from expkit.files import sha256
 
 LIBRARIES = ("torch", "hydra-core", "pillow")
 CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white is repainted.
@@ -39,8 +41,8 @@ class Recipe:
     ran: Mapping
 
     @classmethod
-    def of(cls, told: Sequence[str], config: Mapping, ran: Mapping, model=None) -> Recipe:
-        return cls(tuple(told), here(model), config, ran)
+    def of(cls, told: Sequence[str], config: Mapping, ran: Mapping, model=None, files: Sequence[Path] = ()) -> Recipe:
+        return cls(tuple(told), here(model, files), config, ran)
 
     @property
     def command(self) -> str:
@@ -54,7 +56,7 @@ class Recipe:
     @classmethod
     def read(cls, text: str, where: str) -> Recipe:
         """A recipe's text; refuses what is none, or what would build anything but expkit's own parts."""
-        facts = dict(re.findall(r"^# ([\w -]+): (.*)$", text.partition("\n# gamma:")[0], re.MULTILINE))
+        facts = dict(re.findall(r"^# ([^:\n]+): (.*)$", text.partition("\n# gamma:")[0], re.MULTILINE))
         first = re.match(r"# python -m expkit ?(.*)", text)
         try:
             config = yaml.load(text, Loader)
@@ -74,19 +76,20 @@ def dumped(table: Mapping) -> str:
 def targets(node) -> list[str]:
     """Everything that the nodes of a configuration would call."""
     if isinstance(node, Mapping):
-        return [str(node["_target_"])] * ("_target_" in node) + [name for value in node.values() for name in targets(value)]
+        own = [str(node["_target_"])] if "_target_" in node else []
+        return own + [name for value in node.values() for name in targets(value)]
     return [name for value in node for name in targets(value)] if isinstance(node, list) else []
 
 
-def here(model=None) -> dict[str, str]:
-    """What pictures may depend on: versions, the commit, the weights and where they ran."""
+def here(model=None, files: Sequence[Path] = ()) -> dict[str, str]:
+    """What pictures may depend on: versions, the commit, the weights and where they ran, and the files that were read."""
     from importlib.metadata import version
 
     facts = {"expkit": __version__, **{name: version(name) for name in LIBRARIES}, "Python": platform.python_version()}
     facts["git"] = commit() or "unknown"
     if model is not None:
         facts |= {"weights": model.weights or "none", "device": machine(str(model.device))}
-    return facts
+    return facts | {f"sha256 of {path}": sha256(path) for path in files}
 
 
 def machine(device: str) -> str:
@@ -96,6 +99,7 @@ def machine(device: str) -> str:
     return f"{device}, {torch.get_num_threads()} threads" if device == "cpu" else f"{device}, {torch.cuda.get_device_name()}"
 
 
+@cache
 def commit() -> str | None:
     """The commit of the checkout that expkit runs from, with + where files differ from it."""
     where = Path(__file__).parents[2]

@@ -9,11 +9,12 @@ look.json        how the page of a sweep can show it: what it started from, fram
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from torch import Tensor
 from expkit import pictures
 from expkit.errors import Refusal
 from expkit.files import in_one_move
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Mirror(ABC):
@@ -38,6 +41,10 @@ class Mirror(ABC):
     @abstractmethod
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         """Show a picture's file of a training run while it runs; those of one name are a series over its epochs."""
+
+
+    def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:  # noqa: B027
+        """Say once for all runs of a sweep what was swept, {key: values}, and which numbers they have."""
 
 
 class About(NamedTuple):
@@ -64,7 +71,13 @@ class Result:
         self.leads, self.began = leads, time.perf_counter()
         if not leads:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
+            why = f"The folder {self.folder} cannot be made ({error.strerror}). Give another one with hydra.run.dir=FOLDER."
+            raise Refusal(why) from None
         try:
             with (self.folder / "recipe.yaml").open("x", encoding="utf-8") as file:
                 file.write(recipe)
@@ -80,7 +93,7 @@ class Result:
         (self.folder / folder).mkdir(exist_ok=True)
         names = [f"{folder}/{name.format(number)}.png" for number in range(len(images))]
         for file, image in zip(names, images, strict=True):
-            pictures.save(pictures.as_image(image), self.folder / file, self.recipe)
+            pictures.save(pictures.as_image(image), self.folder / file, self.recipe, file)
         return names
 
     def picture(self, image: Image.Image, name: str = "picture") -> None:
@@ -121,7 +134,7 @@ def _scalars(prefix: str, table: dict):
         if isinstance(value, dict):
             yield from _scalars(f"{prefix}{key}/", value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", float(value)
+            yield f"{prefix}{key}", value
 
 
 class Nowhere(Mirror):
@@ -149,7 +162,26 @@ class TensorBoard(Mirror):
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
         values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
         values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
-        self.write(result, values, 0)
+        self.write(result.folder, values, 0)
+        if result.about.sweep:
+            self.hparams(result)
+
+    def hparams(self, result: Result) -> None:
+        """The run as a row of the HParams tab."""
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        self.write(result.folder, hparams_pb(column(result.about.swept), trial_id=result.about.name).value, 0)
+
+    def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:
+        """The columns of the HParams tab, which shows those of one run only unless they are all named."""
+        from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
+
+        columns = {key: [column({key: value})[key] for value in values] for key, values in swept.items()}
+        params = [HParam(key, Discrete(values) if of_one_kind(values) else None) for key, values in columns.items()]
+        config = hparams_config_pb(params, [Metric(name) for name in numbers])
+        for old in (folder / "tensorboard").glob("events.*"):
+            old.unlink(missing_ok=True)
+        self.write(folder, config.value, 0)
 
     def lightning(self, result: Result):
         from pytorch_lightning.loggers import TensorBoardLogger
@@ -159,16 +191,32 @@ class TensorBoard(Mirror):
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(result, [Summary.Value(tag=name, image=_encoded(path))], epoch)
+        self.write(result.folder, [Summary.Value(tag=name, image=_encoded(path))], epoch)
 
-    def write(self, result: Result, values: list, step: int) -> None:
+    def write(self, folder: Path, values: Sequence, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        writer = EventFileWriter(str(result.folder / "tensorboard"))
+        writer = EventFileWriter(str(folder / "tensorboard"))
         writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         writer.close()
+
+
+def column(swept: Mapping) -> dict[str, float | str]:
+    """Values as the HParams tab takes them: numbers and words."""
+    return {key: number(value) for key, value in swept.items()}
+
+
+def number(value) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def of_one_kind(values: Sequence) -> bool:
+    return len({type(value) for value in values}) == 1
 
 
 def _encoded(path: Path):
@@ -189,9 +237,10 @@ class WandB(Mirror):
         import wandb
 
         try:
+            about, quiet = result.about, wandb.Settings(silent=True, console="off")
             self.run = self.run or wandb.init(
-                project=self.project, mode=self.mode, dir=result.folder, reinit="create_new",
-                name=result.about.name, group=result.about.sweep or None, config={**result.about.swept, "recipe": result.recipe}, settings=wandb.Settings(silent=True, console="off"),
+                project=self.project, mode=self.mode, dir=result.folder, reinit="create_new", settings=quiet,
+                name=about.name, group=about.sweep or None, config={**about.swept, "recipe": result.recipe},
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise Refusal(

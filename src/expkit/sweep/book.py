@@ -52,6 +52,11 @@ class Book:
     def command(self) -> str:
         return " ".join(["python -m expkit -m", *[shlex.quote(argument) for argument in own(self.arguments)]])
 
+    @property
+    def numbers(self) -> list[str]:
+        """The names of every number that any finished cell has."""
+        return list(dict.fromkeys(name for known in self.read.values() for name in known["numbers"]))
+
     @contextmanager
     def kept_up(self) -> Iterator[None]:
         """Write it anew now and then while cells come to be, from a thread that rests much longer than it writes."""
@@ -92,7 +97,7 @@ class Book:
             known = self.read[cell.id]
         else:
             error = reason(folder)
-            known = {"status": "failed" if error else "missing", "error": error.splitlines()[-1] if error else None, **NOTHING}
+            known = {**NOTHING, "status": "failed" if error else "missing", "error": error.splitlines()[-1] if error else None}
         axes = {key: cell.axes.get(key) for key in self.axes}
         return {"id": cell.id, "axes": axes, "command": Recipe(tuple(own(cell.told)), {}, {}, {}).command, **known}
 
@@ -103,9 +108,8 @@ class Book:
                 if room > 0 and "thumb" not in picture:
                     picture["thumb"] = thumb(self.folder / picture["file"], number)
                 room -= len(picture.get("thumb") or "")
-        numbers = list(dict.fromkeys(name for entry in entries for name in entry["numbers"]))
         axes = [{"key": key, "values": values} for key, values in self.axes.items()]
-        return {"title": self.title, "note": "", "axes": axes, "numbers": numbers, "command": self.command, "cells": entries}
+        return {"title": self.title, "note": "", "axes": axes, "numbers": self.numbers, "command": self.command, "cells": entries}
 
     def sheets(self, entries: Sequence[dict]) -> None:
         made = contact.pages(self.axes, entries, self.tile, self.title, self.command)
@@ -122,7 +126,7 @@ class Book:
         return contact.contained(Image.open(self.folder / entry["sheet"]).convert("RGB"), (2 * side, 2 * side)) if entry["sheet"] else None
 
     def tables(self, entries: Sequence[dict]) -> None:
-        numbers = dict.fromkeys(name for entry in entries for name in entry["numbers"])
+        numbers = [name for name in self.numbers if name not in self.axes]
         rows = [
             {"cell": e["id"], "status": e["status"], **e["axes"], **{name: e["numbers"].get(name) for name in numbers}}
             | {"picture": e["sheet"], "folder": e["folder"], "command": e["command"], "error": e["error"]}
@@ -136,7 +140,7 @@ class Book:
         in_one_move(self.folder / "table.parquet", lambda part: parquet(rows, part))
 
 
-NOTHING = {"numbers": {}, "folder": None, "sheet": None, "pictures": [], "original": None, "frames": None, "readings": [], "distance": False}
+NOTHING = {"numbers": {}, "folder": None, "sheet": None, "pictures": [], "original": None, "frames": None, "readings": [], "distance": 0}
 
 
 def unique(values: Sequence) -> list:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from expkit.job import AXES, Composed, Job, identity_of, run
 from expkit.result import About
 
 WRITTEN = "numbers.json"  # the last file of a run
+LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to other processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +139,23 @@ def fail(folder: Path, error: BaseException, told: Sequence[str]) -> str:
 
 def alone(job: Job, folder: Path) -> None:
     """One cell by itself, as other launchers' processes run it; what is there already is not made again."""
-    if done(folder):
-        return
     try:
-        with made(folder) as part:
-            run(job, part, about=about(folder.parents[1], job))
+        if not done(folder) and not stopped(job, folder.parents[1]):
+            with made(folder) as part:
+                run(job, part, about=about(folder.parents[1], job))
     except Exception as error:
         fail(folder, error, job.told)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # which Hydra has made, and is empty still where the cell is not there
+
+
+def stopped(job: Job, sweep: Path) -> bool:
+    """Whether a cell has failed since the sweep was launched, and that is the end of it."""
+    if job.resolved["sweep"]["on_error"] != "stop":
+        return False
+    launched = (sweep / LAUNCHED).stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > launched for path in sweep.glob("cells/*.error.txt"))
 
 
 def clear(sweep: Path) -> None:

@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const sweep = JSON.parse($("data").textContent);
+const SELECTS = ["order", "direction", "rows", "columns", "number", "axis", "lines"];
 const STATUSES = ["done", "failed", "missing"];
 const COLUMNS = 12; // the most columns that are laid out unasked
 const PIXELS = 64; // the widest picture that is enlarged as pixels
@@ -672,7 +673,7 @@ function selects() {
 }
 
 function settle() {
-  for (const name of ["order", "direction", "rows", "columns", "number", "axis", "lines"]) settled($(name), name);
+  for (const name of SELECTS) settled($(name), name);
   for (const box of $("chips").querySelectorAll("input")) box.checked = !state.off.get(box.name).has(box.value);
   render();
 }
@@ -710,9 +711,9 @@ function arrive() {
 }
 
 function listen() {
-  for (const name of ["order", "direction", "rows", "columns", "size", "number", "axis", "lines"]) {
-    $(name).addEventListener("input", () => { change({ [name]: $(name).value }); render(); });
-  }
+  const says = (name) => () => { change({ [name]: $(name).value }); render(); };
+  for (const name of SELECTS) $(name).addEventListener("change", says(name));
+  $("size").addEventListener("input", says("size"));
   $("to-pictures").addEventListener("click", () => { change({ view: "pictures" }); render(); });
   $("to-plots").addEventListener("click", () => { change({ view: "plots" }); render(); });
   $("reset").addEventListener("click", reset);
