@@ -79,14 +79,39 @@ def test_the_best_of_each_wish_are_kept_and_the_ranking_says_why(toy, tmp_path):
 def test_a_picture_is_as_good_as_its_worst_reading(toy):
     images = torch.tensor([[0.9, 0.9], [0.2, 0.9], [0.9, 0.6]])[:, None, :, None].expand(-1, 1, -1, 2)
     top, bottom = (lambda x: x[:, :, :1]), (lambda x: x[:, :, 1:])
-    found = readings.seen({"top": Reading("light", top), "bottom": Reading("light", bottom)}, {"eye": Brightness()}, toy, images)
+    (found,) = readings.seen({"top": Reading("light", top), "bottom": Reading("light", bottom)}, {"eye": Brightness()}, toy, images)
     assert torch.allclose(readings.scores(found), torch.tensor([0.9, 0.2, 0.6]))
     assert readings.best(readings.scores(found), 3, 2) == [0, 2]
     assert readings.as_asked(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
 
 
 def test_a_reading_that_asks_for_nothing_is_not_judged(toy):
-    assert readings.seen({"far": Reading("", Identity())}, {"eye": Brightness()}, toy, torch.rand(2, 1, 8, 8)) == []
+    assert readings.seen({"far": Reading("", Identity())}, {"eye": Brightness()}, toy, torch.rand(2, 1, 8, 8)) == [[]]
+
+
+class Chooser(Brightness):
+    """A judge that answers with what is asked, as CLIP does; `sizes` has the pictures of each look."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def answers(self, prompts):
+        return tuple(prompts)
+
+    def probabilities(self, images, prompts):
+        self.sizes.append(len(images))
+        return torch.rand(len(images), len(prompts))
+
+
+def test_runs_of_a_batch_are_read_at_once_where_the_answers_are_the_same_and_apart_where_not(toy):
+    reading, images = Reading(["a", "b", "a", "b", "c", "c"], Identity()), torch.rand(6, 1, 8, 8)
+    runs = [range(2), range(2, 4), range(4, 6)]
+    eye, chooser = Brightness(), Chooser()
+    found = readings.seen({"picture": reading}, {"chooser": chooser}, toy, images, runs)
+    assert chooser.sizes == [4, 2] and [one[0].asked for one in found] == [["a", "b"], ["a", "b"], ["c", "c"]]
+    light = Reading("light", Identity())
+    together, alone = (readings.seen({"p": light}, {"eye": eye}, toy, images, r) for r in (runs, None))
+    assert torch.equal(torch.cat([one[0].sure for one in together]), alone[0][0].sure)
 
 
 @pytest.mark.parametrize(

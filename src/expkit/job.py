@@ -34,23 +34,29 @@ class Composed:
 
     def known(self, values: Mapping) -> dict:
         """The whole of it as plain values, less Hydra's own node, with these for some of `AXES`."""
-        return resolved(self.given(values))
-
-    def given(self, values: Mapping):
-        """A copy with these values; it is what ${hydra:…} speaks of from now on."""
         from hydra.core.hydra_config import HydraConfig
 
-        config = copy.deepcopy(self.config)
-        if "hydra" in config:
-            HydraConfig.instance().set_config(config)
-        for key, value in values.items():
-            config[key] = value
-        return config
+        if "hydra" in self.config:
+            HydraConfig.instance().set_config(self.config)
+        for key in {*self.changed, *values}:
+            self.copied[key] = values[key] if key in values else copy.deepcopy(self.config._get_node(key))
+        self.changed.update(values)
+        return resolved(self.copied)
+
+    @cached_property
+    def copied(self):
+        """What values are put into: copying it for each set of them would take most of the time."""
+        return copy.deepcopy(self.config)
+
+    @cached_property
+    def changed(self) -> set[str]:
+        """The keys of the copy that are not as they were composed."""
+        return set()
 
     @cached_property
     def used(self) -> frozenset[str]:
         """Those of `AXES` that have a say in what is sampled: a mark put in their place turns up there."""
-        marked = resolved(self.given({key: f"<{key}>" for key in AXES}))["task"]
+        marked = self.known({key: f"<{key}>" for key in AXES})["task"]
         text = str([marked.get(part) for part in ("estimate", "pin")])
         return frozenset(key for key in AXES if key == "seed" or f"<{key}>" in text)
 

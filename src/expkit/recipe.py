@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shlex
@@ -51,7 +52,8 @@ class Recipe:
     @property
     def text(self) -> str:
         facts = "".join(f"# {name}: {value}\n" for name, value in self.facts.items())
-        return f"# {self.command}\n{facts}{CONVENTIONS}{dumped({**self.config, 'ran': self.ran})}"
+        ran = json.dumps(self.ran, ensure_ascii=True, default=str)  # which is YAML too, for machines, and written a hundred times as fast
+        return f"# {self.command}\n{facts}{CONVENTIONS}{dumped(self.config)}ran: {ran}\n"
 
     @classmethod
     def read(cls, text: str, where: str) -> Recipe:
@@ -83,10 +85,7 @@ def targets(node) -> list[str]:
 
 def here(model=None, files: Sequence[Path] = ()) -> dict[str, str]:
     """What pictures may depend on: versions, the commit, the weights and where they ran, and the files that were read."""
-    from importlib.metadata import version
-
-    facts = {"expkit": __version__, **{name: version(name) for name in LIBRARIES}, "Python": platform.python_version()}
-    facts["git"] = commit() or "unknown"
+    facts = {**versions()}
     if model is not None:
         facts |= {"weights": model.weights or "none", "device": machine(str(model.device))}
     return facts | {f"sha256 of {path}": sha256(path) for path in files}
@@ -100,6 +99,13 @@ def machine(device: str) -> str:
 
 
 @cache
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    found = {"expkit": __version__, **{name: version(name) for name in LIBRARIES}, "Python": platform.python_version()}
+    return found | {"git": commit() or "unknown"}
+
+
 def commit() -> str | None:
     """The commit of the checkout that expkit runs from, with + where files differ from it."""
     where = Path(__file__).parents[2]

@@ -162,15 +162,13 @@ class TensorBoard(Mirror):
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
         values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
         values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
-        self.write(result.folder, values, 0)
-        if result.about.sweep:
-            self.hparams(result)
+        self.write(result.folder, values + self.row(result.about), 0)
 
-    def hparams(self, result: Result) -> None:
-        """The run as a row of the HParams tab."""
+    def row(self, about: About) -> list:
+        """A cell of a sweep as a row of the HParams tab."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        self.write(result.folder, hparams_pb(column(result.about.swept), trial_id=result.about.name).value, 0)
+        return list(hparams_pb(column(about.swept), trial_id=about.name).value) if about.sweep else []
 
     def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:
         """The columns of the HParams tab, which shows those of one run only unless they are all named."""

@@ -1,4 +1,4 @@
-"""Hydra's door to `expkit.sweep`: hydra/sweeper=expkit, hydra/sweeper=search, hydra/launcher=rows. Hydra imports it at each start."""
+"""Hydra's door to `expkit.sweep`: hydra/sweeper=cells, hydra/sweeper=search, hydra/launcher=rows. Hydra imports it at each start."""
 
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -22,6 +22,18 @@ class CellsSweeper(Given, Sweeper):
         from expkit.sweep.run import sweep
 
         return sweep(self.context, self.job, self.config, arguments)
+
+
+class SearchSweeper(Given, Sweeper):
+    """The best combination, sought by what earlier ones gave: `expkit.sweep.search`."""
+
+    def __init__(self, **wanted):
+        self.wanted = wanted
+
+    def sweep(self, arguments):
+        from expkit.sweep.search import Aim, search
+
+        return search(self.context, self.job, self.config, arguments, Aim(**self.wanted))
 
 
 class RowsLauncher(Given, Launcher):

@@ -43,9 +43,11 @@ def placed(where: Path, arguments: Sequence[str]) -> list[str]:
 
 def finished(where: Path, arguments: Sequence[str]) -> bool:
     """Whether all cells of this command are there, made by the configuration and from the files of today."""
+    if any(argument.startswith("hydra/sweeper=") for argument in arguments):
+        return False  # another sweeper may know of more to do
     try:
         known = json.loads((where / STAMP).read_text(encoding="utf-8"))
-        same = known["command"] == hashed(arguments) and known["code"] == code() and known["files"] == told(known["files"])
+        same = known["command"] == asked(arguments) and known["code"] == code() and known["files"] == told(known["files"])
         return same and all((where / "cells" / name / "numbers.json").is_file() for name in known["cells"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -53,8 +55,13 @@ def finished(where: Path, arguments: Sequence[str]) -> bool:
 
 def stamp(where: Path, arguments: Sequence[str], cells: Sequence[str], files: Sequence[Path]) -> None:
     """Say that all cells of this command are there."""
-    known = {"command": hashed(arguments), "code": code(), "files": told(map(str, files)), "cells": [*dict.fromkeys(cells)]}
+    known = {"command": asked(arguments), "code": code(), "files": told(map(str, files)), "cells": [*dict.fromkeys(cells)]}
     in_one_move(where / STAMP, lambda part: part.write_text(json.dumps(known), encoding="utf-8"))
+
+
+def asked(arguments: Sequence[str]) -> str:
+    """A hash of what is asked for, wherever and by whatever it is run."""
+    return hashed([argument for argument in arguments if not argument.startswith("hydra")])
 
 
 def told(files) -> dict[str, list[int]]:

@@ -58,19 +58,41 @@ class Seen(NamedTuple):
     sure: Tensor
 
 
-def seen(readings: Mapping[str, Reading], judges: Mapping[str, Judging], model: Denoiser, images: Tensor) -> list[Seen]:
-    """Everything that the judges read; readings that ask for nothing, or for several things at once, are left out."""
-    asked = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
-    asked = {name: prompts for name, prompts in asked.items() if all(prompts)}
-    every = list(dict.fromkeys(p for prompts in asked.values() for p in prompts))
-    return [_seen(name, readings[name], prompts, every, j, judge, images) for name, prompts in asked.items() for j, judge in judges.items()]
+def seen(
+    readings: Mapping[str, Reading], judges: Mapping[str, Judging], model: Denoiser, images: Tensor, runs: Sequence[range] | None = None
+) -> list[list[Seen]]:
+    """Everything that the judges read in each of the runs whose pictures these are, all of them one where they are not said.
+
+    A judge answers with what is asked in a run; runs in which it may answer the same are read at once. Of a run, readings that ask for
+    nothing, or for several things at once, are left out.
+    """
+    runs = runs or [range(len(images))]
+    prompts = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
+    asked = [{name: said for name, all_ in prompts.items() if all(said := [all_[row] for row in run])} for run in runs]
+    every = [list(dict.fromkeys(p for said in one.values() for p in said)) for one in asked]
+    found = {}
+    for name, reading in readings.items():
+        shown, here = reading.through(images), [number for number, one in enumerate(asked) if name in one]
+        for j, judge in judges.items():
+            found |= {(number, name, j): read for number, read in _read(judge, shown, runs, every, here)}
+    return [
+        [_seen(name, j, *found[number, name, j], said) for name, said in one.items() for j in judges] for number, one in enumerate(asked)
+    ]
 
 
-def _seen(name: str, reading: Reading, asked: list[str], every: list[str], judge_name: str, judge: Judging, images: Tensor) -> Seen:
-    answers = judge.answers(every)
-    table = judge.probabilities(reading.through(images), every)
+def _read(judge: Judging, shown: Tensor, runs: Sequence[range], every: Sequence[list[str]], here: Sequence[int]):
+    """(run, (its answers, their probabilities (N, A))) of the runs that are to be read."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number in here:
+        alike.setdefault(tuple(judge.answers(every[number])), []).append(number)
+    for answers, numbers in alike.items():
+        table = judge.probabilities(shown[[row for number in numbers for row in runs[number]]], every[numbers[0]])
+        yield from zip(numbers, ((answers, part) for part in table.split([len(runs[number]) for number in numbers])), strict=True)
+
+
+def _seen(name: str, judge: str, answers: Sequence[str], table: Tensor, asked: list[str]) -> Seen:
     places = torch.tensor([answers.index(prompt) for prompt in asked])
-    return Seen(name, judge_name, [answers[i] for i in table.argmax(1)], asked, table[torch.arange(len(asked)), places])
+    return Seen(name, judge, [answers[i] for i in table.argmax(1)], asked, table[torch.arange(len(asked)), places])
 
 
 def as_asked(found: Sequence[Seen], rows: Sequence[int], most: int = 64) -> dict:

@@ -89,7 +89,8 @@ class Sampling:
         x = self.run(model, grid, seeds, pinned.pin, filmed)
         images, asked = model.decode(x).cpu(), spent(model) | {"device": str(model.device)}
         runs = [self.only(part) for part in parts]
-        read = [run.judged(images[part.rows]) for run, part in zip(runs, parts, strict=True)]
+        found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
+        read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
         kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
         if self.upscale:
             self.model.release()
@@ -162,10 +163,9 @@ class Sampling:
         *_, end = watched(steps, "upscale", grid, pin)
         return pinned, model.decode(end.x).cpu(), spent(model)
 
-    def judged(self, images: Tensor) -> tuple[list[int], dict]:
+    def judged(self, found: Sequence[reading.Seen]) -> tuple[list[int], dict]:
         """The rows that are kept, all of them where nothing is asked to be left out; and what the judges read."""
-        every, numbers = list(range(len(images))), {}
-        found = reading.seen(self.readings, self.judges, self.model, images) if self.judges else []
+        every, numbers = list(range(self.count)), {}
         if found:
             numbers["judged"] = reading.as_asked(found, every)
             numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
