@@ -394,3 +394,9 @@ def test_two_sweeps_at_once_in_one_folder_do_not_harm_each_other(tmp_path, data)
     both = [subprocess.Popen(command(tmp_path / "one"), env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [(one.wait(), one.stderr.read())[0] for one in both] == [0, 0]
     assert [row["status"] for row in table(tmp_path / "one")] == ["done"] * 24 and not list((tmp_path / "one" / "cells").glob(".*"))
+
+
+def test_an_experiment_may_say_what_it_sweeps(expkit, data):
+    done = expkit("experiment=a1", "model=ideal", "model.count=60", "logger=none", "hydra.sweeper.params.steps='4,6'")
+    assert done.code == 0, done.err
+    assert [row["steps"] for row in table(done.folder)] == ["4", "6"] and done.err.count("sample: 3 pictures") == 2

@@ -136,6 +136,7 @@ def test_a_second_stage_asks_the_same_wish_once_a_step_of_pictures_four_times_as
     assert numbers["second_stage"]["rows_per_call"] == 2 * 3 and numbers["second_stage"]["network_calls"] == 6
     assert made[0].channels == [2] * 6 and made[0].noise.shape == (2, 1, 32, 32)
     assert all(Image.open(tmp_path / "run" / p["file"]).size == (32, 32) for p in numbers["pictures"])
+    assert [Image.open(path).size for path in (tmp_path / "run" / "first_stage").iterdir()] == [(8, 8)] * 2
 
 
 def test_what_is_kept_of_a_picture_is_kept_to_the_byte_in_the_second_stage_too(toy, tmp_path):

@@ -16,12 +16,15 @@ class Given:
 
 
 class CellsSweeper(Given, Sweeper):
-    """Every combination once, ever: `expkit.sweep.run`."""
+    """Every combination once, ever: `expkit.sweep.run`. params: {key: values} that are swept beside what the command says."""
+
+    def __init__(self, params=None):
+        self.params = params or {}
 
     def sweep(self, arguments):
         from expkit.sweep.run import sweep
 
-        return sweep(self.context, self.job, self.config, arguments)
+        return sweep(self.context, self.job, self.config, [*[f"{key}={values}" for key, values in self.params.items()], *arguments])
 
 
 class SearchSweeper(Given, Sweeper):

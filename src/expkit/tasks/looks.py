@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from expkit.animations import fade_frames, turn_frames
 from expkit.sheets import sheet
@@ -28,6 +29,11 @@ def shown(images: Tensor, readings: Mapping[str, Reading], rows: Sequence[int], 
     """The pictures, rows of a run of `count`, as each reading shows them; as they are where there is no reading."""
     looks = [Shown(name, r.through(images), [r.prompts(count)[row] for row in rows]) for name, r in readings.items()]
     return looks or [Shown("picture", images, [""] * len(rows))]
+
+
+def first_stage(small: Tensor, large: Tensor) -> Shown:
+    """What the first stage made, its pixels as large as those of the second stage's pictures together."""
+    return Shown("stage I", interpolate(small, large.shape[-2:], mode="nearest"), [""] * len(small))
 
 
 def figure(

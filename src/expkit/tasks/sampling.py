@@ -22,7 +22,7 @@ from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
-from expkit.tasks.looks import Shown, figure, moved, shown
+from expkit.tasks.looks import Shown, figure, first_stage, moved, shown
 from expkit.tasks.pins import Pinned
 from expkit.tasks.readings import Reading
 
@@ -36,10 +36,11 @@ class Part(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What was sampled for one run. kept: of its pictures, numbered from 0; images: those that are kept; numbers: what was measured;
-    shots, end: what was filmed, and what became of it."""
+    """What was sampled for one run. kept: of its pictures, numbered from 0; images: those that are kept; small: the same before the second
+    stage, as they are where there is none; numbers: what was measured; shots, end: what was filmed, and what became of it."""
 
     images: Tensor
+    small: Tensor
     kept: list[int]
     pinned: Pinned
     numbers: dict
@@ -92,18 +93,19 @@ class Sampling:
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
         read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
         kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
+        small = [images[rows] for rows in kept]
         if self.upscale:
             self.model.release()
             every = [row for rows in kept for row in rows]
             pinned, enlarged, asked["second_stage"] = self.larger(x[every], every, seeds, say)
             shown = enlarged.split([len(rows) for rows in kept])
         else:
-            shown = [images[rows] for rows in kept]
+            shown = small
         writers = []
-        for run, part, (rows, judged), pictured in zip(runs, parts, read, shown, strict=True):
+        for run, part, (rows, judged), pictured, before in zip(runs, parts, read, shown, small, strict=True):
             held = pinned.only(part.rows)
             numbers = asked | {"seed": run.seed} | held.numbers | judged
-            writers.append(partial(run.write, Drawn(pictured, rows, held, numbers, *self.starring(part, filmed, images))))
+            writers.append(partial(run.write, Drawn(pictured, before, rows, held, numbers, *self.starring(part, filmed, images))))
         return writers
 
     @property
@@ -203,6 +205,9 @@ class Sampling:
         for look in looks:
             if self.readings and self.readings[look.label].moving:
                 self.move(looks[0], look, result)
+        if self.upscale:
+            result.bare(drawn.small, folder="first_stage")
+            looks = [first_stage(drawn.small, images), *looks]
         result.look["distance"] = any(one.far for one in self.readings.values())
         result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
 
