@@ -175,7 +175,7 @@ class Resident:
     def task(self, known: Mapping):
         """The task of a resolved configuration."""
         node, model = known["task"], known["model"]
-        shared = {"model": model["denoiser"], "judges": model.get("judges")}
+        shared = {"model": model.get("denoiser"), "judges": model.get("judges")}
         return built(node, **{key: self(key, part) for key, part in shared.items() if part and node.get(key) == part})
 
     def model(self):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from PIL import Image
 
 from expkit import command
 from expkit.charts import drawn
@@ -24,7 +25,7 @@ from expkit.errors import Refusal, nearest
 from expkit.files import in_one_move
 from expkit.sheets import fitting, laid
 from expkit.sweep import contact
-from expkit.sweep.book import Book, finished
+from expkit.sweep.book import Book, finished, unique
 from expkit.sweep.cells import COMPOSED, Cell, composed, done
 from expkit.sweep.run import check, launcher, missing, parsed, say, shown
 
@@ -96,8 +97,10 @@ def search(context, job, config, arguments: Sequence[str], aim: Aim) -> None:
             asked = [study.ask({key: of for key, (of, _) in space.items()}) for _ in range(min(aim.batch, aim.trials - len(book.trials)))]
             cells = run(folder, config, context, [telling(overrides, space, trial.params) for trial in asked], launch, len(book.trials))
             for trial, cell in zip(asked, cells, strict=True):
-                study.tell(trial, book.told(cell), skip_if_finished=False)
-            if config.sweep.on_error == "stop" and not all(done(cell.folder(folder)) for cell in cells):
+                value = book.told(cell)
+                study.tell(trial, value, optuna.trial.TrialState.FAIL if value is None else None)
+            failed = not all(done(cell.folder(folder)) for cell in cells)
+            if failed and (config.sweep.on_error == "stop" or book.hopeless):
                 break
     said(book)
 
@@ -131,9 +134,9 @@ def interval(override, distributions) -> tuple[object, Callable[[object], str]]:
     whole = command.NUMBERS.get(override.key_or_group, ("",))[0] == "a whole number"
     if whole or isinstance(swept.start, int):
         return distributions.IntDistribution(math.ceil(swept.start), math.floor(swept.end), log=log), str
+    of = distributions.FloatDistribution(swept.start, swept.end, log=log)
     places = 3 - math.floor(math.log10((swept.end - swept.start) or 1))
-    written = (lambda value: f"{value:.4g}") if log else lambda value: str(round(value, places))
-    return distributions.FloatDistribution(swept.start, swept.end, log=log), written
+    return of, (lambda value: f"{value:.4g}") if log else lambda value: str(round(value, places))
 
 
 def telling(overrides: Sequence, space: Mapping, drawn: Mapping) -> list[str]:
@@ -183,9 +186,14 @@ class Trials(Book):
         return trial.value
 
     @property
+    def hopeless(self) -> bool:
+        """Whether none of the first trials has given anything."""
+        return len(self.trials) >= BLIND and all(trial.value is None for trial in self.trials)
+
+    @property
     def axes(self) -> dict[str, list]:
-        values = {key: list(dict.fromkeys(cell.axes[key] for cell in self.cells)) for key in self.keys}
-        return {key: sorted(found, key=lambda v: (type(v).__name__, v) if isinstance(v, str) else ("", v)) for key, found in values.items()}
+        found = {key: unique([cell.axes[key] for cell in self.cells]) for key in self.keys}
+        return {key: sorted(values) if numeric(values) else values for key, values in found.items()}
 
     @property
     def title(self) -> str:
@@ -193,7 +201,7 @@ class Trials(Book):
 
     @property
     def command(self) -> str:
-        told = [argument for argument in self.arguments if not argument.startswith("hydra.sweep.")]
+        told = [argument for argument in self.arguments if not argument.startswith(("hydra.sweep.", "hydra.mode="))]
         return " ".join(["python -m expkit -m", *map(shlex.quote, told)])
 
     @property
@@ -216,6 +224,10 @@ class Trials(Book):
         images = [[contact.centred(image if real else contact.hole(image, size), size) for image, real in row] for row in tiles]
         page = contact.limited(laid(images, title=self.title, note=self.command, under=[[label(entry) for entry in row] for row in rows]))
         in_one_move(self.folder / "sheet.png", lambda part: page.save(part, format="PNG"))
+
+    def tile(self, entry: Mapping, side: int) -> Image.Image | None:
+        """The first of its pictures, where there are too many: they tell trials apart, and a labelled page would be wide."""
+        return super().tile({**entry, "pictures": entry["pictures"][: contact.SHOWN]}, side)
 
     def write(self) -> None:
         if not self.trials:
@@ -243,7 +255,7 @@ class Trials(Book):
 
 def label(entry: Mapping) -> str:
     values, sought = ", ".join(f"{key} {value}" for key, value in entry["axes"].items()), entry["numbers"].get("objective")
-    return f"{entry['numbers']['trial']}: {values} → {'failed' if sought is None else f'{sought:.4g}'}"
+    return f"trial {entry['numbers']['trial']}, {values}: {'failed' if sought is None else f'{sought:.4g}'}"
 
 
 def chart(book: Trials):

@@ -17,7 +17,7 @@ from expkit.estimate import Wish
 from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
-from expkit.preflight import check, check_stages, header
+from expkit.preflight import check, check_stages, guidance, header
 from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
@@ -89,7 +89,7 @@ class Sampling:
         filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
         x = self.run(model, grid, seeds, pinned.pin, filmed)
         images, asked = model.decode(x).cpu(), spent(model) | {"device": str(model.device)}
-        runs = [self.only(part) for part in parts]
+        runs = [self.only(part, grid) for part in parts]
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
         read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
         kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
@@ -119,11 +119,15 @@ class Sampling:
         row = part.rows[self.film.picture]
         return filmed[row], images[row]
 
-    def only(self, part: Part) -> Sampling:
-        """One run of the batch, as far as its pictures are read and shown."""
+    def only(self, part: Part, grid: Sequence[int]) -> Sampling:
+        """One run of the batch, as far as its pictures are read and shown; its note says what was really done."""
         readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
         seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
-        return replace(self, cells=part.cells, readings=readings, seed=seed, note=part.note)
+        strength = [said.partition(":")[0] for said in guidance(self.estimate.only(part.rows).terms)] or ["no guidance"]
+        said = [f"“{prompt}”" if prompt else "no prompt" for prompt in only_prompt(readings, len(part.rows))]
+        stages = [f"{len(grid) - 1} updates{' in each stage' * self.upscale}"]
+        note = " · ".join([part.note, *said, *stages, *strength, f"seed {seed}"])
+        return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
     def check(self) -> None:
         if self.upscale and not self.upscaler:
@@ -217,6 +221,12 @@ class Sampling:
         animation(moved(first, then, view), result.folder / f"{then.label}.gif", result.recipe)
         files = result.bare(then.images, f"{then.label}_{{:03d}}", "readings")
         result.look.setdefault("readings", []).append({"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files})
+
+
+def only_prompt(readings: Mapping[str, Reading], count: int) -> list[str]:
+    """What all pictures are to show, where that is one thing and is seen in one way."""
+    prompts = {prompt for one in readings.values() for prompt in one.prompts(count)}
+    return [*prompts] if len(readings) == len(prompts) == 1 else []
 
 
 def one_of(values: list):
