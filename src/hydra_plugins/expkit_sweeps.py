@@ -15,6 +15,10 @@ class Given:
         self.context, self.job, self.config = hydra_context, task_function, config
 
 
+def typed(params):
+    return [f"{key}={values}" for key, values in params.items()]
+
+
 class CellsSweeper(Given, Sweeper):
     """Every combination once, ever: `expkit.sweep.run`. params: {key: values} that are swept beside what the command says."""
 
@@ -24,19 +28,19 @@ class CellsSweeper(Given, Sweeper):
     def sweep(self, arguments):
         from expkit.sweep.run import sweep
 
-        return sweep(self.context, self.job, self.config, [*[f"{key}={values}" for key, values in self.params.items()], *arguments])
+        return sweep(self.context, self.job, self.config, [*typed(self.params), *arguments])
 
 
 class SearchSweeper(Given, Sweeper):
-    """The best combination, sought by what earlier ones gave: `expkit.sweep.search`."""
+    """The best combination, sought by what earlier ones gave: `expkit.sweep.search`. wanted: what is sought."""
 
-    def __init__(self, **wanted):
-        self.wanted = wanted
+    def __init__(self, params=None, **wanted):
+        self.params, self.wanted = params or {}, wanted
 
     def sweep(self, arguments):
         from expkit.sweep.search import Aim, search
 
-        return search(self.context, self.job, self.config, arguments, Aim(**self.wanted))
+        return search(self.context, self.job, self.config, [*typed(self.params), *arguments], Aim(**self.wanted))
 
 
 class RowsLauncher(Given, Launcher):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser
 from expkit.judges import Judging, shrunk
+from expkit.views import Identity, View
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class FromAfar:
-    """A picture as it looks from afar: shrunk by `times`, and shown at its old size again."""
+    """A picture as it looks from afar, through a view: shrunk by `times`, and shown at its old size again."""
 
     times: int = 4
+    view: View = Identity()  # noqa: RUF009
 
     def __call__(self, images: Tensor) -> Tensor:
-        return shrunk(images, self.times)
+        return shrunk(self.view(images), self.times)
 
 
 class Seen(NamedTuple):

@@ -1,0 +1,110 @@
+"""Other launchers of Hydra's: the same cells and pictures as in this process, holes where they fail, and what is there is not made again."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from expkit import command, pictures
+from expkit.job import Composed, Job
+from expkit.sweep import run
+from expkit.sweep.cells import LAUNCHED, Incomplete, alone
+
+SMALL = ("model=ideal", "model.count=60", "logger=none", "steps=4", "task=sdedit", "prompt=3")
+SWEPT = ("i_start=1,2,3", "gamma=1,7")
+PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
+
+
+@pytest.fixture(params=PLUGINS)
+def launched(request, expkit, data):
+    """Runs a sweep by another launcher."""
+    if not find_spec(f"hydra_plugins.{PLUGINS[request.param]}"):
+        assert not os.environ.get("CI"), "CI must have the launchers: pip install 'expkit[cluster]'"
+        pytest.skip("the launcher is not installed: pip install 'expkit[cluster]'")
+    workers = ["hydra.launcher.n_jobs=2"] if request.param == "joblib" else []
+    return lambda *arguments: expkit("-m", f"hydra/launcher={request.param}", *workers, *SMALL, *arguments)
+
+
+def table(folder: Path) -> list[list[str]]:
+    """The columns of a table that are the same wherever a sweep is run."""
+    lines = [line.split(",") for line in (folder / "table.csv").read_text(encoding="utf-8").splitlines()]
+    kept = [place for place, name in enumerate(lines[0]) if name in ("cell", "status", "i_start", "gamma", "picture", "command")]
+    return [[line[place] for place in kept] for line in lines]
+
+
+def picture(folder: Path, cell: str) -> torch.Tensor:
+    return pictures.as_tensor(Image.open(folder / "cells" / cell / "pictures" / "000.png"))
+
+
+def test_a_sweep_elsewhere_equals_one_in_this_process(launched, expkit):
+    there, here = launched(*SWEPT, "hydra.sweep.dir=there"), expkit("-m", *SMALL, *SWEPT, "hydra.sweep.dir=here")
+    assert there.code == 0 and here.code == 0, there.err
+    assert table(there.folder) == table(here.folder) and len(table(here.folder)) == 7
+    for cell, *_ in table(here.folder)[1:]:
+        assert (picture(there.folder, cell) - picture(here.folder, cell)).abs().max() <= 1.01 / 255
+    assert {path.name for path in here.folder.iterdir()} <= {path.name for path in there.folder.iterdir()}
+    again = expkit("-m", *SMALL, *SWEPT, "gamma=1,3,7", "hydra.sweep.dir=there")
+    assert again.code == 0 and "9 cells, 6 of them there already" in again.err
+
+
+def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(launched, tmp_path):
+    swept = ("image=cat,late.png", "i_start=2", "hydra.sweep.dir=swept")
+    done = launched(*swept)
+    assert done.code == 2 and "1 of 2 cells are there" in done.err and "There is no picture 'late.png'" in done.err
+    assert len(list(tmp_path.glob("swept/cells/*.error.txt"))) == 1 and not [
+        f for f in tmp_path.glob("swept/cells/*/") if not any(f.iterdir())
+    ]
+    Image.new("L", (28, 28), 90).save(tmp_path / "late.png")
+    done = launched(*swept)
+    assert done.code == 0 and "1 of them there already" in done.err and [row[1] for row in table(done.folder)[1:]] == ["done", "done"]
+
+
+def test_after_a_failure_no_cell_is_begun_where_the_sweep_is_to_stop(tmp_path, monkeypatch):
+    begun = []
+    job = Job(Composed({}), [])
+    vars(job)["resolved"] = {"sweep": {"on_error": "stop"}}
+    monkeypatch.setattr("expkit.sweep.cells.run", lambda job, part, about: begun.append(part) or 1 / 0)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "before.error.txt").touch()
+    os.utime(tmp_path / "cells" / "before.error.txt", (1, 1))
+    (tmp_path / LAUNCHED).touch()
+    os.utime(tmp_path / LAUNCHED, (2, 2))
+    alone(job, tmp_path / "cells" / "first")
+    alone(job, tmp_path / "cells" / "second")
+    assert len(begun) == 1 and "ZeroDivisionError" in (tmp_path / "cells" / "first.error.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_slurm"])
+def test_a_launcher_that_gives_up_is_said_and_jobs_that_go_on_are(name, tmp_path, capsys):
+    from omegaconf import OmegaConf
+
+    def lost(tellings, first):
+        assert os.environ["TQDM_DISABLE"] == "1"
+        raise RuntimeError("a worker was killed.\nby whom is unknown")
+
+    def interrupted(tellings, first):
+        raise KeyboardInterrupt
+
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "launcher": {"name": "expkit"}}})
+    (tmp_path / "cells").mkdir()
+    with pytest.raises(Incomplete, match=f"hydra/launcher={name} gave up: a worker was killed. What is missing"):
+        run.elsewhere(name, lost, config, [("gamma=1",)], 0)
+    with pytest.raises(KeyboardInterrupt):
+        run.elsewhere(name, interrupted, config, [("gamma=1",)], 0)
+    assert ("scancel --name=expkit" in capsys.readouterr().err) == (name == "submitit_slurm") and "TQDM_DISABLE" not in os.environ
+
+
+def test_a_launcher_that_is_not_installed_is_asked_for(expkit, monkeypatch):
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # which registers those that are
+    group = ConfigStore.instance().repo["hydra"]["launcher"]
+    for name in ("joblib", "submitit_slurm", "submitit_local"):
+        monkeypatch.delitem(group, f"{name}.yaml", raising=False)
+        done = expkit("-m", f"hydra/launcher={name}", *SMALL, *SWEPT)
+        assert done.code == 2 and f"hydra/launcher={name}" in done.err and "pip install 'expkit[cluster]'" in done.err
+    assert "expkit[cluster]" not in command.no_option("hydra/launcher/nonsense", ["rows"])
