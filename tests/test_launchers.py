@@ -1,4 +1,4 @@
-"""Other launchers of Hydra's: the same cells and pictures as in this process, holes where they fail, and what is there is not made again."""
+"""Other launchers of Hydra's: the same cells and pictures as in this process, holes where they fail, and nothing is made again."""
 
 import os
 from importlib.util import find_spec
@@ -14,18 +14,16 @@ from expkit.sweep import run
 from expkit.sweep.cells import LAUNCHED, Incomplete, alone
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "steps=4", "task=sdedit", "prompt=3")
-SWEPT = ("i_start=1,2,3", "gamma=1,7")
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
-@pytest.fixture(params=PLUGINS)
-def launched(request, expkit, data):
+def launched(name: str, expkit):
     """Runs a sweep by another launcher."""
-    if not find_spec(f"hydra_plugins.{PLUGINS[request.param]}"):
+    if not find_spec(f"hydra_plugins.{PLUGINS[name]}"):
         assert not os.environ.get("CI"), "CI must have the launchers: pip install 'expkit[cluster]'"
         pytest.skip("the launcher is not installed: pip install 'expkit[cluster]'")
-    workers = ["hydra.launcher.n_jobs=2"] if request.param == "joblib" else []
-    return lambda *arguments: expkit("-m", f"hydra/launcher={request.param}", *workers, *SMALL, *arguments)
+    workers = ["hydra.launcher.n_jobs=2"] if name == "joblib" else []
+    return lambda *arguments: expkit("-m", f"hydra/launcher={name}", *workers, *SMALL, *arguments)
 
 
 def table(folder: Path) -> list[list[str]]:
@@ -39,26 +37,27 @@ def picture(folder: Path, cell: str) -> torch.Tensor:
     return pictures.as_tensor(Image.open(folder / "cells" / cell / "pictures" / "000.png"))
 
 
-def test_a_sweep_elsewhere_equals_one_in_this_process(launched, expkit):
-    there, here = launched(*SWEPT, "hydra.sweep.dir=there"), expkit("-m", *SMALL, *SWEPT, "hydra.sweep.dir=here")
+@pytest.mark.parametrize(("name", "i_starts"), [("joblib", "1,2,3"), ("submitit_local", "1")])
+def test_a_sweep_elsewhere_equals_one_in_this_process(name, i_starts, expkit, data):
+    swept = (f"i_start={i_starts}", "gamma=1,7")
+    there, here = launched(name, expkit)(*swept, "hydra.sweep.dir=there"), expkit("-m", *SMALL, *swept, "hydra.sweep.dir=here")
     assert there.code == 0 and here.code == 0, there.err
-    assert table(there.folder) == table(here.folder) and len(table(here.folder)) == 7
-    for cell, *_ in table(here.folder)[1:]:
+    rows = table(here.folder)[1:]
+    assert table(there.folder) == table(here.folder) and len(rows) == 2 * len(i_starts.split(","))
+    for cell, *_ in rows:
         assert (picture(there.folder, cell) - picture(here.folder, cell)).abs().max() <= 1.01 / 255
     assert {path.name for path in here.folder.iterdir()} <= {path.name for path in there.folder.iterdir()}
-    again = expkit("-m", *SMALL, *SWEPT, "gamma=1,3,7", "hydra.sweep.dir=there")
-    assert again.code == 0 and "9 cells, 6 of them there already" in again.err
+    again = expkit("-m", *SMALL, swept[0], "gamma=1,3,7", "hydra.sweep.dir=there")
+    assert again.code == 0 and f"{len(table(again.folder)) - 1} cells, {len(rows)} of them there already" in again.err
 
 
-def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(launched, tmp_path):
+def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(expkit, data, tmp_path):
     swept = ("image=cat,late.png", "i_start=2", "hydra.sweep.dir=swept")
-    done = launched(*swept)
+    done = launched("joblib", expkit)(*swept)
     assert done.code == 2 and "1 of 2 cells are there" in done.err and "There is no picture 'late.png'" in done.err
-    assert len(list(tmp_path.glob("swept/cells/*.error.txt"))) == 1 and not [
-        f for f in tmp_path.glob("swept/cells/*/") if not any(f.iterdir())
-    ]
+    assert len(list(tmp_path.glob("swept/cells/*.error.txt"))) == 1 and len(list(tmp_path.glob("swept/cells/[!.]*/"))) == 1
     Image.new("L", (28, 28), 90).save(tmp_path / "late.png")
-    done = launched(*swept)
+    done = launched("joblib", expkit)(*swept)
     assert done.code == 0 and "1 of them there already" in done.err and [row[1] for row in table(done.folder)[1:]] == ["done", "done"]
 
 
@@ -105,6 +104,6 @@ def test_a_launcher_that_is_not_installed_is_asked_for(expkit, monkeypatch):
     group = ConfigStore.instance().repo["hydra"]["launcher"]
     for name in ("joblib", "submitit_slurm", "submitit_local"):
         monkeypatch.delitem(group, f"{name}.yaml", raising=False)
-        done = expkit("-m", f"hydra/launcher={name}", *SMALL, *SWEPT)
+        done = expkit("-m", f"hydra/launcher={name}", *SMALL, "gamma=1,7")
         assert done.code == 2 and f"hydra/launcher={name}" in done.err and "pip install 'expkit[cluster]'" in done.err
     assert "expkit[cluster]" not in command.no_option("hydra/launcher/nonsense", ["rows"])

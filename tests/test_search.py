@@ -44,15 +44,14 @@ def test_a_search_finds_the_best_and_shows_all_its_trials(searched):
 
 
 def test_a_search_that_is_run_again_makes_nothing_again_and_with_more_trials_goes_on(searched, monkeypatch):
-    first = searched("steps=range(3,8,2)", "gamma=interval(1,10)", *SOUGHT, "hydra.sweeper.trials=3")
-    monkeypatch.setattr("expkit.sweep.rows.together", lambda *_: pytest.fail("it was there"))
-    assert searched("steps=range(3,8,2)", "gamma=interval(1,10)", *SOUGHT, "hydra.sweeper.trials=3").out == first.out
-    monkeypatch.undo()
-    more = searched(
-        "steps=range(3,8,2)", "gamma=interval(1,10)", *SOUGHT, "hydra.sweeper.trials=5", f"hydra.sweep.dir={first.folder.resolve()}"
-    )
+    wanted = ("steps=range(3,8,2)", "gamma=interval(1,10)", *SOUGHT)
+    first = searched(*wanted, "hydra.sweeper.trials=3")
+    with monkeypatch.context() as patched:
+        patched.setattr("expkit.sweep.rows.together", lambda *_: pytest.fail("it was there"))
+        assert searched(*wanted, "hydra.sweeper.trials=3").out == first.out
+    more = searched(*wanted, "hydra.sweeper.trials=5")
     rows = table(more.folder)
-    assert more.code == 0 and len(rows) == 5 and {row["steps"] for row in rows} <= {"3", "5", "7"}
+    assert more.code == 0 and more.folder == first.folder and len(rows) == 5 and {row["steps"] for row in rows} <= {"3", "5", "7"}
     assert more.err.count("sdedit: 1 picture") == 2
 
 

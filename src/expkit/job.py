@@ -190,13 +190,13 @@ def run(job: Job, folder: Path, leads: bool = True, about=None):
     """One run alone, written into its folder and mirrored; its Result."""
     batch = merged([job])
     task = resident.task(batch)
-    result = begun(job, batch, folder, 0, leads, about)
+    result = begun(job, batch, folder, 0, built(job.resolved["logger"])["mirror"], leads, about)
     task(result)
     result.finish()
     return result
 
 
-def begun(job: Job, batch: Mapping, folder: Path, first: int, leads: bool = True, about=None):
+def begun(job: Job, batch: Mapping, folder: Path, first: int, mirror, leads: bool = True, about=None):
     """What a run is written into; its recipe says how it was asked for, and which pictures of which batch are its own."""
     from expkit.recipe import Recipe
     from expkit.result import Result
@@ -205,7 +205,7 @@ def begun(job: Job, batch: Mapping, folder: Path, first: int, leads: bool = True
     if job.batches:
         ran |= {"pictures": [first, first + job.count], "cells": job.wishes, "note": job.resolved["task"].get("note", "")}
     recipe = Recipe.of(job.told, job.resolved, ran, resident.model(), files_of(job.resolved))
-    return Result(folder, recipe.text, built(job.resolved["logger"])["mirror"], leads, about)
+    return Result(folder, recipe.text, mirror, leads, about)
 
 
 def run_together(jobs: Sequence[Job], say: Callable[[str], None], place: Callable[[int], object], about: Sequence) -> None:
@@ -217,9 +217,10 @@ def run_together(jobs: Sequence[Job], say: Callable[[str], None], place: Callabl
     shares = [(range(first, first + job.count), job) for first, job in zip(firsts, jobs, strict=True)]
     parts = [Part(rows, job.wishes, job.resolved["task"].get("note", "")) for rows, job in shares]
     writers = resident.task(batch).together(parts, say)
+    mirror = built(batch["logger"])["mirror"]
     for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):
         with place(number) as folder:
-            result = begun(job, batch, folder, first, about=about[number])
+            result = begun(job, batch, folder, first, mirror, about=about[number])
             result.began = began
             write(result)
             result.finish()

@@ -103,7 +103,7 @@ def save(image: Image.Image, path: Path, recipe: str, name: str = "") -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("expkit", recipe, zip=True)
     info.add_text("expkit_file", name or path.name)
-    in_one_move(path, lambda part: image.save(part, format="PNG", pnginfo=info))
+    in_one_move(path, lambda part: image.save(part, format="PNG", pnginfo=info, compress_level=3))
 
 
 def recipe_of(path: Path) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -194,11 +196,15 @@ class TensorBoard(Mirror):
     def write(self, folder: Path, values: Sequence, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        writer = EventFileWriter(str(folder / "tensorboard"))
-        writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-        writer.close()
+        place = folder / "tensorboard"
+        place.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
+        with (place / name).open("wb") as file:
+            writer = RecordWriter(file)
+            for told in ({"file_version": "brain.Event:2"}, {"step": step, "summary": Summary(value=values)}):
+                writer.write(Event(wall_time=time.time(), **told).SerializeToString())
 
 
 def column(swept: Mapping) -> dict[str, float | str]:
@@ -257,6 +263,7 @@ class WandB(Mirror):
             run.save(str(result.folder / "recipe.yaml"), base_path=str(result.folder), policy="now")
         finally:
             run.finish()
+            self.run = None
 
     def lightning(self, result: Result):
         from pytorch_lightning.loggers import WandbLogger
