@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,7 +179,8 @@ def foreign(text: str, values: Tensor, file: str, sha256: str) -> Entry:
 def unpacked(path: Path):
     """What torch.save has written, as data: a pickle that would run code is refused."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of a bare pickle, before it refuses it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds for a file that was cut off or holds something else

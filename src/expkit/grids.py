@@ -7,6 +7,7 @@ to the next; a grid that ends at level 0 ends as the course does, one that ends 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from expkit.errors import Refusal
 from expkit.schedule import CLEAN
@@ -40,6 +41,11 @@ def repaint(levels: int, steps: int = 33, jump: int = 3, times: int = 3) -> tupl
         for again in range(times):
             walk += ([down[start]] if again else []) + list(leg)
     return tuple(walk)
+
+
+def updates(grid: Sequence[int]) -> int:
+    """How many steps towards clean a grid has: going up again is none."""
+    return sum(s < t for t, s in pairwise(grid))
 
 
 def level(t: float, levels: int) -> int:

@@ -119,6 +119,8 @@ class LowPass(Map):
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, Real):
             raise Refusal(f"A blur has one sigma, and was given {self.sigma}: give one, or one run for each with -m sigma=1,2.")
+        if not 0 <= self.sigma < math.inf:
+            raise Refusal(f"A blur's sigma is a number of pixels, 0 or more, and was given as {self.sigma}: 0 leaves a picture as it is.")
 
     def __call__(self, image: Tensor) -> Tensor:
         if not self.sigma:

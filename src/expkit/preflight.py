@@ -48,7 +48,7 @@ def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, p
         check_whole(estimate, denoiser, grid, count)
     if clip:
         clip(torch.zeros(1, *denoiser.shape), denoiser)
-    denoiser.prepare(sorted({p for term in estimate.terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)}))
+    denoiser.prepare(sorted(prompts(estimate.terms)))
     notes = (*guidance(estimate.terms), *(held(pin, grid) if pin else ()))
     return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
 
@@ -140,12 +140,17 @@ def agree(small: Term, large: Term, side: int, times: int) -> bool:
     return bool(apart.std() < 0.1 * picture.std())
 
 
+def prompts(terms: Sequence[Term]) -> list[str]:
+    """What they say, each thing once."""
+    return list(dict.fromkeys(p for term in terms for p in ([term.prompt] if isinstance(term.prompt, str) else term.prompt)))
+
+
 def guidance(terms: Sequence[Term]) -> tuple[str, ...]:
-    """The strengths of guidance and their convention; nothing where there is none."""
+    """The strengths of guidance and their convention; nothing where there is none: gamma = 1, or one prompt and nothing to lead it from."""
     gammas = [term.gamma for term in terms if term.gamma != 1.0]
     each = [g for gamma in gammas for g in (gamma if isinstance(gamma, tuple) else (gamma,))]
     values = dict.fromkeys(str(g) if callable(g) else f"{g:g}" for g in each)
-    return (f"gamma {some(list(values))}: null + gamma (prompt − null)",) if values else ()
+    return (f"gamma {some(list(values))}: null + gamma (prompt − null)",) if set(values) - {"1"} and len(prompts(terms)) > 1 else ()
 
 
 def held(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:

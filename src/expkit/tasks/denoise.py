@@ -15,14 +15,15 @@ from expkit import measures
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Estimate
-from expkit.grids import listed
+from expkit.grids import listed, updates
 from expkit.maps import LowPass
+from expkit.pin import Pin
 from expkit.preflight import check, header
 from expkit.result import Result
 from expkit.sample import Sampler, noises, sample, seeded
 from expkit.sheets import sheet
 from expkit.tasks.pins import images
-from expkit.tasks.sampling import spent, watched
+from expkit.tasks.sampling import noted, spent, watched
 
 WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
 BLURS = tuple(k / 4 for k in range(1, 33))  # pixels at 64; the one with the best PSNR is shown, which flatters it
@@ -30,7 +31,10 @@ BLURS = tuple(k / 4 for k in range(1, 33))  # pixels at 64; the one with the bes
 
 @dataclass(frozen=True, eq=False)
 class Denoise:
-    """Noise `image` to the levels t, given in thousandths of the schedule, and denoise it in three ways, with PSNR and SSIM of each."""
+    """Noise `image` to the levels t, given in thousandths of the schedule, and denoise it in three ways, with PSNR and SSIM of each.
+
+    The iterative way is a run that is pinned to the picture until t: it ends where task=trajectory with i_start at t does.
+    """
 
     model: Denoiser
     estimate: Estimate
@@ -56,10 +60,9 @@ class Denoise:
         else:
             result.say("denoise: a single-step denoiser, so there is no iterative way")
         source = images(self.image, model, self.fit)
-        noise = noises(seeded(self.seed, 1), "forward", 0, model.shape).to(model.device)
         rows, under, table = [], [], []
         for t in levels:
-            ways = self.back(model, source, noise, t, grid)
+            ways = self.back(model, source, t, through(t, grid))
             scores = {way: measured(shown, source) for way, shown in ways.items()}
             rows.append([source[0], *[shown[0] for shown in ways.values()]])
             under.append(["", *[f"PSNR {s['psnr']:.1f} · SSIM {s['ssim']:.2f}" for s in scores.values()]])
@@ -67,25 +70,44 @@ class Denoise:
             table.append({"t": t, **scores, "files": files})
         result.numbers |= spent(model) | {"levels": table, "device": str(model.device), "seed": self.seed}
         across = ["original", *ways]
-        result.picture(sheet(rows, [f"t = {t}" for t in levels], across, "denoising", self.note, under=under))
+        result.picture(sheet(rows, [f"t = {t}" for t in levels], across, "denoising", self.noted(model, grid), under=under))
 
-    def back(self, model: Denoiser, source: Tensor, noise: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
-        """{way: (1, C, H, W) in [0, 1]}"""
-        noisy = model.schedule.noised(model.encode(source).to(noise), t, noise)
+    def iterates(self, model: Denoiser) -> bool:
+        return model.generates and "iterative" in self.ways
+
+    def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
+        return noted(self.note, self.estimate, f"{updates(grid)} updates from noise" if self.iterates(model) else "one step", self.seed)
+
+    def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
+        """(1, C, H, W): the pin's where the noisy picture is gone on from, so that all ways start from one; else task=forward's."""
+        stream = ("pin", len(grid) - 1 - grid[::-1].index(t)) if self.iterates(model) else ("forward", 0)
+        return noises(seeded(self.seed, 1), *stream, model.shape).to(model.device)
+
+    def back(self, model: Denoiser, source: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
+        """{way: (1, C, H, W) in [0, 1]}; t is a level of the grid."""
+        clean, noise = model.encode(source), self.noise(model, t, grid)
+        noisy = model.schedule.noised(clean.to(noise), t, noise)
         seen = model.decode(noisy).cpu()
         ways = {"noisy": lambda: seen, "Gaussian blur": lambda: blurred(seen, source), "one step": lambda: self.once(model, noisy, t),
-                "iterative": lambda: self.many(model, noisy, t, grid)}  # fmt: skip
+                "iterative": lambda: self.many(model, clean, t, grid)}  # fmt: skip
         return {way: ways[way]() for way in self.ways if model.generates or way != "iterative"}
 
     def once(self, model: Denoiser, noisy: Tensor, t: int) -> Tensor:
         return model.decode(model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.kind)).cpu()
 
-    def many(self, model: Denoiser, noisy: Tensor, t: int, grid: Sequence[int]) -> Tensor:
-        """The sampler from level t on: its grid from the first level below t."""
-        walk = (t, *[s for s in grid if s < t])
-        steps = sample(model, self.estimate, walk, seeded(self.seed, 1), self.sampler.rule, x=noisy, clip=self.sampler.clip)
-        *_, end = watched(steps, f"from t = {t}", walk, None)
+    def many(self, model: Denoiser, clean: Tensor, t: int, grid: Sequence[int]) -> Tensor:
+        pin = Pin(clean, until=t)
+        steps = sample(model, self.estimate, grid, seeded(self.seed, 1), self.sampler.rule, pin, self.sampler.clip)
+        *_, end = watched(steps, f"from t = {t}", grid, pin)
         return model.decode(end.x).cpu()
+
+
+def through(t: int, grid: Sequence[int]) -> tuple[int, ...]:
+    """The grid, with t among its levels."""
+    if t in grid:
+        return tuple(grid)
+    first = next((index for index, s in enumerate(grid) if s < t), len(grid))
+    return (*grid[:first], t, *[s for s in grid[first:] if s < t])
 
 
 def blurred(noisy: Tensor, source: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from expkit import fidelity, speed
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Estimate, asked, guided
+from expkit.grids import updates
 from expkit.judges import Judging
 from expkit.preflight import Plan, check, header
 from expkit.result import Result
@@ -65,7 +66,7 @@ class Evaluate:
         panel = Panel(self.judges, tests.names, fidelity.inception_at_hand())
         test, train = self.known(panel, tests, TEST), self.known(panel, trains, TRAIN)
         panel.check(test)
-        says = [self.note, speed.said(model.name, sum(plan.calls)), *self.remarks(panel, test)]
+        says = [self.noted, speed.said(model.name, sum(plan.calls)), *self.remarks(panel, test)]
         result.say(header("evaluate", model, grid, plan, self.count, says))
         made = self.made(panel, self.sampled(model, wish, grid))
         read = panel.accuracy if self.model.classes else panel.shares
@@ -98,6 +99,10 @@ class Evaluate:
         """{what it is called: gamma}; one where the model is told no classes."""
         given = self.gamma if isinstance(self.gamma, Sequence) else [self.gamma]
         return {f"gamma {gamma:g}": gamma for gamma in given} if self.model.classes else {"unconditional": 0.0}
+
+    @property
+    def noted(self) -> str:
+        return f"{self.note} · {updates(self.sampler.grid(len(self.model.schedule)))} updates · seed {self.seed}"
 
     @property
     def count(self) -> int:
@@ -162,7 +167,7 @@ class Evaluate:
         about = (
             f"{self.samples} pictures a row, compared with test pictures in features of judge “{panel.name}”. "
             "What training pictures get, so compared, is the floor. "
-            f"Mean squared error of eps on test pictures, course schedule: {error:.4f}\n{self.note}"
+            f"Mean squared error of eps on test pictures, course schedule: {error:.4f}\n{self.noted}"
         )
         return page(rows, panel.name, about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -31,9 +32,11 @@ def shown(images: Tensor, readings: Mapping[str, Reading], rows: Sequence[int], 
     return looks or [Shown("picture", images, [""] * len(rows))]
 
 
-def first_stage(small: Tensor, large: Tensor) -> Shown:
-    """What the first stage made, its pixels as large as those of the second stage's pictures together."""
-    return Shown("stage I", interpolate(small, large.shape[-2:], mode="nearest"), [""] * len(small))
+def staged(small: Tensor, looks: Sequence[Shown]) -> list[Shown]:
+    """What the first stage made, as large as what the second made of it, and the looks of that; a lone look is named after its stage."""
+    blank = [""] * len(small)
+    first = Shown("stage I", interpolate(small, looks[0].images.shape[-2:], mode="nearest"), blank)
+    return [first, *looks] if len(looks) > 1 else [first, looks[0]._replace(label="stage II", said=blank)]
 
 
 def figure(
@@ -70,14 +73,24 @@ def row_label(look: Shown, cells: Sequence[Mapping], here: range, samples: int, 
     """The reading and its prompt if there are several or the prompt is the same along the row; else what distinguishes the row."""
     keys = [key for key in axes if cells[here[0]][key] == cells[here[-1]][key]] if len(here) > 1 else list(axes)
     prompts = set(look.said[here[0] * samples : (here[-1] + 1) * samples])
-    said = f"{look.label} {prompts.pop()}".strip() if many > 1 and len(prompts) == 1 else look.label if many > 1 else ""
-    cell = ", ".join(f"{key} {cells[here[0]][key]}" for key in keys if not (said and key == look.label))
-    return ": ".join(part for part in (cell, said) if part)
+    one = prompts.pop() if len(prompts) == 1 else ""
+    said = "" if many == 1 else labelled(look.label, one) if one else look.label
+    cell = [labelled(key, cells[here[0]][key]) for key in keys if not (said and key == look.label)]
+    return ", ".join([*cell, said] if said else cell)
+
+
+def labelled(key: str, value) -> str:
+    """A key and its value: a number stands beside it, words after a colon."""
+    if value == "":
+        return f"no {key}"
+    return f"{key} {value}" if re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", str(value)) else f"{key}: {value}"
 
 
 def columns(cells, across: int, samples: int, axes, before, after) -> list[str]:
+    """What distinguishes the columns; results are called that where something else stands beside them."""
     key = list(axes)[-1] if across > 1 else None
-    named = [f"{key} {cells[i][key]}" if key and k == 0 else "" for i in range(across) for k in range(samples)]
+    first = [labelled(key, cells[i][key]) for i in range(across)] if key else []
+    named = [text for head in first for text in (head, *[""] * (samples - 1))] or ["result" * bool(before or after)] * samples
     return [*before, *named, *after] if any([*before, *named, *after]) else []
 
 

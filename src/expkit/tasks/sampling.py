@@ -14,15 +14,16 @@ from expkit.animations import animation
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Wish
+from expkit.grids import updates
 from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
-from expkit.preflight import check, check_stages, guidance, header
+from expkit.preflight import check, check_stages, guidance, header, prompts
 from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
-from expkit.tasks.looks import Shown, figure, first_stage, moved, shown
+from expkit.tasks.looks import Shown, figure, moved, shown, staged
 from expkit.tasks.pins import Pinned
 from expkit.tasks.readings import Reading
 
@@ -123,10 +124,8 @@ class Sampling:
         """One run of the batch, as far as its pictures are read and shown; its note says what was really done."""
         readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
         seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
-        strength = [said.partition(":")[0] for said in guidance(self.estimate.only(part.rows).terms)] or ["no guidance"]
-        said = [f"“{prompt}”" if prompt else "no prompt" for prompt in only_prompt(readings, len(part.rows))]
-        stages = [f"{len(grid) - 1} updates{' in each stage' * self.upscale}"]
-        note = " · ".join([part.note, *said, *stages, *strength, f"seed {seed}"])
+        stages = " in each stage" * self.upscale
+        note = noted(part.note, self.estimate.only(part.rows), f"{updates(grid)} updates{stages}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
     def check(self) -> None:
@@ -211,7 +210,7 @@ class Sampling:
                 self.move(looks[0], look, result)
         if self.upscale:
             result.bare(drawn.small, folder="first_stage")
-            looks = [first_stage(drawn.small, images), *looks]
+            looks = staged(drawn.small, looks)
         result.look["distance"] = any(one.far for one in self.readings.values())
         result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
 
@@ -223,10 +222,12 @@ class Sampling:
         result.look.setdefault("readings", []).append({"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files})
 
 
-def only_prompt(readings: Mapping[str, Reading], count: int) -> list[str]:
-    """What all pictures are to show, where that is one thing and is seen in one way."""
-    prompts = {prompt for one in readings.values() for prompt in one.prompts(count)}
-    return [*prompts] if len(readings) == len(prompts) == 1 else []
+def noted(note: str, estimate: Wish, way: str, seed: int | list[int]) -> str:
+    """A note with what was really done: what all pictures are to show where that is one thing, the updates, the strength of guidance."""
+    wanted = prompts([term for term in estimate.terms if term.condition])
+    said = [f"“{prompt}”" if prompt else "no prompt" for prompt in wanted] if len(wanted) == 1 else []
+    strength = [said.partition(":")[0] for said in guidance(estimate.terms)] or ["no guidance"]
+    return " · ".join([note, *said, way, *strength, f"seed {seed}"])
 
 
 def one_of(values: list):
