@@ -367,7 +367,7 @@ def test_a_model_that_is_not_told_refuses_to_be_told(models):
 
 def test_embeddings_of_another_encoder_are_refused(models):
     model = pixels.deepfloyd(tiny.Words(width=7), CPU, str(models / "if"))
-    with pytest.raises(Refusal, match=r"7 wide.*model\.encoder"):
+    with pytest.raises(Refusal, match=r"7 wide.*model\.encoder.*model\.imported"):
         model.predict(torch.zeros(1, *model.shape), 500, ["a"])
 
 

@@ -8,14 +8,14 @@ from PIL import Image
 
 from expkit import grids, pictures
 from expkit.denoiser import Prediction
-from expkit.estimate import guided, hybrid
+from expkit.estimate import asked, guided, hybrid
 from expkit.maps import LowPass
 from expkit.pin import Pin
 from expkit.result import Result
 from expkit.sample import Sampler, sample, seeded
-from expkit.tasks import pins, readings
+from expkit.tasks import denoise, looks, pins, readings
 from expkit.tasks.readings import Reading
-from expkit.tasks.sampling import Sampling
+from expkit.tasks.sampling import Part, Sampling
 from expkit.views import Flip, Identity
 from tests.conftest import Toy
 
@@ -148,6 +148,55 @@ def test_what_is_kept_of_a_picture_is_kept_to_the_byte_in_the_second_stage_too(t
         assert torch.equal((result * 255).round()[:, :16], (original * 255).round()[:, :16])
 
 
+WISHES = {
+    "“light” · 6 updates from noise · gamma 3": guided("light", 3),
+    "“light” · 6 updates from noise · no guidance": asked("light"),
+    "no prompt · 6 updates from noise · no guidance": guided("", 3),
+    "6 updates from noise · gamma 3": hybrid(guided("dark", 3), guided("light", 3), LowPass(2.0)),
+}
+
+
+@pytest.mark.parametrize("said", WISHES)
+def test_a_note_says_what_is_asked(said, toy):
+    one = task(toy, estimate=WISHES[said])
+    assert one.only(Part(range(6), ({},), "model toy"), grids.strided(100, 6)).note == f"model toy · {said} · seed 5"
+
+
+def test_a_run_of_a_batch_is_noted_as_if_it_were_alone(toy):
+    grid = grids.strided(100, 6)
+    batch = task(toy, estimate=guided(["a", "a", "b", "b"], [1, 1, 7, 7]), samples=2, seed=[5, 5, 6, 6])
+    for wish, seed, rows in ((guided("a", 1), 5, range(2)), (guided("b", 7), 6, range(2, 4))):
+        alone = task(toy, estimate=wish, samples=2, seed=seed).only(Part(range(2), ({},), "toy"), grid)
+        assert batch.only(Part(rows, ({},), "toy"), grid).note == alone.note
+
+
+def test_updates_are_those_of_the_grid():
+    walks = {10: grids.ays(1000), 300: grids.full(300), 33: grids.strided(1000), 34: grids.strided_clean(1000), 99: grids.repaint(1000)}
+    assert [grids.updates(grid) for grid in walks.values()] == list(walks)
+
+
+def test_a_number_stands_beside_its_key_and_words_after_a_colon():
+    said = {"gamma": 7, "sigma": 1.5, "prompt": "a rocket ship", "i_start": "10", "image": "cat.png", "negative": ""}
+    labels = ["gamma 7", "sigma 1.5", "prompt: a rocket ship", "i_start 10", "image: cat.png", "no negative"]
+    assert [looks.labelled(key, value) for key, value in said.items()] == labels
+    seen = looks.Shown("near", torch.rand(2, 1, 8, 8), ["a pencil", "a pencil"])
+    assert looks.row_label(seen, [{"gamma": 7}, {"gamma": 5}], range(1), 1, 2, {"gamma": ["7", "5"]}) == "gamma 7, near: a pencil"
+
+
+def test_results_are_named_where_something_else_stands_beside_them():
+    axes = {"gamma": ["1", "7"]}
+    assert looks.columns([{}], 1, 2, {}, {"mask": 0}, {}) == ["mask", "result", "result"] and looks.columns([{}], 1, 2, {}, {}, {}) == []
+    assert looks.columns([{"gamma": 1}, {"gamma": 7}], 2, 2, axes, {}, {"original": 0}) == ["gamma 1", "", "gamma 7", "", "original"]
+
+
+def test_both_stages_are_seen_at_one_size():
+    small, seen = torch.rand(2, 1, 8, 8), [looks.Shown(name, torch.rand(2, 1, 32, 32), ["a", "b"]) for name in ("near", "far")]
+    assert [look.label for look in looks.staged(small, seen)] == ["stage I", "near", "far"]
+    first, second = looks.staged(small, seen[:1])
+    assert (first.label, second.label) == ("stage I", "stage II") and first.images.shape == second.images.shape
+    assert torch.equal(first.images[..., ::4, ::4], small) and second.images is seen[0].images
+
+
 def test_kept_rows_ask_for_what_they_asked_for_in_the_whole_run(toy):
     wish, rows = guided(["a", "b", "c", "d"], [1, 2, 3, 4]), [3, 1]
     x = torch.randn(4, 1, 8, 8)
@@ -194,6 +243,29 @@ def test_the_network_denoises_a_picture_it_knows_better_than_any_blur(expkit, da
     for entry in done.numbers()["levels"]:
         assert entry["one step"]["psnr"] > entry["Gaussian blur"]["psnr"] > entry["noisy"]["psnr"]
         assert entry["iterative"]["psnr"] > 25 and entry["iterative"]["ssim"] > 0.9
+
+
+@pytest.mark.parametrize("sampler", ["strided", "diffusers", "dpmpp"])
+def test_denoising_step_by_step_ends_where_a_run_pinned_until_then_does(sampler, expkit, data):
+    given = ("image=tower", "prompt=3", "model=ideal", "model.count=60", "logger=none", "steps=6", f"sampler={sampler}")
+    steps = expkit("task=denoise", "t=330", *given)
+    pinned = expkit("task=trajectory", "pin@task.pin=picture", "estimate@task.estimate=asked", "i_start=4", *given)
+    assert steps.code == pinned.code == 0, steps.err + pinned.err
+    files = steps.folder / steps.numbers()["levels"][0]["files"]["iterative"], pinned.folder / "pictures/000.png"
+    assert torch.equal(*[pictures.as_tensor(Image.open(file)) for file in files])
+
+
+def test_what_is_only_looked_at_has_the_noise_of_the_forward_process(expkit, data):
+    given = ("image=tower", "model=ideal", "model.count=60", "logger=none", "t=500")
+    forward, looked = expkit("task=forward", *given), expkit("task=denoise", "+task.ways=[noisy,one step]", *given)
+    assert forward.code == looked.code == 0, forward.err + looked.err
+    files = [done.folder / name for done, name in ((forward, "pictures/t0150_000.png"), (looked, "pictures/t0150_noisy.png"))]
+    assert torch.equal(*[pictures.as_tensor(Image.open(file)) for file in files])
+
+
+def test_a_level_between_those_of_a_grid_is_put_into_it():
+    assert denoise.through(50, (90, 60, 30, 0)) == (90, 60, 50, 30, 0) and denoise.through(60, (90, 60, 0)) == (90, 60, 0)
+    assert denoise.through(95, (90, 60, 0)) == (95, 90, 60, 0) and denoise.through(70, (90, 60, 90, 60, 0)) == (90, 70, 60, 60, 0)
 
 
 @pytest.mark.parametrize("argument", ["t=1000", "t=-1", "image=[smiley,tower]", "task.ways=[magic]"])

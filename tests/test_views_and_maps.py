@@ -225,6 +225,12 @@ def test_the_blur_keeps_a_flat_picture_whatever_its_width():
         assert torch.allclose(maps.LowPass(sigma)(flat), flat, atol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf"), [1, 2]])
+def test_a_blur_of_no_width_is_refused(sigma):
+    with pytest.raises(Refusal, match="sigma"):
+        maps.LowPass(sigma)
+
+
 class Blurred(views.Identity):
     def __call__(self, image):
         return maps.LowPass(1)(image)

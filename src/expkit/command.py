@@ -154,6 +154,8 @@ def unparsed(error: BaseException, arguments: list[str]) -> str:
 
 def no_option(missing: str, known: list[str]) -> str:
     group, _, name = missing.removesuffix(".yaml").rpartition("/")
+    if group.lstrip("/") == "hydra/launcher" and name in ("joblib", "submitit_local", "submitit_slurm"):
+        return f"hydra/launcher={name} is a package of its own, which is not installed: pip install 'expkit[cluster]'"
     shown = [option for option in known if not option.startswith("_")]
     return f"There is no {group.lstrip('/')} {name!r}.{nearest(name, shown)} There are: {', '.join(sorted(shown))}."
 

@@ -76,7 +76,7 @@ class Denoise:
         return model.generates and "iterative" in self.ways
 
     def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
-        return noted(self.note, self.estimate, f"{updates(grid)} updates from noise" if self.iterates(model) else "one step", self.seed)
+        return noted(self.note, self.estimate, f"{updates(grid)} updates from noise" * self.iterates(model), self.seed)
 
     def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
         """(1, C, H, W): the pin's where the noisy picture is gone on from, so that all ways start from one; else task=forward's."""

@@ -102,7 +102,7 @@ class Evaluate:
 
     @property
     def noted(self) -> str:
-        return f"{self.note} · {updates(self.sampler.grid(len(self.model.schedule)))} updates · seed {self.seed}"
+        return f"{self.note} · {updates(self.sampler.grid(len(self.model.schedule)))} updates from noise · seed {self.seed}"
 
     @property
     def count(self) -> int:

@@ -78,7 +78,9 @@ class Generalize:
             pairs.append((noisy.clamp(0, 1), denoised(model, noisy, sigma)))
         mean = scores(held.mean.expand_as(held.test), held.test)
         result.numbers |= {"samples": self.samples, "seed": self.seed, "device": str(model.device), **spent(model)}
-        result.numbers |= {"sigmas": dict(zip(map(named, sigmas), found, strict=True)), "mean_picture": mean}
+        several = {"sigmas": dict(zip(map(named, sigmas), found, strict=True))}
+        each = several if len(sigmas) > 1 else found[0]  # so that the cells of a sweep have numbers of the same names
+        result.numbers |= each | {"mean_picture": mean}
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
                 result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")

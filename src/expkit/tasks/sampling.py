@@ -125,7 +125,7 @@ class Sampling:
         readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
         seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
         stages = " in each stage" * self.upscale
-        note = noted(part.note, self.estimate.only(part.rows), f"{updates(grid)} updates{stages}", seed)
+        note = noted(part.note, self.estimate.only(part.rows), f"{updates(grid)} updates from noise{stages}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
     def check(self) -> None:
@@ -223,11 +223,11 @@ class Sampling:
 
 
 def noted(note: str, estimate: Wish, way: str, seed: int | list[int]) -> str:
-    """A note with what was really done: what all pictures are to show where that is one thing, the updates, the strength of guidance."""
+    """A note with what was really done: what all pictures are to show where that is one thing, `way`, the strength of guidance."""
     wanted = prompts([term for term in estimate.terms if term.condition])
     said = [f"“{prompt}”" if prompt else "no prompt" for prompt in wanted] if len(wanted) == 1 else []
     strength = [said.partition(":")[0] for said in guidance(estimate.terms)] or ["no guidance"]
-    return " · ".join([note, *said, way, *strength, f"seed {seed}"])
+    return " · ".join(filter(None, [note, *said, way, *strength, f"seed {seed}"]))
 
 
 def one_of(values: list):

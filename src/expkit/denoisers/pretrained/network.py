@@ -106,7 +106,7 @@ class Rows:
         if self.width and rows.shape[-1] != self.width:
             raise Refusal(
                 f"The embeddings of these prompts are {rows.shape[-1]} wide, and this model was trained on {self.width}: they come from "
-                "another text encoder, that of model.encoder or of the file model.imported. Name this model's own encoder, or a file that it made."
+                "another text encoder. Give this model's own with model.encoder=…, or what that has encoded with model.imported=FILE."
             )
         return rows.to(self.machine.device, self.machine.dtype)
 
