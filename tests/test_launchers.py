@@ -17,6 +17,16 @@ SMALL = ("model=ideal", "model.count=60", "logger=none", "steps=4", "task=sdedit
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
+@pytest.fixture(autouse=True)
+def new_workers():
+    """joblib keeps its processes from sweep to sweep, and with them the folder that an earlier test ran in."""
+    yield
+    if find_spec("joblib"):
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=True)
+
+
 def launched(name: str, expkit):
     """Runs a sweep by another launcher."""
     if not find_spec(f"hydra_plugins.{PLUGINS[name]}"):
