@@ -38,7 +38,7 @@ def test_the_courses_single_step_denoiser_ships_and_beats_a_blur(expkit):
     done = expkit("experiment=b1_3", "samples=10", "sigma=0.5", "logger=none")
     assert done.code == 0, done.err
     assert "model digits, weights single_step" in done.err
-    at = done.numbers()["sigmas"]["sigma 0.5"]
+    at = done.numbers()
     assert at["denoised"]["psnr"] > at["Gaussian blur"]["psnr"] + 3 and at["denoised"]["ssim"] > 0.8
 
 

@@ -170,6 +170,19 @@ def test_a_run_of_a_batch_is_noted_as_if_it_were_alone(toy):
         assert batch.only(Part(rows, ({},), "toy"), grid).note == alone.note
 
 
+def test_a_note_says_which_stages_did_something(toy):
+    one, grid, part = task(toy, upscale=True, upscaler=Larger), grids.strided(100, 6), Part(range(6), ({},), "toy")
+    whole = pins.whole(toy, grid, "hook", None).pin
+    assert "updates from noise in each stage" in one.only(part, grid).note and "in stage II" in one.only(part, grid, whole).note
+
+
+@pytest.mark.parametrize("grid", [grids.ays(100), grids.strided(100, 6), grids.strided_clean(100, 6), grids.repaint(100, 6)])
+def test_a_picture_pinned_to_the_end_asks_nothing(grid, toy):
+    pin = pins.whole(toy, grid, "hook", None).pin
+    *_, end = sample(toy, guided("light", 3), grid, seeded(5, 2), pin=pin)
+    assert toy.rows == [] and (end.x - pin.image).abs().mean() < 0.1
+
+
 def test_updates_are_those_of_the_grid():
     walks = {10: grids.ays(1000), 300: grids.full(300), 33: grids.strided(1000), 34: grids.strided_clean(1000), 99: grids.repaint(1000)}
     assert [grids.updates(grid) for grid in walks.values()] == list(walks)

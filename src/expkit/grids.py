@@ -62,4 +62,4 @@ def listed(t: float | Sequence[float], levels: int) -> list[int]:
 
 def ays(levels: int) -> tuple[int, ...]:
     """Align Your Steps (Sabour et al. 2024), the levels found for DeepFloyd IF, scaled to any number of them: 11 levels, 10 updates."""
-    return tuple(round(level * levels / 1000) for level in ALIGNED)
+    return tuple(min(round(level * levels / 1000), levels - 1) for level in ALIGNED)

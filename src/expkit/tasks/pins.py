@@ -42,11 +42,11 @@ def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
 
 
 def whole(
-    model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int], fit: str = "crop", times: int = 1
+    model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int] | None, fit: str = "crop", times: int = 1
 ) -> Pinned:
-    """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture."""
-    source = images(image, model, fit)
-    starts, last = [i_start] if isinstance(i_start, int) else list(i_start), len(grid) - 1
+    """SDEdit: the whole picture, until the level at index i_start of the grid, None for its end. With lists, one a picture."""
+    source, last = images(image, model, fit), len(grid) - 1
+    starts = list(i_start) if isinstance(i_start, Sequence) else [last if i_start is None else i_start]
     if late := [i for i in starts if i > last]:
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
     pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))

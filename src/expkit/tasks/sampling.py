@@ -90,7 +90,7 @@ class Sampling:
         filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
         x = self.run(model, grid, seeds, pinned.pin, filmed)
         images, asked = model.decode(x).cpu(), spent(model) | {"device": str(model.device)}
-        runs = [self.only(part, grid) for part in parts]
+        runs = [self.only(part, grid, pinned.pin) for part in parts]
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
         read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
         kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
@@ -120,11 +120,12 @@ class Sampling:
         row = part.rows[self.film.picture]
         return filmed[row], images[row]
 
-    def only(self, part: Part, grid: Sequence[int]) -> Sampling:
+    def only(self, part: Part, grid: Sequence[int], pin: Pin | None = None) -> Sampling:
         """One run of the batch, as far as its pictures are read and shown; its note says what was really done."""
         readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
         seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
-        stages = " in each stage" * self.upscale
+        given = pin is not None and not any(pin.only(part.rows).free(s, len(part.rows)) for s in grid[1:])
+        stages = f" in {'stage II' if given else 'each stage'}" * self.upscale
         note = noted(part.note, self.estimate.only(part.rows), f"{updates(grid)} updates from noise{stages}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
