@@ -243,7 +243,7 @@ class WandB(Mirror):
         try:
             about, quiet = result.about, wandb.Settings(silent=True, console="off")
             self.run = self.run or wandb.init(
-                project=self.project, mode=self.mode, dir=result.folder, reinit="create_new", settings=quiet,
+                project=self.project, mode=self.mode, dir=result.folder.resolve(), reinit="create_new", settings=quiet,
                 name=about.name, group=about.sweep or None, config={**about.swept, "recipe": result.recipe},
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
