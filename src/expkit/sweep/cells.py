@@ -14,7 +14,7 @@ import socket
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from expkit import command
@@ -36,7 +36,7 @@ class Cell:
     id: str
     job: Job | None = None
     error: str = ""
-    group: tuple[str, ...] = field(default=())
+    group: tuple[str, ...] = ()
 
     def folder(self, sweep: Path) -> Path:
         return sweep / "cells" / self.id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from expkit.errors import warn
 from expkit.job import run, run_together
 from expkit.sweep.cells import COMPOSED, Cell, about, fail, made
+from expkit.sweep.run import say
 
 DEAR = ("model", "judges", "task", "sampler", "estimate")  # what it costs to change, the dearest first: that varies slowest
 ROWS = 96  # of a forward, where neither the sweep nor the model says how many
@@ -81,7 +81,3 @@ def together(batch: Sequence[Cell], sweep: Path) -> bool:
             return False
         half = max(1, len(rest) // 2)
         return all([together(part, sweep) for part in (rest[:half], rest[half:]) if part])
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
