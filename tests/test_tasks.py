@@ -265,6 +265,7 @@ def test_denoising_step_by_step_ends_where_a_run_pinned_until_then_does(sampler,
     steps = expkit("task=denoise", "t=330", *given)
     pinned = expkit("task=trajectory", "pin@task.pin=picture", "estimate@task.estimate=asked", "i_start=4", *given)
     assert steps.code == pinned.code == 0, steps.err + pinned.err
+    assert f" {steps.numbers()['network_calls']} network calls" in steps.err
     files = steps.folder / steps.numbers()["levels"][0]["files"]["iterative"], pinned.folder / "pictures/000.png"
     assert torch.equal(*[pictures.as_tensor(Image.open(file)) for file in files])
 

@@ -184,8 +184,9 @@ def header(what: str, denoiser: Denoiser, grid: Sequence[int], plan: Plan, count
     planned = plan.calls
     rows = ", ".join(f"{times} × {rows}" for rows, times in sorted(Counter(planned).items(), reverse=True)[:3])
     many = "" if len(set(planned)) <= 3 else ", …"
+    work = f"{len(planned)} network calls (calls × rows: {rows}{many}; {sum(planned)} rows)" if planned else "no network call"
     first = (
         f"{what}: {count} picture{'s' * (count != 1)} of {denoiser.shape[2]} × {denoiser.shape[1]} from level {grid[0]} of "
-        f"{len(denoiser.schedule)}, {len(planned)} network calls (calls × rows: {rows}{many}; {sum(planned)} rows)"
+        f"{len(denoiser.schedule)}, {work}"
     )
     return "\n".join([first, *plan.warnings, *[f"  {line}" for line in (*plan.notes, *extra)]])

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from expkit.maps import LowPass
 from expkit.pin import Pin
 from expkit.preflight import check, header
 from expkit.result import Result
-from expkit.sample import Sampler, noises, sample, seeded
+from expkit.sample import Sampler, calls, noises, sample, seeded
+from expkit.schedule import CLEAN
 from expkit.sheets import sheet
 from expkit.tasks.pins import images
 from expkit.tasks.sampling import noted, spent, watched
@@ -55,8 +56,8 @@ class Denoise:
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         levels = listed(self.t, len(model.schedule))
         if model.generates:
-            plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip)
-            result.say(header("denoise", model, grid, plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
+            plan = replace(check(model, self.estimate, grid, 1, clip=self.sampler.clip), calls=self.calls(model, levels, grid))
+            result.say(header("denoise", model, [max(levels)], plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
         else:
             result.say("denoise: a single-step denoiser, so there is no iterative way")
         source = images(self.image, model, self.fit)
@@ -75,7 +76,17 @@ class Denoise:
     def iterates(self, model: Denoiser) -> bool:
         return model.generates and "iterative" in self.ways
 
+    def calls(self, model: Denoiser, levels: Sequence[int], grid: Sequence[int]) -> list[int]:
+        """The rows of each network call: one for a single step from each level, a run's for many steps."""
+        planned, nothing = [], torch.zeros(1, *model.shape)
+        for t in levels:
+            planned += calls(self.estimate, model.schedule, (t, CLEAN), 1) if "one step" in self.ways else []
+            planned += calls(self.estimate, model.schedule, through(t, grid), 1, Pin(nothing, until=t)) if self.iterates(model) else []
+        return planned
+
     def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
+        if not {"one step", "iterative"} & set(self.ways):
+            return f"nothing is asked of the network · seed {self.seed}"
         return noted(self.note, self.estimate, f"{updates(grid)} updates from noise" * self.iterates(model), self.seed)
 
     def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
