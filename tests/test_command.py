@@ -125,6 +125,12 @@ def test_a_folder_is_never_used_twice(ran, tmp_path):
     assert again.code == 2 and "already holds a run" in again.err
 
 
+@pytest.mark.parametrize("given", [("hydra.run.dir=/proc/x/y",), ("-m", "seed=1,2", "hydra.sweep.dir=/proc/x")])
+def test_a_folder_that_cannot_be_made_is_a_sentence(given, ran):
+    done = ran("task=sample", "prompt=3", *given)
+    assert done.code == 2 and "cannot be written" in done.err and "Traceback" not in done.err
+
+
 def test_tensorboard_has_the_pictures_the_numbers_and_the_recipe(expkit, data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

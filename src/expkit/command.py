@@ -137,7 +137,9 @@ def sentence(error: BaseException, arguments: list[str]) -> str | None:
         return uninstantiated(error, text)
     if isinstance(error, OSError) and error.errno in (28, 122):
         return f"There is no space left to write {error.filename or 'the run'}. Free some, or give another disk with hydra.run.dir=FOLDER."
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+    placed = [value for key, _, value in (a.partition("=") for a in arguments) if key in ("hydra.run.dir", "hydra.sweep.dir")]
+    nowhere = isinstance(error, FileNotFoundError) and any(str(error.filename) in place for place in placed)
+    if nowhere or isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename} cannot be written ({error.strerror}). Give another folder with hydra.run.dir=FOLDER."
     if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
         return "There is not enough memory. Try fewer samples, or split each forward with model.max_rows=16."
