@@ -6,6 +6,7 @@ Tensors are (C, H, W) float32 in [0, 1] here; `to_range` and `from_range` go to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def name_of(path: Path) -> str:
         return str(image.info.get("expkit_file", path.name))
 
 
+@cache
 def font(size: int) -> ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
@@ -133,6 +135,7 @@ def enlarged(picture: Tensor, side: int) -> Image.Image:
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
+@lru_cache(maxsize=512)
 def wrapped(text: str, face: ImageFont.ImageFont, width: float) -> str:
     """The text in lines no wider than `width` pixels, broken at spaces."""
     lines = [""]

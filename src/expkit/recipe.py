@@ -14,7 +14,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import yaml
@@ -72,7 +72,13 @@ class Recipe:
 
 
 def dumped(table: Mapping) -> str:
-    return yaml.dump(table, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """As YAML, key by key: most of the cells of a sweep have the same under most keys."""
+    return "".join(_dumped(json.dumps({key: value}, default=str)) for key, value in table.items())
+
+
+@lru_cache(maxsize=256)
+def _dumped(text: str) -> str:
+    return yaml.dump(json.loads(text), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def targets(node) -> list[str]:
