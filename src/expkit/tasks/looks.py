@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -50,14 +51,25 @@ def figure(
 ) -> Image.Image:
     axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
     across, folded = width(axes, samples)
+    line = fold(samples) if across == 1 else across * samples
     rows, down = [], []
     for first in range(0, len(cells), across):
-        here = range(first * samples, min(first + across, len(cells)) * samples)
-        for look in looks:
-            extra = [[picture[here[0] % len(picture)] for picture in group.values()] for group in (before, after)]
-            rows.append([*extra[0], *look.images[here.start : here.stop], *extra[1]])
-            down.append(row_label(look, cells, range(first, min(first + across, len(cells))), samples, len(looks), axes))
-    return sheet(rows, down, [] if folded else columns(cells, across, samples, axes, before, after), name, note)
+        here = range(first, min(first + across, len(cells)))
+        end = (here[-1] + 1) * samples
+        for start in range(first * samples, end, line):
+            extra = [[picture[start % len(picture)] for picture in group.values()] for group in (before, after)]
+            for look in looks:
+                pictures = look.images[start : min(start + line, end)]
+                missing = [torch.ones_like(pictures[0])] * (line - len(pictures)) if after and not folded else []
+                rows.append([*extra[0], *pictures, *missing, *extra[1]])
+                down.append(row_label(look, cells, here, samples, len(looks), axes))
+    heads = [] if folded else columns(cells, across, samples if across > 1 else line, axes, before, after)
+    return sheet(rows, down, heads, name, note)
+
+
+def fold(count: int) -> int:
+    """How many of so many pictures stand in a line: all of them, or equally many in each line where that makes few lines."""
+    return count if count <= WIDEST else max([n for n in range(WIDEST // 2, WIDEST + 1) if count % n == 0], default=WIDEST)
 
 
 def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
@@ -65,8 +77,7 @@ def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
     if not axes or (len(axes) == 1 and samples > 1):
         return 1, False
     whole = len(axes[list(axes)[-1]])
-    parts = [n for n in range(1, WIDEST + 1) if whole % n == 0]
-    return (whole, False) if whole <= WIDEST else (max(parts), True)
+    return fold(whole), whole > WIDEST
 
 
 def row_label(look: Shown, cells: Sequence[Mapping], here: range, samples: int, many: int, axes: Mapping[str, Sequence[str]]) -> str:
