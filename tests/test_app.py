@@ -1,4 +1,5 @@
-"""The page of `expkit app`: its words, what is drawn as files, and in a browser by pointer and keys, its pictures beside the command's."""
+"""`expkit app`: its words, what is drawn as files, and in a browser by pointer and keys, its pictures beside the command's; and the
+dashboard, which is served likewise."""
 
 import os
 import shlex
@@ -7,7 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from PIL import Image
 
 from expkit import sources
 from expkit.errors import Refusal
-from expkit.sweep import app
+from expkit.sweep import app, dashboard, drawn, serving, wishes
 from expkit.sweep.app import Asked
 from tests.browser import chromium
 
@@ -46,19 +50,34 @@ def test_a_key_that_no_run_has_is_refused_before_anything_is_shown(expkit):
     assert ran.code == 2 and "sampler.rule.variance" in ran.err and "Traceback" not in ran.err
 
 
-def test_a_taken_port_makes_way_for_a_free_one(capsys):
+def test_a_taken_port_makes_way_for_the_next_that_is_free(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        assert app.free("127.0.0.1", taken) != taken
-    assert f"port {taken} is taken" in capsys.readouterr().err
+        found = serving.free("127.0.0.1", taken)
+        assert found != taken and (found > taken or taken > 65535 - serving.TRIED)
+    assert f"port {taken} is taken: port {found} is used" in capsys.readouterr().err
+    assert serving.free("localhost", 0) and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 0), ("203.0.113.1", 7860), ("no-such.invalid", 0), ("a" * 70, 0)])
+def test_what_is_no_address_of_this_machine_is_refused(host, port):
     with pytest.raises(Refusal, match=r"no address of this machine|cannot be used"):
-        app.free("203.0.113.1", 0)
+        serving.free(host, port)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("127.0.0.2", False), ("0.0.0.0", True)])
+def test_who_shows_it_to_others_is_told_so(host, warned, capsys):
+    serving.warn_of_others(host, "outputs")
+    assert ("whoever can reach this machine" in capsys.readouterr().err) == warned
 
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "expkit.sweep.desk", raising=False)
+    monkeypatch.delattr("expkit.sweep.desk", raising=False)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
     with pytest.raises(Refusal, match=r"pip install 'expkit\[app\]'"):
-        app.gradio()
+        app.serve(["port=0"])
 
 
 TEXTS = ("3", "three", "a photo of a dog", "", "a cat, sitting", 'a "hat"', "it's", "null", "True", "1e5", "[1]", '\\"\\', "ñ = ü", " two ")
@@ -66,21 +85,20 @@ TEXTS = ("3", "three", "a photo of a dog", "", "a cat, sitting", 'a "hat"', "it'
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_prompt_stays_what_was_typed(text):
-    told = app.told("prompt", text)
-    (shell,) = shlex.split(app.typed([told]))[3:]
+    *_, shell = shlex.split(wishes.typed(wishes.told("sample", prompt=text)))
     assert str(OverridesParser.create().parse_override(shell).value()) == text
 
 
 def test_numbers_and_lists_of_them():
-    assert [app.told("gamma", value) for value in (7, 7.0, 7.5, [1, 3])] == ["gamma=7", "gamma=7", "gamma=7.5", "gamma=[1,3]"]
+    assert [wishes.value("gamma", value) for value in (7, 7.0, 7.5, [1, 3])] == ["7", "7", "7.5", "[1,3]"]
     with pytest.raises(Refusal, match="seed is empty"):
-        app.told("seed", None)
+        wishes.told("sample", seed=None)
     with pytest.raises(Refusal, match="cannot hold"):
-        app.told("prompt", "${oc.env:HOME}")
+        wishes.told("sample", prompt="${oc.env:HOME}")
 
 
 def test_of_a_key_that_is_given_and_wished_the_wish_is_told():
-    assert app.joined(["model=digits", "gamma=4"], ["task=hybrid", "gamma=7"]) == ["model=digits", "task=hybrid", "gamma=7"]
+    assert wishes.joined(["model=digits", "gamma=4"], ["task=hybrid", "gamma=7"]) == ["model=digits", "task=hybrid", "gamma=7"]
 
 
 def editor(background: Image.Image, stroke: tuple | None = None, strength: int = 178) -> dict:
@@ -94,30 +112,30 @@ def editor(background: Image.Image, stroke: tuple | None = None, strength: int =
 
 def test_a_sketch_is_named_by_what_it_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blank = app.sheet(app.BLANK, "black")
-    first, again, other = (app.sketch(editor(blank, (9, 9, 40, end), 255)) for end in (99, 99, 98))
+    blank = drawn.blank("black")
+    first, again, other = (drawn.sketch(editor(blank, (9, 9, 40, end), 255)) for end in (99, 99, 98))
     assert first == again != other and len(list(Path("outputs/app").iterdir())) == 2
     image = Image.open(first)
     assert image.mode == "L" and image.getpixel((9, 9)) == 255 and image.getpixel((8, 9)) == 0
     with pytest.raises(Refusal, match="Nothing is drawn"):
-        app.sketch(editor(blank))
+        drawn.sketch(editor(blank))
     with pytest.raises(Refusal, match="Nothing is drawn"):
-        app.sketch(None)
+        drawn.sketch(None)
 
 
 def test_a_sketch_in_colours_keeps_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     red = Image.new("RGB", (8, 8), "white")
     red.paste("red", (0, 0, 4, 4))
-    assert Image.open(app.sketch(editor(red))).mode == "RGB"
+    assert Image.open(drawn.sketch(editor(red))).mode == "RGB"
 
 
 def test_a_mask_is_white_where_paint_lies_at_the_size_of_the_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (28, 20), 9).save("small.png")
-    drawn = editor(app.canvas("small.png"), (16, 32, 64, 48))
-    assert drawn["background"].size == (448, 320)
-    found = np.asarray(Image.open(app.mask(drawn, (28, 20))))
+    painted = editor(drawn.canvas("small.png"), (16, 32, 64, 48))
+    assert painted["background"].size == (448, 320)
+    found = np.asarray(Image.open(drawn.mask(painted, (28, 20))))
     wanted = np.zeros((20, 28), np.uint8)
     wanted[2:3, 1:4] = 255
     assert (found == wanted).all()
@@ -128,7 +146,7 @@ def test_a_mask_is_white_where_paint_lies_at_the_size_of_the_picture(tmp_path, m
 )
 def test_a_mask_of_nothing_or_of_all_is_refused(stroke, strength, said):
     with pytest.raises(Refusal, match=said):
-        app.mask(editor(app.canvas("hook"), stroke, strength), (448, 448))
+        drawn.mask(editor(drawn.canvas("hook"), stroke, strength), (448, 448))
 
 
 def test_an_uploaded_picture_is_kept_as_it_is_but_no_larger_than_need_be(tmp_path, monkeypatch):
@@ -136,15 +154,61 @@ def test_an_uploaded_picture_is_kept_as_it_is_but_no_larger_than_need_be(tmp_pat
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
     noise.save("digit.png")
     Image.new("RGB", (3000, 1500)).save("photo.jpg")
-    assert (np.asarray(sources.opened(app.uploaded("digit.png"))) == np.asarray(noise)).all()
-    assert sources.size(app.uploaded("photo.jpg")) == (1024, 512)
+    assert (np.asarray(sources.opened(drawn.uploaded("digit.png"))) == np.asarray(noise)).all()
+    assert sources.size(drawn.uploaded("photo.jpg")) == (1024, 512)
     Path("words.png").write_text("no picture")
     with pytest.raises(Refusal, match=r"words\.png cannot be read"):
-        app.uploaded("words.png")
+        drawn.uploaded("words.png")
 
 
 def test_the_sheet_is_of_the_colour_of_the_model_s_own_sketch():
-    assert [app.paper_of({"model": {"examples": {"sketch": name}}}) for name in ("smiley", "tower")] == ["black", "white"]
+    assert [drawn.paper_of({"model": {"examples": {"sketch": name}}}) for name in ("smiley", "tower")] == ["black", "white"]
+
+
+# The dashboard
+
+
+@contextmanager
+def served(folder: Path, *arguments: str):
+    """The dashboard of a folder: its process, and the addresses that it says; it ends by Ctrl-C, and is content."""
+    told = [sys.executable, "-m", "expkit", "dashboard", "open=false", "tensorboard=0", *arguments]
+    with (folder / "said").open("w") as said, subprocess.Popen(told, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True) as process:
+        try:
+            yield [process.stdout.readline().split()[0] for _ in range(2)]
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(30)
+    assert code == 0, (folder / "said").read_text()
+
+
+def test_the_dashboard_shows_the_newest_page_and_nothing_from_outside(tmp_path):
+    for number, name in enumerate(("old", "new")):
+        page = tmp_path / "outputs" / "sweeps" / name / "index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(name)
+        os.utime(page, (number, number))
+    (tmp_path / "outputs" / "link").symlink_to(tmp_path / "said")
+    with socket.create_server(("127.0.0.1", 0)) as other, served(tmp_path, f"port={other.getsockname()[1]}") as (address, board):
+        assert address.endswith("/sweeps/new/index.html") and urlopen(address).read() == b"new"
+        root = address.removesuffix("sweeps/new/index.html")
+        assert b"sweeps" in urlopen(root).read() and board.startswith("http://127.0.0.1:") and not board.endswith(":0/")
+        for outside in ("link", "../said", "%2e%2e/said"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(root + outside)
+    assert "is taken: port" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("prot=80", "Did you mean port"), ("gamma=3", "It takes outputs=, tensorboard=, host=, port=, open=."), ("port", "It takes"),
+        ("tensorboard=66000", "tensorboard=66000 does not fit"), ("open=1", "open=1 does not fit"), ("host=", "host= is empty"),
+        ("share=true", "never"), ("outputs=nothing", "There is no folder nothing"),
+    ],
+)  # fmt: skip
+def test_words_that_the_dashboard_does_not_know_are_refused(argument, said):
+    with pytest.raises(Refusal, match=said):
+        dashboard.serve([argument])
 
 
 # In a browser
@@ -269,8 +333,8 @@ long = pytest.mark.timeout(300)
 def test_a_sketch_by_the_pointer(page):
     page.tab("Sketch").draw().press()
     assert len(same_in_a_shell(page)) == 6
-    (drawn,) = (page.folder / "outputs/app").glob("sketch-*.png")
-    assert 0.05 < np.asarray(Image.open(drawn)).mean() / 255 < 0.5 and f"image=outputs/app/{drawn.name}" in page.command()
+    (file,) = (page.folder / "outputs/app").glob("sketch-*.png")
+    assert 0.05 < np.asarray(Image.open(file)).mean() / 255 < 0.5 and f"image=outputs/app/{file.name}" in page.command()
 
 
 @slow

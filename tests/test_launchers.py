@@ -71,6 +71,19 @@ def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(expk
     assert done.code == 0 and "1 of them there already" in done.err and [row[1] for row in table(done.folder)[1:]] == ["done", "done"]
 
 
+@pytest.mark.parametrize("launcher", ["rows", "joblib"])
+def test_an_experiment_that_sweeps_by_itself_goes_on_in_the_folder_of_its_command(launcher, expkit, data):
+    if launcher != "rows":
+        launched(launcher, expkit)
+    command = ("experiment=a1", *SMALL[:3], "hydra.sweeper.params.steps='4,6'", f"hydra/launcher={launcher}")
+    first, again, told = expkit(*command), expkit(*command), expkit("-m", *command)
+    assert (first.code, again.code, told.code) == (0, 0, 0), first.err
+    assert first.folder == again.folder == told.folder and first.folder.name.startswith("a1-") and "2 of them there already" in again.err
+    assert [row[1] for row in table(first.folder)[1:]] == ["done", "done"] and len(list((first.folder / "cells").glob("[!.]*"))) == 2
+    assert len(list(first.folder.parent.iterdir())) == 1
+    assert expkit(*command, "hydra.sweep.dir=mine").folder == Path("mine")
+
+
 def test_after_a_failure_no_cell_is_begun_where_the_sweep_is_to_stop(tmp_path, monkeypatch):
     begun = []
     job = Job(Composed({}), [])

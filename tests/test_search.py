@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from expkit.errors import Refusal
-from expkit.sweep.search import Aim, Trial
+from expkit.sweep import names
+from expkit.sweep.trials import Aim, Trial
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "task=sdedit", "prompt=3", "i_start=1")
 SOUGHT = ("hydra.sweeper.objective=network_calls", "hydra.sweeper.direction=minimize")  # which are steps − i_start, or one more
@@ -53,6 +54,22 @@ def test_a_search_that_is_run_again_makes_nothing_again_and_with_more_trials_goe
     rows = table(more.folder)
     assert more.code == 0 and more.folder == first.folder and len(rows) == 5 and {row["steps"] for row in rows} <= {"3", "5", "7"}
     assert more.err.count("sdedit: 1 picture") == 2
+
+
+def test_searches_for_something_else_have_folders_of_their_own_and_longer_ones_have_not():
+    command = ["hydra/sweeper=search", "task=evaluate", "gamma=interval(1,10)", "hydra.sweeper.objective=seconds"]
+    one = names.folder(command)
+    other = ("hydra.sweeper.direction=minimize", "hydra.sweeper.objective=network_calls", "hydra.sweeper.seed=1", "hydra/sweeper=cells")
+    assert one.name.startswith("evaluate-gamma-") and len({one, *[names.folder([*command, argument]) for argument in other]}) == 5
+    same = ("hydra.sweeper.trials=40", "hydra.sweeper.batch=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=none")
+    assert names.folder([*command, *same]) == one
+
+
+def test_a_search_for_something_else_is_not_written_over_the_first(searched):
+    wanted = ("steps=3,4", "hydra.sweeper.trials=2", "hydra.sweeper.objective=network_calls")
+    least, most = (searched(*wanted, f"hydra.sweeper.direction={direction}") for direction in ("minimize", "maximize"))
+    found = [yaml.safe_load((done.folder / "best.yaml").read_text()) for done in (least, most)]
+    assert least.folder != most.folder and [best["direction"] for best in found] == ["minimize", "maximize"]
 
 
 def test_trials_that_fail_are_holes_and_a_search_that_only_fails_ends(searched):

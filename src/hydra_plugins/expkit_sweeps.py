@@ -15,32 +15,45 @@ class Given:
         self.context, self.job, self.config = hydra_context, task_function, config
 
 
-def typed(params):
-    return [f"{key}={values}" for key, values in params.items()]
+class Named(Given, Sweeper):
+    """Keeps what is swept beside what the command says, params: {key: values}. The folder is named by the command: -m has done so, but
+    an experiment may say by itself that it sweeps."""
+
+    def __init__(self, params=None, **wanted):
+        self.params, self.wanted = [f"{key}={values}" for key, values in (params or {}).items()], wanted
+
+    def setup(self, *, config, **given):
+        from omegaconf import OmegaConf, read_write
+
+        from expkit.sweep import names
+
+        super().setup(config=config, **given)
+        told = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        folder = names.folder(told)
+        placed = names.placed(folder, told)
+        if placed and "${now:" in OmegaConf.to_container(config.hydra.sweep)["dir"]:
+            with read_write(config):
+                config.hydra.sweep.dir = str(folder)
+                config.hydra.overrides.hydra.extend(placed)  # from which each cell is composed
 
 
-class CellsSweeper(Given, Sweeper):
-    """Every combination once, ever: `expkit.sweep.run`. params: {key: values} that are swept beside what the command says."""
-
-    def __init__(self, params=None):
-        self.params = params or {}
+class CellsSweeper(Named):
+    """Every combination once, ever: `expkit.sweep.run`."""
 
     def sweep(self, arguments):
         from expkit.sweep.run import sweep
 
-        return sweep(self.context, self.job, self.config, [*typed(self.params), *arguments])
+        return sweep(self.context, self.job, self.config, [*self.params, *arguments])
 
 
-class SearchSweeper(Given, Sweeper):
+class SearchSweeper(Named):
     """The best combination, sought by what earlier ones gave: `expkit.sweep.search`. wanted: what is sought."""
 
-    def __init__(self, params=None, **wanted):
-        self.params, self.wanted = params or {}, wanted
-
     def sweep(self, arguments):
-        from expkit.sweep.search import Aim, search
+        from expkit.sweep.search import search
+        from expkit.sweep.trials import Aim
 
-        return search(self.context, self.job, self.config, [*typed(self.params), *arguments], Aim(**self.wanted))
+        return search(self.context, self.job, self.config, [*self.params, *arguments], Aim(**self.wanted))
 
 
 class RowsLauncher(Given, Launcher):

@@ -16,13 +16,36 @@ SHOWN = 16  # pictures of a cell that stand in its place; where there are more, 
 HOLE, FAILED = (238, 238, 238), (252, 230, 226)
 MEGAPIXELS = 100
 
+Picture = Callable[[Mapping, int], Image.Image | None]  # (cell, side) -> what stands in its place, None where there is nothing
 
-def pages(
-    axes: Mapping[str, Sequence], cells: Sequence[Mapping], picture: Callable[[Mapping, int], Image.Image | None], title: str, note: str
-) -> list[Image.Image]:
-    """cells: {axes: {key: value}, error}, in typed order. picture(cell, side): what stands in its place, None where there is nothing."""
-    grids = [part for grid in gridded(axes, cells) for part in cut(*grid)]
-    return [page(*grid, picture, title, note, number, len(grids)) for number, grid in enumerate(grids, 1)]
+
+def pages(axes: Mapping[str, Sequence], cells: Sequence[Mapping], picture: Picture, title: str, note: str) -> list[Image.Image]:
+    """cells: {axes: {key: value}, error}, in typed order."""
+    grids, made = [part for grid in gridded(axes, cells) for part in cut(*grid)], []
+    for number, (heading, down, across, rows) in enumerate(grids, 1):
+        place = f"{number} of {len(grids)}" if len(grids) > 1 else ""
+        made.append(page(rows, picture, " · ".join(filter(None, [title, heading, place])), note, down, across))
+    return made
+
+
+def page(
+    rows: Sequence[Sequence[Mapping | None]],
+    picture: Picture,
+    title: str,
+    note: str,
+    down: Sequence[str] = (),
+    across: Sequence[str] = (),
+    under: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Rows of cells, None where there is none, with labels before each row, above each column and under each cell."""
+    side = fitting(rows, 48)
+    images = [[picture(cell, side) if cell else None for cell in row] for row in rows]
+    size = max((image.size for row in images for image in row if image), default=(side, side))
+    tiles = [
+        [centred(image, size) if image else hole((cell or {}).get("error") or "", size) for cell, image in zip(row, there, strict=True)]
+        for row, there in zip(rows, images, strict=True)
+    ]
+    return limited(laid(tiles, down, across, title, note, under))
 
 
 def gridded(axes: Mapping[str, Sequence], cells: Sequence[Mapping]) -> list[tuple[str, list[str], list[str], list[list]]]:
@@ -61,21 +84,6 @@ def folded(cells: Sequence) -> list[list]:
 def cut(heading: str, down: list[str], across: list[str], rows: list[list]) -> list[tuple]:
     starts = range(0, len(rows), DOWN)
     return [(heading, down[start : start + DOWN], across, rows[start : start + DOWN]) for start in starts]
-
-
-def page(heading: str, down, across, rows, picture, title: str, note: str, number: int, count: int) -> Image.Image:
-    side = fitting(rows, 48)
-    tiles = [[tile(cell, picture, side) for cell in row] for row in rows]
-    size = max((t.size for row in tiles for t, real in row if real), default=(side, side))
-    laid_out = [[t if real else hole(t, size) for t, real in row] for row in tiles]
-    whole = " · ".join(filter(None, [title, heading, f"{number} of {count}" if count > 1 else ""]))
-    return limited(laid([[centred(t, size) for t in row] for row in laid_out], down, across, whole, note))
-
-
-def tile(cell: Mapping | None, picture, side: int) -> tuple[object, bool]:
-    """(a picture, True), or (why there is none, False)."""
-    image = picture(cell, side) if cell else None
-    return (image, True) if image is not None else ((cell or {}).get("error") or "", False)
 
 
 def hole(error: str, size: tuple[int, int]) -> Image.Image:

@@ -11,29 +11,45 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from expkit.errors import Refusal, nearest
+from expkit.errors import Refusal
+from expkit.sweep import serving
 
-KNOWN = {"outputs": "outputs", "host": "127.0.0.1", "port": "8800", "tensorboard": "6006", "open": "true"}
+
+@dataclass(frozen=True)
+class Asked:
+    """What the dashboard was asked for with. tensorboard: its port."""
+
+    outputs: Path = Path("outputs")
+    host: str = serving.HERE
+    port: int = 8800
+    tensorboard: int = 6006
+    open: bool = True
+
+
+WORDS = {"outputs": lambda word, value: Path(value), "tensorboard": serving.port, **serving.PLACE}
 
 
 def serve(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C. Nothing is served but what lies in the folder of outputs."""
-    said = options(arguments, KNOWN, "dashboard")
-    outputs = Path(said["outputs"])
-    if not outputs.is_dir():
-        raise Refusal(f"There is no folder {outputs} to show: run something first, or say where it is with outputs=FOLDER.")
-    server = listening(said["host"], number(said, "port"), partial(Inside, directory=str(outputs.resolve())))
-    place = ["--host", said["host"], "--port", str(number(said, "tensorboard"))]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(outputs), *place]
+    said, _ = serving.read("dashboard", arguments, WORDS)
+    asked = Asked(**said)
+    if not asked.outputs.is_dir():
+        raise Refusal(f"There is no folder {asked.outputs} to show: run something first, or say where it is with outputs=FOLDER.")
+    inside = partial(Inside, directory=str(asked.outputs.resolve()))
+    server = ThreadingHTTPServer((asked.host, serving.free(asked.host, asked.port)), inside)
+    beside = serving.free(asked.host, asked.tensorboard)
+    serving.warn_of_others(asked.host, asked.outputs)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(asked.outputs), "--host", asked.host, "--port", str(beside)]
     board = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends TensorBoard too
-    page = f"http://{said['host']}:{server.server_port}/{newest(outputs)}"
-    print(f"{page}\nhttp://{said['host']}:{said['tensorboard']}/  (TensorBoard; it takes some seconds)\nCtrl-C ends both.", flush=True)
-    if said["open"] == "true":
+    page = f"http://{asked.host}:{server.server_port}/{newest(asked.outputs)}"
+    print(f"{page}\nhttp://{asked.host}:{beside}/  (TensorBoard; it takes some seconds)\nCtrl-C ends both.", flush=True)
+    if asked.open:
         webbrowser.open(page)
     try:
         with suppress(KeyboardInterrupt):
@@ -42,28 +58,6 @@ def serve(arguments: Sequence[str]) -> int:
         board.terminate()
         server.server_close()
     return 0
-
-
-def options(arguments: Sequence[str], known: dict[str, str], of: str) -> dict[str, str]:
-    """KEY=VALUE over what is known; refuses other words."""
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if key not in known or not equals:
-            raise Refusal(f"{of} takes no {argument!r}.{nearest(key, known)} It takes {', '.join(f'{k}={v}' for k, v in known.items())}.")
-    return known | dict(argument.split("=", 1) for argument in arguments)
-
-
-def number(said: dict[str, str], key: str) -> int:
-    if not said[key].isdecimal() or not int(said[key]) < 65536:
-        raise Refusal(f"{key}={said[key]} is no port: give a whole number from 0 to 65535; 0 takes a free one.")
-    return int(said[key])
-
-
-def listening(host: str, port: int, handler) -> ThreadingHTTPServer:
-    try:
-        return ThreadingHTTPServer((host, port), handler)
-    except OSError as error:
-        raise Refusal(f"Nothing can listen at {host}:{port} ({error.strerror}): give another port=NUMBER, or 0 for a free one.") from None
 
 
 def newest(outputs: Path) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 from expkit import __version__, command
 from expkit.files import in_one_move
 
-ASIDE = ("hydra", "sweep.", "logger")  # arguments that have no say in what is made
+ASIDE = ("hydra", "sweep.", "logger")  # arguments that have no say in what is made,
+SOUGHT = ("hydra/sweeper=", "hydra.sweeper.")  # but these have in what is looked for,
+FURTHER = ("hydra.sweeper.trials=", "hydra.sweeper.batch=")  # and these in how long and how fast
 STAMP = "finished.json"
 
 
@@ -26,7 +28,12 @@ def folder(arguments: Sequence[str]) -> Path:
     swept = [key for key, value in told.items() if sweeps(value) and not key.startswith(ASIDE)]
     head = [told[key] for key in ("task", "experiment") if key in told and key not in swept] or ["sample"]
     words = [re.sub(r"\W+", "_", word) for word in (*head, *swept)]
-    return Path("outputs/sweeps") / "-".join([*words[:5], hashed(sorted(a for a in arguments if not a.startswith(ASIDE)))])
+    return Path("outputs/sweeps") / "-".join([*words[:5], hashed(sorted(filter(counts, arguments)))])
+
+
+def counts(argument: str) -> bool:
+    """Whether another value of it would be another sweep, or another search."""
+    return not argument.startswith(FURTHER if argument.startswith(SOUGHT) else ASIDE)
 
 
 def sweeps(value: str) -> bool:
