@@ -18,6 +18,7 @@ from torch import Tensor
 
 from expkit import pictures
 from expkit.errors import Refusal, warn
+from expkit.files import sha256
 from expkit.training.data import Pictures
 
 MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
@@ -43,7 +44,7 @@ def mnist(train: bool, folder: str | None = None, size: int | None = None, colou
     """MNIST: 60,000 pictures for training or 10,000 for testing, 28×28, white on black."""
     found = known("MNIST", "mnist", folder, {"train": train})
     raw = Path(found.raw_folder) / "train-images-idx3-ubyte"
-    if train and raw.is_file() and hashlib.sha256(raw.read_bytes()).hexdigest() != MNIST_IMAGES:
+    if train and raw.is_file() and sha256(raw) != MNIST_IMAGES:
         raise Refusal(f"{raw} is not MNIST's: its sha256 is not the published one ({MNIST_IMAGES[:12]}…). Delete it and try again.")
     return shaped(labelled(found, [str(digit) for digit in range(10)]), size, colour)
 
