@@ -220,7 +220,7 @@ def masked(data: bytes) -> int:
 
 
 def column(swept: Mapping) -> dict[str, float | str]:
-    """Values as the HParams tab takes them: numbers and words."""
+    """Values as loggers take them: numbers and words."""
     return {key: number(value) for key, value in swept.items()}
 
 
@@ -256,7 +256,7 @@ class WandB(Mirror):
             about, quiet = result.about, wandb.Settings(silent=True, console="off")
             self.run = self.run or wandb.init(
                 project=self.project, mode=self.mode, dir=result.folder.resolve(), reinit="create_new", settings=quiet,
-                name=about.name, group=about.sweep or None, config={**about.swept, "recipe": result.recipe},
+                name=about.name, group=about.sweep or None, config={**column(about.swept), "recipe": result.recipe},
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise Refusal(

@@ -22,6 +22,7 @@ from expkit.errors import Refusal
 from expkit.files import in_one_move
 from expkit.job import AXES, Composed, Job, identity_of, run
 from expkit.result import About
+from expkit.sweep.names import ASIDE
 
 WRITTEN = "numbers.json"  # the last file of a run
 LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to other processes
@@ -91,9 +92,9 @@ def own(told: Sequence[str]) -> list[str]:
 
 
 def about(sweep: Path, job: Job) -> About:
-    """What mirrors call a cell: its arguments, and the sweep's folder."""
-    told = dict(argument.split("=", 1) for argument in job.told if "=" in argument)
-    return About(" ".join(job.told) or "as it is", sweep.name, told)
+    """What mirrors call a cell: the arguments that say what it makes, and the sweep's folder."""
+    told = [argument for argument in job.told if not argument.startswith(ASIDE)]
+    return About(" ".join(told) or "as it is", sweep.name, dict(argument.split("=", 1) for argument in told if "=" in argument))
 
 
 def done(folder: Path) -> bool:
