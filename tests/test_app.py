@@ -297,7 +297,10 @@ def page(tmp_path_factory):
         pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
     folder = tmp_path_factory.mktemp("app")
     said, told = (folder / "said").open("w"), [sys.executable, "-m", "expkit", "app", "port=0", "logger=none"]
-    start = subprocess.Popen(told, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=said, text=True)
+    start = subprocess.Popen(
+        told, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=said, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & is deaf to Ctrl-C
+    )  # fmt: skip
     with said, start as served, chromium() as driver:
         address = served.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), (folder / "said").read_text()
