@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from expkit import store
 from expkit.denoiser import Denoiser, Prediction, Split
@@ -70,6 +70,9 @@ def read(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, Facts]:
         raise store.unreadable(path, error, MADE_BY) from None
 
 
+CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
 class TrainedUNet(Denoiser):
     """A UNet asked for the classes that it was trained on; one that was told none knows the null prompt only."""
 
@@ -82,6 +85,9 @@ class TrainedUNet(Denoiser):
         self.classes = tuple(facts.names[: facts.classes])
         self.facts, self.device, self.precision = facts, torch.device(device), getattr(torch, precision)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        for part in self.network.modules():
+            if isinstance(part, CAST):
+                part.to(self.precision)  # as autocast would, in every forward
         self.ask = torch.compile(self.network) if compile else self.network
 
     def understand(self, prompt: str) -> str:
