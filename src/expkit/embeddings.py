@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -106,6 +107,62 @@ def entries(path: Path) -> list[Entry]:
 def described(facts: dict) -> list[Entry]:
     known = facts["embeddings"]
     return [Entry(**{**fact, "provenance": Provenance(**fact["provenance"]), "shape": tuple(fact["shape"])}) for fact in known]
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Embeddings of many texts of one encoder, without what pads them: states (T, D) one after the other, each text's end at ends (N,).
+
+    An embedding is (L, D), L the encoder's length, and zero after the text's last token: which is how what asks with it knows its end.
+    names: what the texts are of, those after the first, where they name something.
+    """
+
+    texts: tuple[str, ...]
+    states: Tensor
+    ends: Tensor
+    provenance: Provenance
+    names: tuple[str, ...] = ()
+
+    def __deepcopy__(self, memo: dict) -> Bank:
+        return self  # it is large, and never changed
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {text: place for place, text in reversed([*enumerate(self.texts)])}
+
+    def rows(self, places: Tensor) -> Tensor:
+        """(R, L, D), where the states are."""
+        starts = torch.where(places > 0, self.ends[places - 1], 0)
+        steps = torch.arange(self.provenance.length, device=places.device)
+        where = starts[:, None] + steps
+        inside = where < self.ends[places][:, None]
+        return self.states[where.clamp(max=len(self.states) - 1)] * inside[..., None]
+
+    def get(self, text: str) -> Embedding | None:
+        if (place := self.places.get(text)) is None:
+            return None
+        values = self.rows(torch.tensor([place]))[0]
+        return Embedding(Entry(text, self.provenance, tuple(values.shape), int((values != 0).any(-1).sum())), values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def to(self, device: torch.device | str) -> Bank:
+        return Bank(self.texts, self.states.to(device), self.ends.to(device), self.provenance, self.names)
+
+    def write(self, path: Path) -> None:
+        """As one file, in one move."""
+        facts = {"texts": self.texts, "provenance": asdict(self.provenance), "names": self.names}
+        store.write(path, {"states": self.states, "ends": self.ends}, facts)
+
+    @classmethod
+    def read(cls, path: Path, made_by: str = "task=train") -> Bank:
+        tensors, facts = store.read(path, None, made_by)
+        try:
+            told = Provenance(**facts["provenance"])
+            return cls(tuple(facts["texts"]), tensors["states"], tensors["ends"], told, tuple(facts["names"]))
+        except (KeyError, TypeError) as error:
+            raise store.unreadable(path, error, made_by) from None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,21 @@ from expkit.vocabulary import DIGITS
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`."""
+    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`; concepts: of what there are captions."""
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...] = DIGITS
+    concepts: ClassVar[tuple] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what a network is shown."""
+        return tuple(self.images.shape[1:])
+
+    def shown(self, rows: Tensor) -> Tensor:
+        """What is held of these rows, uint8."""
+        return self.images[rows]
 
     def only(self, rows: Tensor | slice) -> Pictures:
         return Pictures(self.images[rows], self.labels[rows], self.names)
@@ -38,7 +48,7 @@ class Pictures:
 
     def facts(self) -> dict:
         """What a run's numbers say of its data."""
-        return {"pictures": len(self.labels), "shape": [*self.images.shape[1:]], "classes": [*self.names], "sha256": self.sha256}
+        return {"pictures": len(self.labels), "shape": [*self.shape], "classes": [*self.names], "sha256": self.sha256}
 
 
 class Batch(NamedTuple):
@@ -92,4 +102,4 @@ class Batches:
             self.position = index + 1
             every = order[index * self.size : (index + 1) * self.size]
             rows = every[self.rank :: self.world]
-            yield Batch(self.pictures.images[rows].float() / 255, self.pictures.labels[rows], self.epoch, index, len(every))
+            yield Batch(self.pictures.shown(rows).float() / 255, self.pictures.labels[rows], self.epoch, index, len(every))

@@ -6,7 +6,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -75,6 +75,13 @@ class Train:
 
     def __call__(self, result: Result) -> None:
         images, held_out = self.pictures()
+        self.told(images).train(images, held_out, result)
+
+    def told(self, images: Pictures) -> Train:
+        """With an objective that knows of what the pictures are."""
+        return replace(self, recipe=replace(self.recipe, objective=self.recipe.objective.told(images)))
+
+    def train(self, images: Pictures, held_out: Pictures, result: Result) -> None:
         network = self.network(images)
         origin = checkpoints.origin(network, images, self.recipe.batch_size, self.seed)
         checkpoint = checkpoints.find(self.resume, result.folder, origin)
@@ -100,7 +107,7 @@ class Train:
 
     def network(self, images: Pictures):
         torch.manual_seed(self.seed)
-        _, channels, size, _ = images.images.shape
+        channels, size, _ = images.shape
         network = self.recipe.network(classes=len(images.names), channels=channels, size=size)
         if self.recipe.compile:
             network.compile()
@@ -135,7 +142,7 @@ class Train:
             ) from None
 
     def header(self, trainer, network, images: Pictures, held_out: Pictures) -> str:
-        count, (channels, height, width) = len(images.labels), images.images.shape[1:]
+        count, (channels, height, width) = len(images.labels), images.shape
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         return (
             f"train: a network of {parameters(network):,} parameters on {count:,} pictures of {width} × {height}"
@@ -177,11 +184,11 @@ class Train:
         from expkit.training.callbacks import draw_curve
 
         objective, folder = self.recipe.objective, result.folder
-        objective.save(module.network, folder / "model.safetensors", held_out.names)
+        objective.save(module.network, folder / objective.file, held_out.names)
         if epoch not in self.recipe.show:
             return
         (folder / "epochs").mkdir(exist_ok=True)
-        shutil.copyfile(folder / "model.safetensors", folder / "epochs" / f"{epoch:02d}_model.safetensors")
+        copy(folder / objective.file, folder / "epochs" / f"{epoch:02d}_{objective.file}")
         module.settle()
         shown = objective.shown(module.network, held_out, self.seed) | {"loss": draw_curve(module.losses, module.epochs)}
         for name, picture in shown.items():
@@ -203,7 +210,7 @@ class Train:
         module.settle()
         write_losses(module.losses, result.folder / "losses.csv")
         result.picture(self.page(draw_curve(module.losses, module.epochs), result.folder / "epochs"))
-        self.recipe.objective.save(module.network, result.folder / "model.safetensors", names)
+        self.recipe.objective.save(module.network, result.folder / self.recipe.objective.file, names)
         result.numbers |= {
             "epochs": module.epochs,
             "steps": len(module.losses),
@@ -211,9 +218,17 @@ class Train:
             "device": str(module.device),
             "precision": str(module.trainer.precision),
             "processes": module.trainer.world_size,
-            "weights": "model.safetensors",
+            "weights": self.recipe.objective.file,
             **self.recipe.objective.facts(module.network),
         }
+
+
+def copy(source: Path, target: Path) -> None:
+    """Of a file, or of a folder and all that is in it."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
 
 
 def hush() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import radians
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,13 @@ from expkit.training.data import Pictures
 
 
 class Objective(ABC):
-    """A loss, and how the network that it trains is kept and shown."""
+    """A loss, and how the network that it trains is kept and shown. file: under what name in a run's folder."""
+
+    file: ClassVar[str] = "model.safetensors"
+
+    def told(self, images: Pictures) -> Objective:
+        """The same, knowing of what it trains on; refuses what it cannot be trained on."""
+        return self
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
@@ -45,7 +52,7 @@ class Objective(ABC):
 
     @abstractmethod
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        """Write the network as a file that says what it is, and the names of its classes, in one move."""
+        """Write the network so that it says what it is, and the names of its classes, in one move."""
 
     @abstractmethod
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
@@ -86,10 +93,14 @@ class Diffusion(Objective):
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+        answer, wanted = self.answer(network, x, t, labels, kept), target(x0, noise, alpha, sigma, self.kind)
+        return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
+
+    def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
+        """The network's, told the class of the rows that are kept (N, 1)."""
         u = time_fraction(t, len(self.schedule)).to(x)[:, None]
         label = (F.one_hot(labels, network.classes) * kept).to(x.dtype) if network.classes else None
-        answer, wanted = network(x, u, label), target(x0, noise, alpha, sigma, self.kind)
-        return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
+        return network(x, u, label)
 
     def weight(self, t: Tensor) -> Tensor:
         """min(SNR, gamma) of an error in x0, carried over to one in the network's own answer: (d x0 / d answer)² as much, (N, 1, 1, 1)."""

@@ -1,0 +1,118 @@
+"""Small models of pixels told in sentences: diffusers' UNet2DConditionModel, with a text's tokens for its cross-attention.
+
+    eps, v or x0 = F(x_t, t, E, m)          E (L, 384) the states of the text's tokens, m (L,) which of them there are
+
+A model is a folder as save_pretrained writes it, unet/ and scheduler/, and known.safetensors, the things that it was shown.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from expkit.denoiser import Denoiser, Prediction
+from expkit.denoisers.pretrained.configs import KINDS, check_class, size_of
+from expkit.denoisers.pretrained.network import Machine, Prompted, split
+from expkit.errors import Refusal
+from expkit.hub import Repository
+from expkit.schedule import Schedule
+from expkit.sentences import WIDTH
+
+KNOWN = "known.safetensors"
+
+
+def unet(classes: int, channels: int, size: int, width: int = 48, layers: int = 1):
+    """A network for pictures of this size: width, 2·width, … from the whole picture down to 8 pixels, attention at 16 and below.
+
+    layers: of each part. Heads of attention have 32 channels or a few more. It is told text, and no classes.
+    """
+    from diffusers import UNet2DConditionModel
+
+    if width % 16 or width < 16:
+        raise Refusal(f"trainer.network.width={width} does not fit: give a multiple of 16.")
+    if size % 8 or size < 16:
+        raise Refusal(f"Pictures of {size} pixels do not fit this network: give data.size a multiple of 8 from 16 on.")
+    sides = [size >> level for level in range(4) if size >> level >= 8]
+    widths, attends = [width * times for times in range(1, len(sides) + 1)], [side <= 16 for side in sides]
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=layers,
+        block_out_channels=widths,
+        down_block_types=["CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends],
+        up_block_types=["CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)],
+        attention_head_dim=[heads(wide) for wide in widths],  # diffusers' name for how many heads
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def heads(wide: int) -> int:
+    """How many heads of 32 channels or more divide so many."""
+    return max(count for count in range(1, max(wide // 32, 1) + 1) if wide % count == 0)
+
+
+def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
+    """Write network and schedule as diffusers does, in one move."""
+    from diffusers import DDPMScheduler
+
+    names = {ours: theirs for theirs, ours in KINDS.items()}
+    if kind not in names or not schedule.preserves_variance:
+        raise Refusal(f"A model in diffusers' format answers {', '.join(names)} on a schedule that preserves variance: {kind} is another.")
+    kept = schedule.alpha**2
+    betas = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
+    steps = DDPMScheduler(len(schedule), trained_betas=betas.tolist(), prediction_type=names[kind], clip_sample=False)
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    network.save_pretrained(part / "unet")
+    steps.save_pretrained(part / "scheduler")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+class Worded(Prompted):
+    """A model of pixels that is told in sentences. embeddings: `sentences.Known`."""
+
+    range = (-1.0, 1.0)
+
+    def __init__(self, repository: Repository, embeddings, machine: Machine) -> None:
+        config = repository.config("unet")
+        check_class(config, "UNet2DConditionModel", repository.name, channels=3)
+        super().__init__(repository, config.get("cross_attention_dim"), embeddings, machine)
+        self.shape = (3, *size_of(config, None))
+
+    def understand(self, prompt: str) -> str:
+        return self.embeddings.understand(prompt)
+
+    def predict(self, x: torch.Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+        rows = self.rows([self.understand(prompt) for prompt in prompts])
+        return Prediction(self.network(x, t, encoder_hidden_states=rows, encoder_attention_mask=(rows != 0).any(-1)))
+
+
+def worded(embeddings, machine: Machine, weights: str, max_rows: int | None = None) -> Denoiser:
+    """model=pictograms"""
+    return split(Worded(Repository(str(weights)), embeddings, machine), max_rows)
+
+
+def newest(folder: str = "outputs/train") -> str:
+    """The newest model told in sentences that was trained below `folder`."""
+    found = sorted(Path(folder).glob(f"*/model/{KNOWN}"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return str(found[-1].parent)
+    raise Refusal(
+        f"No model of pictograms has been trained in {folder}. Train one with python -m expkit task=train trainer=text_conditional "
+        "data=pictograms, or say where its folder is with model.weights=FOLDER."
+    )
+
+
+def known_of(weights: str) -> Path:
+    """The file of the things that a model was shown, in its folder or repository."""
+    found = Repository(str(weights)).file(KNOWN)
+    if found is None:
+        raise Refusal(f"{weights} has no {KNOWN}, which says what it was shown: give a folder that trainer=text_conditional has written.")
+    return found
