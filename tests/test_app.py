@@ -165,6 +165,13 @@ def test_the_sheet_is_of_the_colour_of_the_model_s_own_sketch():
     assert [drawn.paper_of({"model": {"examples": {"sketch": name}}}) for name in ("smiley", "tower")] == ["black", "white"]
 
 
+def started(told: list[str], **how) -> subprocess.Popen:
+    """A process that hears Ctrl-C, as none does that a shell has started with &; what it prints can be read."""
+    return subprocess.Popen(
+        told, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how
+    )
+
+
 # The dashboard
 
 
@@ -172,7 +179,7 @@ def test_the_sheet_is_of_the_colour_of_the_model_s_own_sketch():
 def served(folder: Path, *arguments: str):
     """The dashboard of a folder: its process, and the addresses that it says; it ends by Ctrl-C, and is content."""
     told = [sys.executable, "-m", "expkit", "dashboard", "open=false", "tensorboard=0", *arguments]
-    with (folder / "said").open("w") as said, subprocess.Popen(told, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True) as process:
+    with (folder / "said").open("w") as said, started(told, cwd=folder, stderr=said) as process:
         try:
             yield [process.stdout.readline().split()[0] for _ in range(2)]
         finally:
@@ -297,11 +304,7 @@ def page(tmp_path_factory):
         pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
     folder = tmp_path_factory.mktemp("app")
     said, told = (folder / "said").open("w"), [sys.executable, "-m", "expkit", "app", "port=0", "logger=none"]
-    start = subprocess.Popen(
-        told, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=said, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & is deaf to Ctrl-C
-    )  # fmt: skip
-    with said, start as served, chromium() as driver:
+    with said, started(told, cwd=folder, env=environment(folder), stderr=said) as served, chromium() as driver:
         address = served.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), (folder / "said").read_text()
         try:

@@ -166,7 +166,7 @@ class Evaluate:
         rows = [Row(name, few(one, SHOWN), self.gammas.get(name), measured[name]) for name, one in sets.items()]
         about = (
             f"{self.samples} pictures a row, compared with test pictures in features of judge “{panel.name}”. "
-            "What training pictures get, so compared, is the floor. "
+            "What training pictures get, so compared, is the floor.\n"
             f"Mean squared error of eps on test pictures, course schedule: {error:.4f}\n{self.noted}"
         )
         return page(rows, panel.name, about)
