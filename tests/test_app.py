@@ -167,9 +167,7 @@ def test_the_sheet_is_of_the_colour_of_the_model_s_own_sketch():
 
 def started(told: list[str], **how) -> subprocess.Popen:
     """A process that hears Ctrl-C, as none does that a shell has started with &; what it prints can be read."""
-    return subprocess.Popen(
-        told, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how
-    )
+    return subprocess.Popen(told, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how)
 
 
 # The dashboard
