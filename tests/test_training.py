@@ -373,3 +373,21 @@ def test_processes_that_do_not_share_statistics_are_said(capsys):
 def test_what_cannot_be_trained_here_is_said(expkit, data, setting, said):
     done = expkit(*TINY, "logger=none", setting)
     assert done.code == 2 and said in done.err
+
+
+def test_a_checkpoint_is_whole_or_it_is_not_there(tmp_path, monkeypatch):
+    from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+    from expkit.training.callbacks import Whole
+
+    Whole().save_checkpoint({"step": 1}, tmp_path / "1.ckpt")
+
+    def half(self, checkpoint, path, storage_options=None):
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", half)
+    for name in ("1.ckpt", "2.ckpt"):
+        with pytest.raises(OSError, match="No space left"):
+            Whole().save_checkpoint({"step": 2}, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.ckpt"] and torch.load(tmp_path / "1.ckpt", weights_only=True) == {"step": 1}

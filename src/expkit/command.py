@@ -136,7 +136,8 @@ def sentence(error: BaseException, arguments: list[str]) -> str | None:
     if kind == "InstantiationException":
         return uninstantiated(error, text)
     if isinstance(error, OSError) and error.errno in (28, 122):
-        return f"There is no space left to write {error.filename or 'the run'}. Free some, or give another disk with hydra.run.dir=FOLDER."
+        full = error.filename2 or error.filename or "the run"
+        return f"There is no space left to write {full}. Free some, or give another disk with hydra.run.dir=FOLDER."
     placed = [value for key, _, value in (a.partition("=") for a in arguments) if key in ("hydra.run.dir", "hydra.sweep.dir")]
     nowhere = isinstance(error, FileNotFoundError) and any(str(error.filename) in place for place in placed)
     if nowhere or isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):

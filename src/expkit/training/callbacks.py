@@ -8,8 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from expkit.charts import drawn
+from expkit.files import in_one_move
 
 
 class AfterEpoch(Callback):
@@ -24,6 +26,13 @@ class AfterEpoch(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.show(pl_module, trainer.current_epoch + 1)
+
+
+class Whole(TorchCheckpointIO):
+    """A checkpoint is whole or it is not there: Lightning's own moves it from another disk, which may end half-way on a full one."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
+        in_one_move(Path(path), lambda part: super(Whole, self).save_checkpoint(checkpoint, part, storage_options))
 
 
 def write_losses(losses: list[float], path: Path) -> None:

@@ -117,6 +117,8 @@ class Train:
         from lightning_fabric.utilities.exceptions import MisconfigurationException
         from pytorch_lightning import Trainer
 
+        from expkit.training.callbacks import Whole
+
         recipe = self.recipe
         try:
             return Trainer(
@@ -130,6 +132,7 @@ class Train:
                 default_root_dir=result.folder,
                 logger=result.mirror.lightning(result),
                 callbacks=self.callbacks(result, held_out),
+                plugins=[Whole()],
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
