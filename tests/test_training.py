@@ -391,3 +391,16 @@ def test_a_checkpoint_is_whole_or_it_is_not_there(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             Whole().save_checkpoint({"step": 2}, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["1.ckpt"] and torch.load(tmp_path / "1.ckpt", weights_only=True) == {"step": 1}
+
+
+def test_what_was_learnt_stands_in_the_order_of_its_epochs(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from expkit.training.fit import page
+
+    curve, greys = Image.new("RGB", (30, 10), "white"), {1: 40, 10: 80, 20: 120, 100: 160}
+    for epoch, grey in greys.items():
+        Image.new("RGB", (30, 10), (grey,) * 3).save(tmp_path / f"{epoch:02d}_samples.png")
+    column = np.asarray(page(curve, tmp_path))[:, 1190, 0].tolist()
+    assert list(dict.fromkeys(value for value in column if value in greys.values())) == list(greys.values())

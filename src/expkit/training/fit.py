@@ -199,12 +199,6 @@ class Train:
             result.picture(picture, file)
             result.mirror.glimpse(result, name, folder / f"{file}.png", epoch)
 
-    def page(self, curve: Image.Image, epochs: Path) -> Image.Image:
-        """The curve, and under it what the network could do after each of the shown epochs."""
-        wanted = "samples" if list(epochs.glob("*_samples.png")) else "denoised"
-        shown = [(f"after epoch {int(path.name[:2])}", Image.open(path)) for path in sorted(epochs.glob(f"*_{wanted}.png"))]
-        return stacked([("", curve), *shown]) if shown else curve
-
     def report(self, module, names: Sequence[str], result: Result) -> None:
         from expkit.training.callbacks import draw_curve, write_losses
 
@@ -212,7 +206,7 @@ class Train:
             return
         module.settle()
         write_losses(module.losses, result.folder / "losses.csv")
-        result.picture(self.page(draw_curve(module.losses, module.epochs), result.folder / "epochs"))
+        result.picture(page(draw_curve(module.losses, module.epochs), result.folder / "epochs"))
         self.recipe.objective.save(module.network, result.folder / self.recipe.objective.file, names)
         result.numbers |= {
             "epochs": module.epochs,
@@ -224,6 +218,14 @@ class Train:
             "weights": self.recipe.objective.file,
             **self.recipe.objective.facts(module.network),
         }
+
+
+def page(curve: Image.Image, epochs: Path) -> Image.Image:
+    """The curve, and under it what the network could do after each of the shown epochs."""
+    wanted = "samples" if list(epochs.glob("*_samples.png")) else "denoised"
+    found = sorted((int(path.name.partition("_")[0]), path) for path in epochs.glob(f"*_{wanted}.png"))
+    shown = [(f"after epoch {epoch}", Image.open(path)) for epoch, path in found]
+    return stacked([("", curve), *shown]) if shown else curve
 
 
 def copy(source: Path, target: Path) -> None:
