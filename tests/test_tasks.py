@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from expkit import grids, pictures
+from expkit import grids, pictures, sheets
 from expkit.denoiser import Prediction
 from expkit.estimate import asked, guided, hybrid
 from expkit.maps import LowPass
@@ -206,8 +206,8 @@ def test_results_are_named_where_something_else_stands_beside_them():
 def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(count, line):
     pictures = [looks.Shown("picture", torch.rand(count, 1, 8, 8), [""] * count)]
     page = looks.figure("sample", pictures, [{}], count, {}, {})
-    wide, high = (looks.sheet(torch.rand(-(-count // line), line, 1, 8, 8), title="sample").size)
-    assert looks.fold(count) == line and page.size == (wide, high)
+    wide, high = sheets.sheet(torch.rand(-(-count // line), line, 1, 8, 8), title="sample").size
+    assert sheets.fold(count) == line and page.size == (wide, high)
 
 
 def test_both_stages_are_seen_at_one_size():

@@ -11,6 +11,7 @@ from torch import Tensor
 from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
 
 EDGE = (214, 214, 214)  # around each picture, so that white ones end somewhere
+WIDEST = 12  # pictures of a line: more stand in several
 MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
 
 
@@ -61,6 +62,11 @@ def sheet(
 def fitting(rows: Sequence[Sequence], least: int = 56) -> int:
     """The side, in pixels, of pictures that fill a page but no more."""
     return max(least, min(168, 1900 // max(map(len, rows)), 1500 // len(rows)))
+
+
+def fold(count: int) -> int:
+    """How many of so many pictures stand in a line: all of them, or equally many in each line where that makes few lines."""
+    return count if count <= WIDEST else max([n for n in range(WIDEST // 2, WIDEST + 1) if count % n == 0], default=WIDEST)
 
 
 def laid(

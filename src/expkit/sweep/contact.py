@@ -9,9 +9,9 @@ from itertools import product
 from PIL import Image, ImageDraw
 
 from expkit.pictures import INK, font, wrapped
-from expkit.sheets import fitting, laid
+from expkit.sheets import fitting, fold, laid
 
-ACROSS, DOWN = 12, 40  # cells of a page; a single longer axis is folded, more rows go on on the next page
+DOWN = 40  # rows of a page; more go on on the next one
 SHOWN = 16  # pictures of a cell that stand in its place; where there are more, its labelled sheet does
 HOLE, FAILED = (238, 238, 238), (252, 230, 226)
 MEGAPIXELS = 100
@@ -76,8 +76,7 @@ def label(key: str, value) -> str:
 
 def folded(cells: Sequence) -> list[list]:
     """One axis in rows of equal length where there is a divisor, of twelve where there is none."""
-    parts = [n for n in range(ACROSS // 2, ACROSS + 1) if len(cells) % n == 0]
-    width = len(cells) if len(cells) <= ACROSS else max(parts, default=ACROSS)
+    width = fold(len(cells))
     return [list(cells[start : start + width]) for start in range(0, len(cells), width)]
 
 

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from expkit.animations import fade_frames, turn_frames
-from expkit.sheets import sheet
+from expkit.sheets import WIDEST, fold, sheet
 from expkit.tasks.readings import Reading
 from expkit.views import View
-
-WIDEST = 12  # a longer axis is folded into several rows
 
 
 class Shown(NamedTuple):
@@ -65,11 +63,6 @@ def figure(
                 down.append(row_label(look, cells, here, samples, len(looks), axes))
     heads = [] if folded else columns(cells, across, samples if across > 1 else line, axes, before, after)
     return sheet(rows, down, heads, name, note)
-
-
-def fold(count: int) -> int:
-    """How many of so many pictures stand in a line: all of them, or equally many in each line where that makes few lines."""
-    return count if count <= WIDEST else max([n for n in range(WIDEST // 2, WIDEST + 1) if count % n == 0], default=WIDEST)
 
 
 def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:

@@ -153,6 +153,13 @@ class Captions:
         style, grey, ground = torch.tensor([scene for _, scene in said]).T
         return cls(tuple(text for text, _ in said), each, style, grey.bool(), ground)
 
+    def to(self, device: torch.device) -> Captions:
+        return Captions(self.texts, self.each, self.style.to(device), self.grey.to(device), self.ground.to(device))
+
+    def scenes(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How these captions are to be shown: style, grey, ground, (N,) each."""
+        return self.style[places], self.grey[places], self.ground[places]
+
     def drawn(self, labels: Tensor, chance: Tensor) -> Tensor:
         """A caption of each label: its place in `texts`, for chance (N,) in [0, 1)."""
         return 1 + labels * self.each + (chance * self.each).long()
@@ -169,6 +176,5 @@ def views(pictures: Pictograms, rows: Tensor, seed: int, captions: Captions, var
     """Pictures (N, 3, S, S) in [0, 1] of these rows and what they are of; another seed shows them in other ways."""
     draws, labels = Draws(stream(seed, "views"), len(rows)), pictures.labels[rows]
     said = captions.drawn(labels, draws.uniform((1,))[:, 0])
-    scene = (captions.style[said], captions.grey[said], captions.ground[said])
-    seen = shown(pictures.shown(rows).float() / 255, *scene, pictures.mirrors[labels], draws, vary)
+    seen = shown(pictures.shown(rows).float() / 255, *captions.scenes(said), pictures.mirrors[labels], draws, vary)
     return seen, [captions.texts[place] for place in said.tolist()]

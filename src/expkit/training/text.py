@@ -50,9 +50,7 @@ class Told:
 
     def on(self, device: torch.device) -> Told:
         if device not in self.moved:
-            said = self.captions
-            there = replace(said, style=said.style.to(device), grey=said.grey.to(device), ground=said.ground.to(device))
-            self.moved[device] = Told(self.mirrors.to(device), there, self.bank.to(device), self.known)
+            self.moved[device] = Told(self.mirrors.to(device), self.captions.to(device), self.bank.to(device), self.known)
         return self.moved[device]
 
 
@@ -84,8 +82,7 @@ class TextDiffusion(Diffusion):
         """images (N, 4, 2S, 2S): the glyphs of the labels, each shown as one of its captions says."""
         of = self.of.on(images.device)
         said = of.captions.drawn(labels, draws.uniform((1,))[:, 0])
-        scene = (of.captions.style[said], of.captions.grey[said], of.captions.ground[said])
-        return super().__call__(network, shown(images, *scene, of.mirrors[labels], draws, self.vary), said, draws)
+        return super().__call__(network, shown(images, *of.captions.scenes(said), of.mirrors[labels], draws, self.vary), said, draws)
 
     def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """labels: places of captions, of which the first says nothing."""
