@@ -24,23 +24,24 @@ NATIVE, CANVAS = 109, 136  # pixels: the size of the font's only strike, and the
 OVER = 2  # glyphs are kept so many times as large as pictures are, so that turning and shrinking do not blur them
 
 FIRST = """
-skull|rocket|old man|dog|cat|fire|mountain|pencil|house|castle|fish|red apple|sunflower|automobile|guitar|elephant|butterfly
-crown|top hat|cook|person|woman|man|baby|old woman|deciduous tree|evergreen tree|palm tree|cactus|mushroom|rose|tulip|four leaf clover
-maple leaf|sun|crescent moon|star|cloud|rainbow|snowflake|snowman|umbrella|water wave|volcano|sailboat|airplane|bicycle|bus|locomotive
-helicopter|police car|fire engine|tractor|ship|anchor|tent|camping|bridge at night|church|factory|stadium|fountain|ferris wheel
-lion|tiger face|bear|panda|koala|fox|wolf|monkey face|pig face|cow face|horse|rabbit face|mouse face|frog|chicken|penguin|owl|eagle|duck
-parrot|swan|turtle|snake|crocodile|shark|whale|dolphin|octopus|crab|lobster|snail|spider|honeybee|lady beetle|ant|scorpion|t-rex
-dragon face|unicorn|camel|giraffe|zebra|kangaroo|gorilla|hedgehog|bat|squid|tropical fish|banana|grapes|watermelon|strawberry|cherries
-lemon|pineapple|peach|pear|tomato|carrot|ear of corn|eggplant|avocado|broccoli|bread|cheese wedge|hamburger|pizza|hot dog|taco|egg|cookie
-doughnut|birthday cake|ice cream|lollipop|candy|hot beverage|wine glass|beer mug|teapot|fork and knife|kitchen knife|key|locked|hammer
-axe|wrench|screwdriver|scissors|paintbrush|crayon|book|open book|closed book|newspaper|envelope|package|wrapped gift|balloon|teddy bear
-soccer ball|basketball|baseball|tennis|trophy|violin|trumpet|drum|saxophone|microphone|musical keyboard|camera|television|laptop
-telephone|mobile phone|light bulb|candle|alarm clock|watch|hourglass done|glasses|sunglasses|eye|ear|nose|mouth|foot|brain|heart|bone
-red heart|hand|raised hand|thumbs up|waving hand|clapping hands|grinning face|crying face|angry face|smiling face with sunglasses
-sleeping face|clown face|ghost|alien|robot|pile of poo|jack-o-lantern|christmas tree|santa claus|vampire|mage|fairy|genie|zombie|ninja
-detective|police officer|firefighter|astronaut|artist|farmer|judge|pilot|scientist|guard|princess|prince|dress|t-shirt|jeans|shoe
-running shoe|high-heeled shoe|backpack|handbag|ring|gem stone|money bag|coin|magnet|telescope|microscope|bed|chair|door|toilet|bathtub
-broom|basket|balance scale|bell|trident emblem|globe showing americas|moai|statue of liberty|mount fuji|desert island|tornado|comet
+skull|rocket|old man|dog|cat|fire|mountain|pencil|house|castle|fish|red apple|sunflower|automobile|guitar|elephant|butterfly|crown|top hat
+cook|tokyo tower|houses|snow-capped mountain|grinning face|crying face|ghost|robot|alien|astronaut|princess|santa claus|christmas tree
+jack-o-lantern|clown face|mage|moai|statue of liberty|desert island|teddy bear|police officer|person|woman|man|baby|old woman
+deciduous tree|evergreen tree|palm tree|cactus|mushroom|rose|tulip|four leaf clover|maple leaf|sun|crescent moon|star|cloud|rainbow
+snowflake|snowman|umbrella|water wave|volcano|sailboat|airplane|bicycle|bus|locomotive|helicopter|police car|fire engine|tractor|ship
+anchor|tent|camping|bridge at night|church|factory|stadium|fountain|ferris wheel|lion|tiger face|bear|panda|koala|fox|wolf|monkey face
+pig face|cow face|horse|rabbit face|mouse face|frog|chicken|penguin|owl|eagle|duck|parrot|swan|turtle|snake|crocodile|shark|whale|dolphin
+octopus|crab|lobster|snail|spider|honeybee|lady beetle|ant|scorpion|t-rex|dragon face|unicorn|camel|giraffe|zebra|kangaroo|gorilla
+hedgehog|bat|squid|tropical fish|banana|grapes|watermelon|strawberry|cherries|lemon|pineapple|peach|pear|tomato|carrot|ear of corn
+eggplant|avocado|broccoli|bread|cheese wedge|hamburger|pizza|hot dog|taco|egg|cookie|doughnut|birthday cake|ice cream|lollipop|candy
+hot beverage|wine glass|beer mug|teapot|fork and knife|kitchen knife|key|locked|hammer|axe|wrench|screwdriver|scissors|paintbrush|crayon
+book|open book|closed book|newspaper|envelope|package|wrapped gift|balloon|soccer ball|basketball|baseball|tennis|trophy|violin|trumpet
+drum|saxophone|microphone|musical keyboard|camera|television|laptop|telephone|mobile phone|light bulb|candle|alarm clock|watch
+hourglass done|glasses|sunglasses|eye|ear|nose|mouth|foot|brain|heart|bone|red heart|hand|raised hand|thumbs up|waving hand|clapping hands
+angry face|smiling face with sunglasses|sleeping face|pile of poo|vampire|fairy|genie|zombie|ninja|detective|firefighter|artist|farmer
+judge|pilot|scientist|guard|prince|dress|t-shirt|jeans|shoe|running shoe|high-heeled shoe|backpack|handbag|ring|gem stone|money bag|coin
+magnet|telescope|microscope|bed|chair|door|toilet|bathtub|broom|basket|balance scale|bell|trident emblem|globe showing americas|mount fuji
+tornado|comet
 """.strip().replace("\n", "|").split("|")  # fmt: skip  the most familiar, which small trainings begin with
 
 ALSO = {  # what people say and the package does not

@@ -26,10 +26,10 @@ from expkit.sentences import WIDTH
 KNOWN = "known.safetensors"
 
 
-def unet(classes: int, channels: int, size: int, width: int = 48, layers: int = 1):
-    """A network for pictures of this size: width, 2·width, … from the whole picture down to 8 pixels, attention at 16 and below.
+def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16):
+    """A network for pictures of this size: width, 2·width, 4·width and 6·width, each at half the side of the one before.
 
-    layers: of each part. Heads of attention have 32 channels or a few more. It is told text, and no classes.
+    layers: of each part. attend: the largest side with attention, to itself and to the text. It is told text, and no classes.
     """
     from diffusers import UNet2DConditionModel
 
@@ -37,8 +37,10 @@ def unet(classes: int, channels: int, size: int, width: int = 48, layers: int = 
         raise Refusal(f"trainer.network.width={width} does not fit: give a multiple of 16.")
     if size % 8 or size < 16:
         raise Refusal(f"Pictures of {size} pixels do not fit this network: give data.size a multiple of 8 from 16 on.")
-    sides = [size >> level for level in range(4) if size >> level >= 8]
-    widths, attends = [width * times for times in range(1, len(sides) + 1)], [side <= 16 for side in sides]
+    sides, widths = [size, size // 2, size // 4, size // 8], [width, 2 * width, 4 * width, 6 * width]
+    attends = [side <= attend for side in sides]
+    if not any(attends):
+        raise Refusal(f"trainer.network.attend={attend} does not fit: the smallest side of this network is {sides[-1]}; try {sides[-2]}.")
     return UNet2DConditionModel(
         sample_size=size,
         in_channels=channels,
@@ -47,15 +49,10 @@ def unet(classes: int, channels: int, size: int, width: int = 48, layers: int = 
         block_out_channels=widths,
         down_block_types=["CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends],
         up_block_types=["CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)],
-        attention_head_dim=[heads(wide) for wide in widths],  # diffusers' name for how many heads
+        attention_head_dim=[max(wide // 32, 1) for wide in widths],  # diffusers' name for how many heads
         cross_attention_dim=WIDTH,
         norm_num_groups=16,
     )
-
-
-def heads(wide: int) -> int:
-    """How many heads of 32 channels or more divide so many."""
-    return max(count for count in range(1, max(wide // 32, 1) + 1) if wide % count == 0)
 
 
 def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
