@@ -5,14 +5,16 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from expkit import phrases
+from expkit import judges, phrases, readers
 from expkit.errors import Refusal
 from expkit.phrases import ANY, COLOURS, GROUNDS, LINES, PLAIN, SOFT
 from expkit.randomness import Draws, stream
-from expkit.training.data import Batches
+from expkit.training.data import Batches, Pictures
+from expkit.training.naming import Naming
 from expkit.training.pictograms import FONT, OVER, Concept, pictograms, vocabulary
-from expkit.training.scenes import Captions, Variety, captions, shown, views
+from expkit.training.scenes import Captions, Scenes, Variety, captions, shown, views
 
 STILL = Variety(turn=0, zoom=(1.0, 1.0), shift=0, stretch=0, warp=0, hue=0, tone=0, mirror=0)
 
@@ -95,8 +97,8 @@ def test_a_missing_font_says_how_to_get_it(tmp_path):
 
 
 def test_pictures_are_a_function_of_their_seed(few):
-    said, rows = Captions.of(few.concepts, 8), torch.arange(6)
-    (one, texts), (same, _), (other, words) = (views(few, rows, seed, said) for seed in (1, 1, 2))
+    scenes, rows = Scenes.of(few, 8, Variety()), torch.arange(6)
+    (one, texts), (same, _), (other, words) = (views(few, rows, seed, scenes) for seed in (1, 1, 2))
     assert torch.equal(one, same) and one.shape == (6, 3, 32, 32) and one.min() >= 0 and one.max() <= 1
     assert not torch.equal(one, other) and texts != words
 
@@ -197,3 +199,25 @@ def test_a_text_is_taken_apart_as_it_was_made():
 )  # fmt: skip
 def test_a_text_of_ones_own_is_taken_apart(text, thing):
     assert phrases.parted(text).thing == thing
+
+
+# ---- judges
+
+
+def test_a_judge_learns_names_from_pictures_as_they_are_shown_and_knows_what_a_prompt_means(few, tmp_path):
+    network, still = readers.Plain(8, classes=6, channels=3, size=32).eval(), {"far": 0.0, "gain": 0.0, "offset": 0.0, "noise": 0.0}
+    objective, labels = Naming(**still, captions=8).told(few), torch.arange(6)
+    seen, _ = views(few, labels, 3, objective.scenes)
+    loss = objective(network, few.shown(labels).float() / 255, labels, Draws(stream(3, "views"), 6))
+    torch.testing.assert_close(loss, F.cross_entropy(network(seen), labels))
+    objective.save(network, tmp_path / "model.safetensors", few.names)
+    judge = judges.Judge(tmp_path / "model.safetensors")
+    torch.testing.assert_close(judge.probabilities(seen, []), network(seen).softmax(1))
+    assert judge.answers(["anything"]) == few.names
+    asked = ("a skull", "a line drawing of a gray rocket on blue", "Spaceship", "a table", "")
+    assert [judge.meant(prompt) for prompt in asked] == ["skull", "rocket", "rocket", None, None]
+
+
+def test_a_judge_of_pictograms_needs_pictograms():
+    with pytest.raises(Refusal, match="give data=pictograms"):
+        Naming().told(Pictures(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)))

@@ -9,6 +9,7 @@ from PIL import Image
 from expkit import grids, pictures, sheets
 from expkit.denoiser import Prediction
 from expkit.estimate import asked, guided, hybrid
+from expkit.judges import Judging
 from expkit.maps import LowPass
 from expkit.pin import Pin
 from expkit.result import Result
@@ -20,13 +21,14 @@ from expkit.views import Flip, Identity
 from tests.conftest import Toy
 
 
-class Brightness:
+class Brightness(Judging):
     """A judge of toy pictures: "light" with the probability that is their mean, else "dark"."""
-
-    accuracy_from_afar = None
 
     def answers(self, prompts):
         return ("light", "dark")
+
+    def features(self, images):
+        return images.flatten(1)
 
     def probabilities(self, images, prompts):
         mean = images.mean((1, 2, 3))

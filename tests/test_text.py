@@ -163,11 +163,13 @@ def test_the_real_encoder_knows_other_words_for_things(tmp_path):
 
 def test_networks_are_as_large_as_wanted():
     count = lambda **made: sum(p.numel() for p in worded.unet(1, 3, **made).parameters())  # noqa: E731
-    assert 8e6 < count(size=64) < 15e6 and count(size=32, width=32) < 4e6
+    assert 8e6 < count(size=64) < 15e6 and 8e6 < count(size=32, attend=8) < 15e6 and count(size=32, width=16) < 4e6
     with pytest.raises(Refusal, match="multiple of 16"):
         worded.unet(1, 3, 32, width=40)
     with pytest.raises(Refusal, match="multiple of 8"):
         worded.unet(1, 3, 20)
+    with pytest.raises(Refusal, match="the smallest side of this network is 4; try 8"):
+        worded.unet(1, 3, 32, attend=2)
 
 
 @pytest.mark.parametrize(("schedule", "kind"), [(cosine(1000), "v"), (scaled(300), "eps")])

@@ -17,6 +17,8 @@ from expkit.denoiser import Denoiser
 from expkit.judges import Judging, shrunk
 from expkit.views import Identity, View
 
+MANY = 20  # answers of a judge: of more, it is also said whether the right one is among its first five
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -51,13 +53,18 @@ class FromAfar:
 
 
 class Seen(NamedTuple):
-    """What one judge read through one reading: the likeliest answers, what was asked, and the probability (N,) of that."""
+    """What one judge read through one reading: the likeliest answers, what was asked, its probability (N,), and how many are likelier.
+
+    answers: how many it chose among.
+    """
 
     reading: str
     judge: str
     read: list[str]
     asked: list[str]
     sure: Tensor
+    likelier: Tensor
+    answers: int
 
 
 def seen(
@@ -66,7 +73,7 @@ def seen(
     """Everything that the judges read in each of the runs whose pictures these are, all of them one where they are not said.
 
     A judge answers with what is asked in a run; runs in which it may answer the same are read at once. Of a run, readings that ask for
-    nothing, or for several things at once, are left out.
+    nothing, for several things at once, or for what a judge has no answer for, are left out.
     """
     runs = runs or [range(len(images))]
     prompts = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
@@ -78,7 +85,13 @@ def seen(
         for j, judge in judges.items():
             found |= {(number, name, j): read for number, read in _read(judge, shown, runs, every, here)}
     return [
-        [_seen(name, j, *found[number, name, j], said) for name, said in one.items() for j in judges] for number, one in enumerate(asked)
+        [
+            _seen(name, j, *found[number, name, j], meant)
+            for name, said in one.items()
+            for j, judge in judges.items()
+            if None not in (meant := [judge.meant(prompt) for prompt in said])
+        ]
+        for number, one in enumerate(asked)
     ]
 
 
@@ -94,27 +107,42 @@ def _read(judge: Judging, shown: Tensor, runs: Sequence[range], every: Sequence[
 
 def _seen(name: str, judge: str, answers: Sequence[str], table: Tensor, asked: list[str]) -> Seen:
     places = torch.tensor([answers.index(prompt) for prompt in asked])
-    return Seen(name, judge, [answers[i] for i in table.argmax(1)], asked, table[torch.arange(len(asked)), places])
+    sure = table[torch.arange(len(asked)), places]
+    return Seen(name, judge, [answers[i] for i in table.argmax(1)], asked, sure, (table > sure[:, None]).sum(1), len(answers))
 
 
 def as_asked(found: Sequence[Seen], rows: Sequence[int], most: int = 64) -> dict:
-    """{reading: {judge: the share of these rows that is read as asked}}, with what was read where there are few."""
+    """{reading: {judge: the share of these rows that is read as asked}}, with what was read where there are few.
+
+    Of judges with many answers also {"judge, in its first five": the share}. "all readings" is of the rows that are right in each.
+    """
     table: dict = {}
     for one in found:
-        right = [one.read[row] == one.asked[row] for row in rows]
-        table.setdefault(one.reading, {})[one.judge] = sum(right) / len(right)
+        reading = table.setdefault(one.reading, {})
+        for within, said in first_so_many(one):
+            reading[said] = sum(right(one, row, within) for row in rows) / len(rows)
         if len(rows) <= most:
-            table[one.reading][f"read_by_{one.judge}"] = " ".join(one.read[row] for row in rows)
+            reading[f"read_by_{one.judge}"] = (", " if one.answers > MANY else " ").join(one.read[row] for row in rows)
     return table | all_as_asked(found, rows) if len(table) > 1 else table
 
 
 def all_as_asked(found: Sequence[Seen], rows: Sequence[int]) -> dict:
     """{"all readings": {judge: the share of rows of which every reading is as asked}}"""
-    judges = dict.fromkeys(one.judge for one in found)
-    every = {judge: [one for one in found if one.judge == judge] for judge in judges}
-    return {
-        "all readings": {j: sum(all(o.read[r] == o.asked[r] for o in ones) for r in rows) / len(rows) for j, ones in every.items()}
-    }
+    every: dict[str, list[tuple[Seen, int]]] = {}
+    for one in found:
+        for within, said in first_so_many(one):
+            every.setdefault(said, []).append((one, within))
+    return {"all readings": {said: sum(all(right(o, r, w) for o, w in ones) for r in rows) / len(rows) for said, ones in every.items()}}
+
+
+def first_so_many(one: Seen) -> list[tuple[int, str]]:
+    """How many answers are looked at, and what that is called."""
+    return [(1, one.judge), (5, f"{one.judge}, in its first five")][: 1 + (one.answers > MANY)]
+
+
+def right(one: Seen, row: int, within: int) -> bool:
+    """Whether what was asked is among the likeliest so many answers."""
+    return bool(one.likelier[row] < within)
 
 
 def scores(found: Sequence[Seen]) -> Tensor:

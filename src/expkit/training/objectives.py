@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from expkit import judges
+from expkit import judges, readers
 from expkit.denoisers import trained
 from expkit.denoisers.trained import time_fraction
 from expkit.errors import Refusal
@@ -179,8 +179,12 @@ class Reading(Objective):
         far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far)
         return lit(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
+    def called(self, names: Sequence[str]) -> list[Sequence[str]]:
+        """All that each kind of picture is called, its name first."""
+        return [(name,) for name in names]
+
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        judges.save(path, network)
+        readers.save(path, network, self.called(names))
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
         return {}

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expkit import phrases
+from expkit.errors import Refusal
 from expkit.phrases import ANY, GROUNDS, LINES, SOFT
 from expkit.randomness import Draws, stream
 from expkit.training.objectives import blurs
@@ -172,9 +173,32 @@ def captions(concept: Concept, each: int, seed: int) -> list[tuple[str, phrases.
     return (plain + [phrases.caption(random.choice(called), random) for _ in range(each)])[:each]
 
 
-def views(pictures: Pictograms, rows: Tensor, seed: int, captions: Captions, vary: Variety = Variety()) -> tuple[Tensor, list[str]]:
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """How the pictures of a training are shown: what may be mirrored (K,), what captions say, and how much they vary beside that."""
+
+    mirrors: Tensor
+    captions: Captions
+    vary: Variety
+
+    @classmethod
+    def of(cls, pictures: Pictograms, each: int, vary: Variety) -> Scenes:
+        if not pictures.concepts:
+            raise Refusal("This recipe shows pictures as their captions say, and these have none: give data=pictograms.")
+        if each < 2:
+            raise Refusal(f"trainer.objective.captions={each} does not fit: each concept has 2 or more captions.")
+        return cls(pictures.mirrors, Captions.of(pictures.concepts, each), vary)
+
+    def to(self, device: torch.device) -> Scenes:
+        return Scenes(self.mirrors.to(device), self.captions.to(device), self.vary)
+
+    def shown(self, glyphs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Glyphs (N, 4, 2S, 2S) in [0, 1] of these labels as pictures (N, 3, S, S), and the places of what is said of them, (N,)."""
+        said = self.captions.drawn(labels, draws.uniform((1,))[:, 0])
+        return shown(glyphs, *self.captions.scenes(said), self.mirrors[labels], draws, self.vary), said
+
+
+def views(pictures: Pictograms, rows: Tensor, seed: int, scenes: Scenes) -> tuple[Tensor, list[str]]:
     """Pictures (N, 3, S, S) in [0, 1] of these rows and what they are of; another seed shows them in other ways."""
-    draws, labels = Draws(stream(seed, "views"), len(rows)), pictures.labels[rows]
-    said = captions.drawn(labels, draws.uniform((1,))[:, 0])
-    seen = shown(pictures.shown(rows).float() / 255, *captions.scenes(said), pictures.mirrors[labels], draws, vary)
-    return seen, [captions.texts[place] for place in said.tolist()]
+    seen, said = scenes.shown(pictures.shown(rows).float() / 255, pictures.labels[rows], Draws(stream(seed, "views"), len(rows)))
+    return seen, [scenes.captions.texts[place] for place in said.tolist()]

@@ -32,15 +32,14 @@ from expkit.sentences import Known, MiniLM, known_things
 from expkit.sheets import sheet
 from expkit.training.data import Pictures
 from expkit.training.objectives import Diffusion, parameters
-from expkit.training.scenes import Captions, Variety, shown
+from expkit.training.scenes import Scenes, Variety
 
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a training is told of its pictures: which may be mirrored, their captions and the embeddings of these; and what ships."""
+    """What a training is told of its pictures: how they are shown, the embeddings of what is said of them; and what ships."""
 
-    mirrors: Tensor
-    captions: Captions
+    scenes: Scenes
     bank: Bank
     known: Bank
     moved: dict[torch.device, Told] = field(default_factory=dict)
@@ -50,7 +49,7 @@ class Told:
 
     def on(self, device: torch.device) -> Told:
         if device not in self.moved:
-            self.moved[device] = Told(self.mirrors.to(device), self.captions.to(device), self.bank.to(device), self.known)
+            self.moved[device] = Told(self.scenes.to(device), self.bank.to(device), self.known)
         return self.moved[device]
 
 
@@ -67,22 +66,17 @@ class TextDiffusion(Diffusion):
     file: ClassVar[str] = "model"
 
     def told(self, images: Pictures) -> TextDiffusion:
-        if not images.concepts:
-            raise Refusal("trainer=text_conditional learns from captions, and these pictures have none: give data=pictograms.")
         if (self.low, self.high, self.only) != (-1.0, 1.0, None):
             raise Refusal("trainer=text_conditional trains all levels on pictures in [-1, 1]: leave low, high and only of the objective.")
-        if self.captions < 2:
-            raise Refusal(f"trainer.objective.captions={self.captions} does not fit: each concept has 2 or more captions.")
-        said = Captions.of(images.concepts, self.captions)
-        names = [name for concept in images.concepts for name in (concept.name, *concept.others)]
+        scenes = Scenes.of(images, self.captions, self.vary)
+        said, names = scenes.captions.texts, [name for concept in images.concepts for name in (concept.name, *concept.others)]
         known = kept(["known", *names], self.encoder, lambda: known_things(names, self.encoder))
-        return replace(self, of=Told(images.mirrors, said, kept(said.texts, self.encoder, lambda: self.encoder.packed(said.texts)), known))
+        return replace(self, of=Told(scenes, kept(said, self.encoder, lambda: self.encoder.packed(said)), known))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """images (N, 4, 2S, 2S): the glyphs of the labels, each shown as one of its captions says."""
-        of = self.of.on(images.device)
-        said = of.captions.drawn(labels, draws.uniform((1,))[:, 0])
-        return super().__call__(network, shown(images, *of.captions.scenes(said), of.mirrors[labels], draws, self.vary), said, draws)
+        pictures, said = self.of.on(images.device).scenes.shown(images, labels, draws)
+        return super().__call__(network, pictures, said, draws)
 
     def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """labels: places of captions, of which the first says nothing."""
@@ -103,7 +97,7 @@ class TextDiffusion(Diffusion):
             return {"samples": samples(worded.worded(words, machine(place, "float32"), str(path), 32), held_out.names, seed)}
 
     def facts(self, network: nn.Module) -> dict:
-        told = {"captions": len(self.of.captions.texts), "encoder": asdict(self.of.bank.provenance), "vary": asdict(self.vary)}
+        told = {"captions": len(self.of.scenes.captions.texts), "encoder": asdict(self.of.bank.provenance), "vary": asdict(self.vary)}
         return {"leak": self.schedule.leak, "parameters": parameters(network), **told}
 
 
