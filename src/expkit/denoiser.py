@@ -64,6 +64,10 @@ class Denoiser(ABC):
     def understand(self, prompt: str) -> str:
         """The prompt as this model knows it; refuses, with its vocabulary, what it does not know."""
 
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        """What of these prompts is taken for something else than it says."""
+        return []
+
     def prepare(self, prompts: Iterable[str]) -> None:
         """Everything that a run with these prompts needs before its first forward; refuses what is not known."""
         for prompt in prompts:
@@ -111,6 +115,9 @@ class Wrapped(Denoiser):
 
     def understand(self, prompt: str) -> str:
         return self.inner.understand(prompt)
+
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        return self.inner.taken(prompts)
 
     def prepare(self, prompts: Iterable[str]) -> None:
         self.inner.prepare(prompts)

@@ -1,6 +1,7 @@
 """Runs: from a composed configuration to folders, one run alone or several in one batch. Knows no command line.
 
-A list instead of a value is a batch: every combination of the lists is a wish, and every wish has its samples. Several runs that differ in
+A list instead of a value is a batch: every combination of the lists (or, paired, the first of each, the second, …) is a wish, and
+every wish has its samples. Several runs that differ in
 such values only are a batch in the same way, and each writes its own part of it.
 """
 
@@ -77,9 +78,14 @@ class Job:
 
     @cached_property
     def wishes(self) -> list[dict]:
-        """What distinguishes the wishes of this run: every combination of the lists among the keys that have a say."""
-        used = [key for key in AXES if isinstance(self.resolved[key], list) and key in self.composed.used]
-        return [dict(zip(used, values, strict=True)) for values in product(*[self.resolved[key] for key in used])]
+        """What distinguishes the wishes of this run: every combination of the lists among the keys that have a say, or these in pairs."""
+        used = {key: self.resolved[key] for key in AXES if isinstance(self.resolved[key], list) and key in self.composed.used}
+        lengths = {key: len(values) for key, values in used.items()}
+        if self.resolved.get("paired") and len(set(lengths.values())) > 1:
+            said = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise Refusal(f"paired=true takes lists side by side, and these are not equally long: {said}. Give as many of each.")
+        combined = zip(*used.values(), strict=True) if used and self.resolved.get("paired") else product(*used.values())
+        return [dict(zip(used, values, strict=True)) for values in combined]
 
     @property
     def samples(self) -> int:

@@ -48,8 +48,9 @@ def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, p
         check_whole(estimate, denoiser, grid, count)
     if clip:
         clip(torch.zeros(1, *denoiser.shape), denoiser)
-    denoiser.prepare(sorted(prompts(estimate.terms)))
-    notes = (*guidance(estimate.terms), *(held(pin, grid) if pin else ()))
+    said = sorted(prompts(estimate.terms))
+    denoiser.prepare(said)
+    notes = (*denoiser.taken(said), *guidance(estimate.terms), *(held(pin, grid) if pin else ()))
     return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
 
 

@@ -2,7 +2,7 @@
 
     E = states of the text's tokens (L, 384), zero where there is none;    d(a, b) = 1 − cos(mean E_a, mean E_b)
 
-A text that names no known thing is asked with the nearest one, and d is said; beyond `LIMIT` there is none, and it is refused.
+A text that names no known thing is asked with the nearest one, and d is said in the header; beyond `LIMIT` there is none, and it is refused.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class Known(Embeddings):
         super().__init__(store, encoder, imported, warn)
         self.known = known
         self.understood: dict[str, str] = {}
+        self.replaced: dict[str, str] = {}
 
     @cached_property
     def bank(self) -> Bank | None:
@@ -174,8 +175,12 @@ class Known(Embeddings):
                 f"This model was not shown {parts.thing!r}: the nearest of the {len(self.things):,} things that it knows is {name!r}, at a "
                 f"distance of {distance:.2f}, and beyond {LIMIT:g} it is a guess. Ask for a thing that has a pictogram, such as a skull."
             )
-        self.once(f"{parts.thing!r} is not among the things that this model was shown: {name!r}, {distance:.2f} away, is asked for.")
+        self.replaced[prompt] = f"“{parts.thing}” is taken for “{name}”, {distance:.2f} away"
         return parts.of(name)
+
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        """What was not known in these prompts, what it is taken for, and the distance."""
+        return list(dict.fromkeys(self.replaced[prompt] for prompt in prompts if prompt in self.replaced))
 
     def nearest(self, thing: str) -> tuple[str, float]:
         """The known thing nearest to another one, and how far it is: 0 for the same, about 1 for nothing in common."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -47,10 +48,10 @@ def figure(
     after: Mapping[str, Tensor],
     note: str = "",
 ) -> Image.Image:
-    axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
+    cells, axes = table(cells)
     across, folded = width(axes, samples)
     line = fold(samples) if across == 1 else across * samples
-    rows, down = [], []
+    rows, down, under = [], [], []
     for first in range(0, len(cells), across):
         here = range(first, min(first + across, len(cells)))
         end = (here[-1] + 1) * samples
@@ -61,8 +62,25 @@ def figure(
                 missing = [torch.ones_like(pictures[0])] * (line - len(pictures)) if after and not folded else []
                 rows.append([*extra[0], *pictures, *missing, *extra[1]])
                 down.append(row_label(look, cells, here, samples, len(looks), axes))
+                own = [caption(cells[row // samples], axes) * (look is looks[-1]) for row in range(start, start + len(pictures))]
+                under.append([""] * len(extra[0]) + own + [""] * (len(missing) + len(extra[1])))
     heads = [] if folded else columns(cells, across, samples if across > 1 else line, axes, before, after)
-    return sheet(rows, down, heads, name, note)
+    return sheet(rows, down, heads, name, note, under=under if folded else ())
+
+
+def table(cells: Sequence[Mapping]) -> tuple[Sequence[Mapping], dict[str, list[str]]]:
+    """Cells and their axes, {key: values}; those that do not fill a table are told apart by all of their values at once."""
+    axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
+    if prod(map(len, axes.values())) == len(cells):
+        return cells, axes
+    name = " / ".join(axes)
+    return table([{name: " / ".join(map(str, cell.values()))} for cell in cells]) if len(axes) > 1 else (cells, axes)
+
+
+def caption(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:
+    """What stands under a picture of a line that is a part of an axis."""
+    key = list(axes)[-1]
+    return str(cell[key]) if any(letter.isalpha() for letter in str(cell[key])) else labelled(key, cell[key])
 
 
 def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:

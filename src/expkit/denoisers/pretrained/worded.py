@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from expkit import store
 from expkit.denoiser import Denoiser, Prediction
 from expkit.denoisers.pretrained.configs import KINDS, check_class, size_of
 from expkit.denoisers.pretrained.network import Machine, Prompted, split
@@ -23,7 +24,7 @@ from expkit.hub import Repository
 from expkit.schedule import Schedule
 from expkit.sentences import WIDTH
 
-KNOWN = "known.safetensors"
+KNOWN, SHIPPED = "known.safetensors", "pictograms"
 
 
 def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16):
@@ -86,30 +87,32 @@ class Worded(Prompted):
     def understand(self, prompt: str) -> str:
         return self.embeddings.understand(prompt)
 
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        return self.embeddings.taken(prompts)
+
     def predict(self, x: torch.Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         rows = self.rows([self.understand(prompt) for prompt in prompts])
         return Prediction(self.network(x, t, encoder_hidden_states=rows, encoder_attention_mask=(rows != 0).any(-1)))
 
 
-def worded(embeddings, machine: Machine, weights: str, max_rows: int | None = None) -> Denoiser:
+def home(weights: str) -> Repository:
+    """Where a model lies: the one that ships, where it is asked for by its name, else a folder or a repository."""
+    return Repository(str(store.WEIGHTS / SHIPPED if str(weights) == SHIPPED else weights))
+
+
+def worded(embeddings, machine: Machine, weights: str = SHIPPED, max_rows: int | None = None) -> Denoiser:
     """model=pictograms"""
-    return split(Worded(Repository(str(weights)), embeddings, machine), max_rows)
-
-
-def newest(folder: str = "outputs/train") -> str:
-    """The newest model told in sentences that was trained below `folder`."""
-    found = sorted(Path(folder).glob(f"*/model/{KNOWN}"), key=lambda path: path.stat().st_mtime)
-    if found:
-        return str(found[-1].parent)
-    raise Refusal(
-        f"No model of pictograms has been trained in {folder}. Train one with python -m expkit task=train trainer=text_conditional "
-        "data=pictograms, or say where its folder is with model.weights=FOLDER."
-    )
+    return split(Worded(home(weights), embeddings, machine), max_rows)
 
 
 def known_of(weights: str) -> Path:
     """The file of the things that a model was shown, in its folder or repository."""
-    found = Repository(str(weights)).file(KNOWN)
+    found = home(weights).file(KNOWN)
     if found is None:
         raise Refusal(f"{weights} has no {KNOWN}, which says what it was shown: give a folder that trainer=text_conditional has written.")
     return found
+
+
+def side_of(weights: str, part: float = 1) -> float:
+    """A part of the side of a model's pictures, in pixels: all of it, or a blur."""
+    return part * home(weights).config("unet")["sample_size"]
