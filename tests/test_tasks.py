@@ -212,6 +212,22 @@ def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(
     assert sheets.fold(count) == line and page.size == (wide, high)
 
 
+def test_wishes_that_fill_no_table_are_told_apart_by_all_that_they_say():
+    pairs = [{"far": "a", "near": "x"}, {"far": "b", "near": "y"}, {"far": "c", "near": "z"}]
+    assert looks.table(pairs) == ([{"far / near": both} for both in ("a / x", "b / y", "c / z")], {"far / near": ["a / x", "b / y", "c / z"]})
+    whole = [{"far": far, "near": near} for far in "ab" for near in "xy"]
+    assert looks.table(whole) == (whole, {"far": ["a", "b"], "near": ["x", "y"]}) and looks.table([{}]) == ([{}], {})
+
+
+def test_a_long_axis_stands_in_lines_with_its_values_under_the_pictures(monkeypatch):
+    under = []
+    monkeypatch.setattr(looks, "sheet", lambda rows, *told, **more: under.extend(more["under"]))
+    seen = [looks.Shown(name, torch.rand(14, 1, 8, 8), ["a"] * 14) for name in ("near", "far")]
+    looks.figure("hybrid", seen, [{"seed": seed} for seed in range(14)], 1, {}, {})
+    assert under == [[""] * 7, [f"seed {seed}" for seed in range(7)], [""] * 7, [f"seed {seed}" for seed in range(7, 14)]]
+    assert looks.caption({"prompt": "a skull"}, {"prompt": []}) == "a skull"
+
+
 def test_both_stages_are_seen_at_one_size():
     small, seen = torch.rand(2, 1, 8, 8), [looks.Shown(name, torch.rand(2, 1, 32, 32), ["a", "b"]) for name in ("near", "far")]
     assert [look.label for look in looks.staged(small, seen)] == ["stage I", "near", "far"]

@@ -258,6 +258,7 @@ def test_a_training_leaves_a_model_that_is_asked_in_words(expkit, two, folder, t
         assert (done.folder / file).stat().st_size > 0, file
     numbers = done.numbers()
     assert numbers["weights"] == "model" and numbers["leak"] < 0.01 and numbers["data"]["train"]["shape"] == [3, 16, 16]
-    ask = ("model=pictograms", "judges@model.judges=none", f"model.weights={done.folder}/model", f"model.encoder={folder}", "logger=none", "samples=1", "model.device=cpu")
+    ask = ("model=pictograms", "judges@model.judges=none", f"model.weights={done.folder}/model", f"model.encoder={folder}",
+           "logger=none", "samples=1", "model.device=cpu")  # fmt: skip
     drawn = expkit("task=sample", *ask, "prompt=[skull,a rocket on a blue background]")
     assert drawn.code == 0 and (drawn.folder / "picture.png").is_file(), drawn.err

@@ -2,7 +2,7 @@
 
     E = states of the text's tokens (L, 384), zero where there is none;    d(a, b) = 1 − cos(mean E_a, mean E_b)
 
-A text that names no known thing is asked with the nearest one, and d is said in the header; beyond `LIMIT` there is none, and it is refused.
+A text that names no known thing is asked with the nearest one, and d is said in the header; beyond `LIMIT` it is refused.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def figure(
                 missing = [torch.ones_like(pictures[0])] * (line - len(pictures)) if after and not folded else []
                 rows.append([*extra[0], *pictures, *missing, *extra[1]])
                 down.append(row_label(look, cells, here, samples, len(looks), axes))
-                own = [caption(cells[row // samples], axes) * (look is looks[-1]) for row in range(start, start + len(pictures))]
-                under.append([""] * len(extra[0]) + own + [""] * (len(missing) + len(extra[1])))
+                own = [caption(cells[row // samples], axes) for row in range(start, start + len(pictures)) if folded]
+                under.append([""] * len(extra[0]) + [text * (look is looks[-1]) for text in own] + [""] * len(extra[1]))
     heads = [] if folded else columns(cells, across, samples if across > 1 else line, axes, before, after)
     return sheet(rows, down, heads, name, note, under=under if folded else ())
 
