@@ -45,7 +45,7 @@ def encoder(folder):
 @pytest.fixture
 def known(encoder, tmp_path):
     path = tmp_path / "known.safetensors"
-    known_things(THINGS, encoder).write(path)
+    known_things(THINGS, encoder, ["skull"]).write(path)
     return path
 
 
@@ -110,6 +110,7 @@ def test_known_things_need_no_encoder(known, monkeypatch):
 
 def test_free_text_says_how_to_get_an_encoder(known):
     words = Known(Store(), MiniLM("nobody/nothing"), known)
+    assert words.prepare([words.understand("A line drawing of a skull"), "a skull in grey"]) == []
     for ask in (lambda: words.understand("a spaceship"), lambda: words.prepare(["a skull on blue"])):
         with pytest.raises(Refusal, match=r"pip install 'expkit\[pictograms\]'"):
             ask()
@@ -183,9 +184,9 @@ def test_a_folder_answers_as_the_network_that_was_saved(schedule, kind, known, e
     model.prepare(["", "skull"])
     x, rows = torch.randn(2, 3, 16, 16), encoder.encode(["a skull", ""]).float()
     for row, text in enumerate(("skull", "")):
-        short = rows[row : row + 1, : encoder.tokens(text and "a skull")]
+        told, there = rows[row : row + 1], torch.arange(32)[None] < encoder.tokens(text and "a skull")
         with torch.no_grad():
-            expected = network(x[row : row + 1], 250, encoder_hidden_states=short).sample
+            expected = network(x[row : row + 1], 250, encoder_hidden_states=told, encoder_attention_mask=there).sample
         torch.testing.assert_close(model.predict(x[row : row + 1], 250, [text]).native, expected, atol=1e-3, rtol=0)
 
 

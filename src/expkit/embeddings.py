@@ -114,7 +114,7 @@ class Bank:
     """Embeddings of many texts of one encoder, without what pads them: states (T, D) one after the other, each text's end at ends (N,).
 
     An embedding is (L, D), L the encoder's length, and zero after the text's last token: which is how what asks with it knows its end.
-    names: what the texts are of, those after the first, where they name something.
+    names: what the first texts after the null prompt are of, where they name something.
     """
 
     texts: tuple[str, ...]

@@ -115,10 +115,14 @@ def pooled(rows: Tensor) -> Tensor:
     return F.normalize(rows.sum(1) / (rows != 0).any(-1).sum(1, keepdim=True).clamp(min=1), dim=1)
 
 
-def known_things(names: Iterable[str], encoder: MiniLM) -> Bank:
-    """The null prompt and the usual phrase of every thing: what ships with a model, so that these need no encoder."""
+def known_things(names: Iterable[str], encoder: MiniLM, familiar: Iterable[str] = ()) -> Bank:
+    """The null prompt, the usual phrase of every thing, and of the familiar ones the other ways in which people ask most often.
+
+    It ships with a model, so that these need no encoder.
+    """
     things = tuple(dict.fromkeys(names))
-    return encoder.packed(["", *map(phrases.usual, things)], things)
+    others = [way.format(phrases.usual(name)) for name in familiar for way in phrases.OFTEN]
+    return encoder.packed(["", *map(phrases.usual, things), *others], things)
 
 
 class Known(Embeddings):
@@ -191,7 +195,7 @@ class Known(Embeddings):
     @cached_property
     def sentences(self) -> Tensor:
         """The known things, (K, 384)."""
-        return torch.cat([pooled(self.bank.rows(part)) for part in torch.arange(1, len(self.bank.texts)).split(1000)])
+        return torch.cat([pooled(self.bank.rows(part)) for part in torch.arange(1, 1 + len(self.bank.names)).split(1000)])
 
     def values(self, text: str) -> Tensor:
         """(L, D) of a text that is not a part of the run."""

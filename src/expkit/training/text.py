@@ -70,7 +70,7 @@ class TextDiffusion(Diffusion):
             raise Refusal("trainer=text_conditional trains all levels on pictures in [-1, 1]: leave low, high and only of the objective.")
         scenes = Scenes.of(images, self.captions, self.vary)
         said, names = scenes.captions.texts, [name for concept in images.concepts for name in (concept.name, *concept.others)]
-        known = kept(["known", *names], self.encoder, lambda: known_things(names, self.encoder))
+        known = kept(["known", *images.names, *names], self.encoder, lambda: known_things(names, self.encoder, images.names))
         return replace(self, of=Told(scenes, kept(said, self.encoder, lambda: self.encoder.packed(said)), known))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
