@@ -1,5 +1,6 @@
 """Scripts in Python are run by a shell first, which sees to their environment, and are Python all the same."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,8 @@ def test_a_script_runs_in_the_environment_of_its_checkout(name, checkout):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_python(name):
-    compile((ROOT / "scripts" / name).read_text(), name, "exec")
+def test_a_script_is_python_and_finds_all_that_it_imports(name):
+    runpy.run_path(str(ROOT / "scripts" / name))
 
 
 @pytest.mark.parametrize(("name", "arguments", "first"), [("hybrid_pairs", ["--help"], "usage: "), ("tiny_if", [], "A DeepFloyd IF")])
