@@ -160,7 +160,7 @@ def test_weights_of_something_else_are_refused(tmp_path):
     refused(tmp_path / "c", "cannot be read")
 
 
-@pytest.mark.parametrize("network", [readers.Plain(8), readers.Residual(8)])
+@pytest.mark.parametrize("network", [readers.Plain(8), readers.Residual(8), readers.Strided(8)])
 def test_what_reading_saves_is_the_network(network, tmp_path, pictures):
     Reading().save(network, tmp_path / "model.safetensors", tuple("0123456789"))
     judge = judges.Judge(tmp_path / "model.safetensors")
