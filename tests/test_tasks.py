@@ -214,7 +214,8 @@ def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(
 
 def test_wishes_that_fill_no_table_are_told_apart_by_all_that_they_say():
     pairs = [{"far": "a", "near": "x"}, {"far": "b", "near": "y"}, {"far": "c", "near": "z"}]
-    assert looks.table(pairs) == ([{"far / near": both} for both in ("a / x", "b / y", "c / z")], {"far / near": ["a / x", "b / y", "c / z"]})
+    said = ["a / x", "b / y", "c / z"]
+    assert looks.table(pairs) == ([{"far / near": both} for both in said], {"far / near": said})
     whole = [{"far": far, "near": near} for far in "ab" for near in "xy"]
     assert looks.table(whole) == (whole, {"far": ["a", "b"], "near": ["x", "y"]}) and looks.table([{}]) == ([{}], {})
 
