@@ -84,9 +84,17 @@ class Ran(NamedTuple):
         return json.loads((self.folder / "numbers.json").read_text())
 
 
+def of_digits(arguments: tuple[str, ...]) -> list[str]:
+    asks = any(argument.startswith("task=") for argument in arguments)
+    return [*arguments, "model=digits"] if asks and not any(argument.startswith("model=") for argument in arguments) else [*arguments]
+
+
 @pytest.fixture
 def expkit(tmp_path, monkeypatch, capsys):
-    """Runs the command in this process, in an empty folder: expkit("task=sample", "gamma=1") -> exit code, output, errors."""
+    """Runs the command in this process, in an empty folder: expkit("task=sample", "gamma=1") -> exit code, output, errors.
+
+    Its model is that of digits, which is quick, unless the command says another.
+    """
     from expkit.__main__ import main
 
     monkeypatch.chdir(tmp_path)
@@ -94,7 +102,7 @@ def expkit(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("EXPKIT_DATA", str(Path(DATA).resolve()))
 
     def run(*arguments: str) -> Ran:
-        monkeypatch.setattr("sys.argv", ["expkit", *arguments])
+        monkeypatch.setattr("sys.argv", ["expkit", *of_digits(arguments)])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         code = 0
         try:

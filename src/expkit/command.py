@@ -27,11 +27,12 @@ GROUPS = {
     "experiment": "a whole command under a name",
 }
 COMMANDS = (
-    ("expkit task=hybrid far=5 near=4", "a picture that is a 5 from afar and a 4 close by"),
-    ("expkit task=sample prompt=[three,7] gamma=[1,5]", "two prompts at two strengths of guidance, in one batch"),
-    ("expkit task=anagram upright=6 turned=9", "a 6 that is a 9 when it is turned"),
+    ('expkit task=hybrid far="a skull" near="a rocket"', "a picture that is a skull from afar and a rocket close by"),
+    ('expkit task=sample prompt=["a dog","a cat"] gamma=[1,5]', "two prompts at two strengths of guidance, in one batch"),
+    ('expkit task=anagram upright="a dog" turned="a cat"', "a dog that is a cat when it is turned"),
+    ("expkit model=digits task=anagram upright=6 turned=9", "the same of handwritten digits"),
     ("expkit task=inpaint estimate@task.estimate=hybrid", "tasks combine: a hybrid inside a mask"),
-    ("expkit -m task=sdedit prompt=3 i_start=3,7,10", "a sweep: one run for each i_start"),
+    ("expkit -m task=sdedit i_start=3,7,10", "a sweep: one run for each i_start"),
 )
 
 
@@ -78,7 +79,7 @@ def manual() -> str:
         "  python -m expkit …                   the same",
         "",
         "Try",
-        *[f"  {command:<52} {says}" for command, says in COMMANDS],
+        *[f"  {command:<56} {says}" for command, says in COMMANDS],
         "",
         "Keys  (KEY=VALUE; a list KEY=[A,B] is a batch)",
         *[f"  {name:<10} {says}" for name, says in keys().items()],
