@@ -18,8 +18,8 @@ from expkit.denoisers import trained
 from expkit.denoisers.unets import UNet
 from expkit.errors import Refusal
 from expkit.estimate import guided
-from expkit.judges import Plain
 from expkit.randomness import Draws, stream
+from expkit.readers import Plain
 from expkit.rules import DDIM, DDPM
 from expkit.sample import sample, seeded
 from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
