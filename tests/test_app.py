@@ -301,7 +301,7 @@ def page(tmp_path_factory):
     if not os.environ.get("CI"):
         pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
     folder = tmp_path_factory.mktemp("app")
-    said, told = (folder / "said").open("w"), [sys.executable, "-m", "expkit", "app", "port=0", "logger=none"]
+    said, told = (folder / "said").open("w"), [sys.executable, "-m", "expkit", "app", "port=0", "logger=none", "model=digits"]
     with said, started(told, cwd=folder, env=environment(folder), stderr=said) as served, chromium() as driver:
         address = served.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), (folder / "said").read_text()

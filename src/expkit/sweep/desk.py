@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from expkit import command, sources
+from expkit import command, job, sources
 from expkit.errors import Refusal
 from expkit.sweep import drawn, wishes
 from expkit.sweep.drawn import BLANK, SIDE, canvas
@@ -93,7 +93,8 @@ def hybrids(known: Mapping, given: Sequence[str]) -> None:
         with gr.Column(min_width=320):
             far = line("hybrid-far", "Far: seen from afar", known, given, examples["far"])
             near = line("hybrid-near", "Near: seen close by", known, given, examples["near"])
-            blur = first_of(known["sigma"]) or known["model"]["blur"]
+            own = known["model"]["blur"]
+            blur = first_of(known["sigma"]) or (job.built(own) if isinstance(own, Mapping) else own)
             label = "Blur sigma, in pixels: a smaller one favours the near prompt, a larger one the far"
             sigma = gr.Slider(0.2, max(4, 2 * blur), value=blur, step=0.1, label=label)
             samples = counted(known)
