@@ -20,6 +20,7 @@ from PIL import Image
 
 from expkit import sources
 from expkit.errors import Refusal
+from expkit.job import Composed
 from expkit.sweep import app, dashboard, drawn, serving, wishes
 from expkit.sweep.app import Asked
 from tests.browser import chromium
@@ -293,6 +294,16 @@ class Page:
     def command(self) -> str:
         lines = self.wait(lambda: self.all(f"#{self.name}-command .cm-line"))
         return "".join(line.text for line in lines)
+
+
+@pytest.mark.parametrize(("given", "blur"), [((), 2.0), (("model=digits",), 1.8), (("sigma=3",), 3.0)])
+def test_a_page_begins_from_the_blur_of_its_model(given, blur):
+    if not os.environ.get("CI"):
+        pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
+    from expkit.sweep import desk
+
+    page = desk.built(Composed(wishes.composed(given)).known({}), given)
+    assert [block.value for block in page.blocks.values() if "Blur sigma" in str(getattr(block, "label", ""))] == [blur]
 
 
 @pytest.fixture(scope="module")
