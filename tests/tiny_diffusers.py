@@ -32,8 +32,16 @@ LEARNED = {**BETAS, "variance_type": "learned_range", "thresholding": True, "dyn
 class Words:
     """Embeddings as `expkit.prompts` gives them, made from the text itself; `prepared` has what was prepared."""
 
+    padded = False
+
     def __init__(self, width: int = WIDTH, length: int = LENGTH, known: dict[str, Tensor] | None = None, **unused) -> None:
         self.width, self.length, self.known, self.prepared = width, length, known or {}, []
+
+    def understand(self, prompt: str) -> str:
+        return prompt
+
+    def taken(self, prompts) -> list[str]:
+        return []
 
     def prepare(self, texts, make_room=None) -> None:
         self.prepared += texts

@@ -230,7 +230,10 @@ class Embeddings:
     It looks into `imported` (a file) first, then into the store, and asks the encoder for what neither has. Where the encoder is not at
     hand, what it has encoded before, and imports that were copied into the store, are still found. `used` says where each text of the
     run is from; embeddings of different provenance, and texts that were cut, are told to `warn`.
+    padded: whether the rows of a short text end in zeros, which its network is told to pass over.
     """
+
+    padded: ClassVar[bool] = False
 
     def __init__(
         self, store: Store, encoder: Encoder | None = None, imported: str | Path | None = None, warn: Callable[[str], None] = errors.warn
@@ -251,6 +254,14 @@ class Embeddings:
         if not set(texts) <= set(self.held):
             self.prepare([*self.held, *texts])
         return torch.stack([self.held[text].values for text in texts])
+
+    def understand(self, prompt: str) -> str:
+        """The text that is asked with, for what a person wrote."""
+        return str(prompt)
+
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        """What was not known in these prompts, and what it is taken for."""
+        return []
 
     @property
     def used(self) -> dict[str, Provenance]:

@@ -131,6 +131,8 @@ class Known(Embeddings):
     known: the file of `known_things` that ships with the model; None: it was shown anything, and every text is asked as it is.
     """
 
+    padded = True
+
     def __init__(
         self, store: Store, encoder: MiniLM | None = None, known: str | Path | None = None, imported: str | Path | None = None,
         warn: Callable[[str], None] = errors.warn,

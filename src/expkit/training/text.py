@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,9 +76,13 @@ class TextDiffusion(Diffusion):
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """images (N, 4, 2S, 2S): the glyphs of the labels, each shown as one of its captions says."""
         pictures, said = self.of.on(images.device).scenes.shown(images, labels, draws)
-        return super().__call__(network, pictures, said, draws)
+        return super().__call__(self.beside(network, pictures, draws), pictures, said, draws)
 
-    def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
+    def beside(self, network: nn.Module, pictures: Tensor, draws: Draws) -> Callable[..., tuple[Tensor]]:
+        """The network, told what it is to know of these pictures (N, 3, S, S) in [0, 1] beside their captions."""
+        return network
+
+    def answer(self, network: Callable[..., tuple[Tensor]], x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """labels: places of captions, of which the first says nothing."""
         rows = self.of.on(x.device).bank.rows(labels * kept[:, 0])
         mask = (rows != 0).any(-1)

@@ -41,7 +41,7 @@ class StableDiffusion(Prompted):
         return (3, self.shape[1] * self.shrink, self.shape[2] * self.shrink)
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        return Prediction(self.network(x, t, encoder_hidden_states=self.rows(prompts)))
+        return Prediction(self.network(x, t, **self.told(prompts)))
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:

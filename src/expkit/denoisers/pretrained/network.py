@@ -134,7 +134,7 @@ class Pretrained(Denoiser):
 class Prompted(Pretrained):
     """A model that is told in words what to show.
 
-    embeddings: prepare(texts, make_room) encodes what is not stored yet, and frees the encoder; rows(texts) -> (R, L, D).
+    embeddings: `prompts.Embeddings`.
     """
 
     def __init__(self, repository: Repository, width: int | None, embeddings, machine: Machine) -> None:
@@ -142,7 +142,15 @@ class Prompted(Pretrained):
         self.embeddings, self.rows = embeddings, Rows(embeddings, width, machine)
 
     def understand(self, prompt: str) -> str:
-        return str(prompt)
+        return self.embeddings.understand(prompt)
+
+    def taken(self, prompts: Iterable[str]) -> list[str]:
+        return self.embeddings.taken(prompts)
+
+    def told(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What a network is told of its rows' prompts."""
+        rows = self.rows([self.understand(prompt) for prompt in prompts])
+        return {"encoder_hidden_states": rows} | ({"encoder_attention_mask": (rows != 0).any(-1)} if self.embeddings.padded else {})
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encodes the prompts; the UNet is loaded afterwards, by the first forward, so that both are never held at once."""

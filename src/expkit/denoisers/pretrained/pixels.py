@@ -36,6 +36,11 @@ def parted(answer: Tensor, channels: int, learned: bool) -> Prediction:
     return Prediction(native, (v + 1) / 2 if learned and v.shape[1] else None)
 
 
+def enlarged(low: Tensor, size: Sequence[int]) -> Tensor:
+    """As DeepFloyd IF enlarges what its second stage is told."""
+    return F.interpolate(low, tuple(size), mode="bilinear", align_corners=True)
+
+
 class Unconditional(Pretrained):
     """A model that is not told what to show, such as google/ddpm-cat-256: the null prompt is all it is asked."""
 
@@ -56,41 +61,38 @@ class Unconditional(Pretrained):
         return parted(self.network(x, t), self.shape[0], self.learned)
 
 
-class DeepFloyd(Prompted):
-    """Stage I of DeepFloyd IF: pictures of 64 pixels, eps, a learned variance, told in T5's words."""
+class First(Prompted):
+    """What makes pictures of what it is told: stage I of DeepFloyd IF (64 pixels, eps, a learned variance, T5's words), and ours."""
 
     range = (-1.0, 1.0)
+    channels = 3
 
     def __init__(self, repository: Repository, embeddings, machine: Machine) -> None:
         unet = repository.config("unet")
-        check_class(unet, "UNet2DConditionModel", repository.name, channels=3)
-        super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
+        check_class(unet, "UNet2DConditionModel", repository.name, self.channels)
+        super().__init__(repository, unet.get("encoder_hid_dim") or unet.get("cross_attention_dim"), embeddings, machine)
         self.shape = (3, *size_of(unet, None))
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        return parted(self.network(x, t, encoder_hidden_states=self.rows(prompts)), 3, self.learned)
+    def predict(self, x: Tensor, t: int, prompts: Sequence[str], **more) -> Prediction:
+        return parted(self.network(x, t, **self.told(prompts), **more), 3, self.learned)
 
 
-class Second(Prompted):
-    """Stage II of DeepFloyd IF: pictures of 256 pixels that are those of stage I, enlarged.
+class Second(First):
+    """What makes larger pictures beside those of a first stage: stage II of DeepFloyd IF (256 pixels of 64), and ours (64 of 32).
 
-    low: (B, 3, 64, 64) in [-1, 1], one for each picture of the run; noise: shape -> (B, *shape), standard normal; noise_level: how much
+    low: (B, 3, H, W) in [-1, 1], one for each picture of the run; noise: shape -> (B, *shape), standard normal; noise_level: how much
     of it is mixed with the enlarged ones, so that the network may depart from them.
     """
 
-    range = (-1.0, 1.0)
+    channels = 6
 
     def __init__(
         self, low: Tensor, noise: Noise, repository: Repository, embeddings, machine: Machine, noise_level: int = 250
     ) -> None:
-        unet = repository.config("unet")
-        check_class(unet, "UNet2DConditionModel", repository.name, channels=6)
-        super().__init__(repository, unet.get("encoder_hid_dim"), embeddings, machine)
-        self.shape = (3, *size_of(unet, None))
+        super().__init__(repository, embeddings, machine)
         noising = repository.optional("image_noising_scheduler")
-        enlarged = F.interpolate(low, self.shape[1:], mode="bilinear", align_corners=True)
         steps, drawn = schedule_of(noising) if noising else self.schedule, noise(self.shape).to(low)
-        self.low = steps.noised(enlarged, noise_level, drawn).to(self.device)
+        self.low = steps.noised(enlarged(low, self.shape[1:]), noise_level, drawn).to(self.device)
         self.level = noise_level
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
@@ -98,8 +100,7 @@ class Second(Prompted):
         return torch.cat([x, self.low[list(pictures)].to(x)], 1)
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        level = torch.full((len(x),), self.level, device=self.device)
-        return parted(self.network(x, t, encoder_hidden_states=self.rows(prompts), class_labels=level), 3, self.learned)
+        return super().predict(x, t, prompts, class_labels=torch.full((len(x),), self.level, device=self.device))
 
 
 def unconditional(weights: str, machine: Machine, size: int | None = None, max_rows: int | None = None) -> Denoiser:
@@ -109,7 +110,7 @@ def unconditional(weights: str, machine: Machine, size: int | None = None, max_r
 
 def deepfloyd(embeddings, machine: Machine, weights: str | None = None, size: str = "m", max_rows: int | None = None) -> Denoiser:
     """model=deepfloyd: stage I, of a folder or an id, or the published one of this size."""
-    return split(DeepFloyd(first_stage(weights, size), embeddings, machine), max_rows)
+    return split(First(first_stage(weights, size), embeddings, machine), max_rows)
 
 
 def upscaler(

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from expkit import store
-from expkit.denoiser import Denoiser, Prediction
-from expkit.denoisers.pretrained.configs import KINDS, check_class, size_of
-from expkit.denoisers.pretrained.network import Machine, Prompted, split
+from expkit.denoiser import Denoiser
+from expkit.denoisers.pretrained import pixels
+from expkit.denoisers.pretrained.configs import KINDS
+from expkit.denoisers.pretrained.network import Machine, split
+from expkit.denoisers.pretrained.pixels import First, Noise
 from expkit.errors import Refusal
 from expkit.hub import Repository
 from expkit.schedule import Schedule
@@ -27,7 +28,7 @@ from expkit.sentences import WIDTH
 KNOWN, SHIPPED = "known.safetensors", "pictograms"
 
 
-def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16):
+def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16, **more):
     """A network for pictures of this size: width, 2·width, 4·width and 6·width, each at half the side of the one before.
 
     layers: of each part. attend: the largest side with attention, to itself and to the text. As in DeepFloyd IF the text is also pooled
@@ -45,7 +46,6 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         raise Refusal(f"trainer.network.attend={attend} does not fit: the smallest side of this network is {sides[-1]}; try {sides[-2]}.")
     return UNet2DConditionModel(
         sample_size=size,
-        in_channels=channels,
         out_channels=channels,
         layers_per_block=layers,
         block_out_channels=widths,
@@ -57,7 +57,13 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         addition_embed_type_num_heads=WIDTH // 64,
         resnet_time_scale_shift="scale_shift",
         norm_num_groups=16,
+        **{"in_channels": channels} | more,
     )
+
+
+def second_unet(classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8):
+    """A network for pictures of this size beside smaller ones, enlarged and noised; it is told how noisy they are."""
+    return unet(classes, channels, size, width, layers, attend, in_channels=2 * channels, class_embed_type="timestep")
 
 
 def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
@@ -77,28 +83,6 @@ def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> Non
     part.rename(folder)
 
 
-class Worded(Prompted):
-    """A model of pixels that is told in sentences. embeddings: `sentences.Known`."""
-
-    range = (-1.0, 1.0)
-
-    def __init__(self, repository: Repository, embeddings, machine: Machine) -> None:
-        config = repository.config("unet")
-        check_class(config, "UNet2DConditionModel", repository.name, channels=3)
-        super().__init__(repository, config.get("cross_attention_dim"), embeddings, machine)
-        self.shape = (3, *size_of(config, None))
-
-    def understand(self, prompt: str) -> str:
-        return self.embeddings.understand(prompt)
-
-    def taken(self, prompts: Iterable[str]) -> list[str]:
-        return self.embeddings.taken(prompts)
-
-    def predict(self, x: torch.Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        rows = self.rows([self.understand(prompt) for prompt in prompts])
-        return Prediction(self.network(x, t, encoder_hidden_states=rows, encoder_attention_mask=(rows != 0).any(-1)))
-
-
 def home(weights: str) -> Repository:
     """Where a model lies: the one that ships, where it is asked for by its name, else a folder or a repository."""
     return Repository(str(store.WEIGHTS / SHIPPED if str(weights) == SHIPPED else weights))
@@ -106,7 +90,15 @@ def home(weights: str) -> Repository:
 
 def worded(embeddings, machine: Machine, weights: str = SHIPPED, max_rows: int | None = None) -> Denoiser:
     """model=pictograms"""
-    return split(Worded(home(weights), embeddings, machine), max_rows)
+    return split(First(home(weights), embeddings, machine), max_rows)
+
+
+def upscaler(
+    low: Tensor, noise: Noise, embeddings, machine: Machine, weights: str = SHIPPED, second: str | None = None, noise_level: int = 100,
+    max_rows: int | None = None,
+) -> Denoiser:  # fmt: skip
+    """The second stage, for the pictures `low` of the first: model.second, or what lies as stage_2 beside the first."""
+    return pixels.upscaler(low, noise, embeddings, machine, home(weights).name, second, noise_level=noise_level, max_rows=max_rows)
 
 
 def known_of(weights: str) -> Path:

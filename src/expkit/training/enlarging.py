@@ -1,0 +1,86 @@
+"""Training a second stage: a diffusion model of large pictures, told a noised version of the small one (Ho et al. 2021, §4.2).
+
+    L = E || F([x_t, y_n], t, E(caption), n) − target(x0, eps) ||²,   y_n = alpha_n · enlarged(shrunk(x0)) + sigma_n · noise
+
+n is drawn anew for each picture, so that whoever samples may choose how far the large picture may depart from the small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from expkit.denoisers.pretrained import pixels, worded
+from expkit.denoisers.pretrained.network import machine
+from expkit.embeddings import Store
+from expkit.errors import Refusal
+from expkit.estimate import guided
+from expkit.grids import strided
+from expkit.randomness import Draws
+from expkit.rules import DDPM
+from expkit.sample import noises, sample, seeded
+from expkit.sentences import Known
+from expkit.sheets import sheet
+from expkit.training.data import Pictures
+from expkit.training.scenes import views
+from expkit.training.text import TextDiffusion
+
+
+@dataclass(frozen=True, eq=False)
+class Enlarging(TextDiffusion):
+    """TextDiffusion of pictures that are seen smaller. times: how much; noisiest: the level of the most noise that these may have."""
+
+    times: int = 2
+    noisiest: int = 400
+
+    def told(self, images: Pictures) -> Enlarging:
+        if not (isinstance(self.times, int) and self.times >= 2 and images.shape[-1] % self.times == 0):
+            raise Refusal(
+                f"trainer.objective.times={self.times} does not fit pictures of {images.shape[-1]} pixels: give a number that divides them."
+            )
+        if not 0 <= self.noisiest < len(self.schedule):
+            raise Refusal(f"trainer.objective.noisiest={self.noisiest} is no level of this schedule: give 0 to {len(self.schedule) - 1}.")
+        return super().told(images)
+
+    def beside(self, network: nn.Module, pictures: Tensor, draws: Draws) -> Callable[..., tuple[Tensor]]:
+        level = draws.integers(self.noisiest + 1)
+        alpha, sigma = self.schedule.rows(level)
+        large = pixels.enlarged(2 * F.avg_pool2d(pictures, self.times) - 1, pictures.shape[-2:])
+        noised = alpha * large + sigma * draws.normal(pictures.shape[1:])
+
+        def asked(x: Tensor, t: Tensor, **told) -> tuple[Tensor]:
+            rows = torch.cat([x, noised.to(x.dtype)], 1).contiguous(memory_format=torch.channels_last)
+            return network(rows, t, class_labels=level, **told)
+
+        return asked
+
+    def save(self, network: nn.Module, path: Path, names) -> None:
+        worded.save(path, network, self.schedule, self.kind)
+
+    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+        """Enlarged through the folder that is kept, as anybody's would be."""
+        rows = torch.arange(min(10, len(held_out.labels)))
+        large, said = views(held_out, rows, seed, self.of.scenes)
+        small, seeds = F.avg_pool2d(large, self.times), seeded(seed, len(rows))
+        with TemporaryDirectory() as folder:
+            path, place = Path(folder) / "model", str(next(network.parameters()).device)
+            self.save(network, path, held_out.names)
+            self.of.known.write(path / worded.KNOWN)
+            words = Known(Store(), self.encoder, path / worded.KNOWN)
+            model = pixels.upscaler(2 * small - 1, partial(noises, seeds, "low", 0), words, machine(place, "float32"), second=str(path))
+            model.prepare(["", *said])
+            *_, end = sample(model, guided(said, 1.0), strided(len(model.schedule)), seeds, DDPM())
+        plain, small = pixels.enlarged(small, large.shape[-2:]), F.interpolate(small, large.shape[-2:])
+        drawn = [[*small], [*plain], [*model.decode(end.x).cpu()], [*large]]
+        return {"samples": sheet(drawn, ["small", "enlarged bilinearly", "enlarged by this model", "original"], title="held-out pictures")}
+
+    def facts(self, network: nn.Module) -> dict:
+        return super().facts(network) | {"times": self.times, "noisiest": self.noisiest}
