@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from expkit import sentences
-from expkit.denoisers.pretrained import worded
+from expkit.denoisers.pretrained import pixels, worded
 from expkit.denoisers.pretrained.network import Machine
 from expkit.embeddings import Bank, Store
 from expkit.errors import Refusal
@@ -16,6 +17,7 @@ from expkit.randomness import Draws, stream
 from expkit.schedule import cosine, flow, scaled
 from expkit.sentences import Known, MiniLM, known_things, pooled
 from expkit.training.data import Batches, Pictures
+from expkit.training.enlarging import Enlarging
 from expkit.training.pictograms import FONT, pictograms
 from expkit.training.text import TextDiffusion
 
@@ -263,3 +265,47 @@ def test_a_training_leaves_a_model_that_is_asked_in_words(expkit, two, folder, t
            "logger=none", "samples=1", "model.device=cpu")  # fmt: skip
     drawn = expkit("task=sample", *ask, "prompt=[skull,a rocket on a blue background]")
     assert drawn.code == 0 and (drawn.folder / "picture.png").is_file(), drawn.err
+
+
+# ---- a second stage
+
+
+def test_the_small_picture_stands_beside_the_large_one_noised_to_a_level_that_is_told(two, encoder):
+    class Asked(torch.nn.Module):
+        def forward(self, rows, t, class_labels, encoder_hidden_states, encoder_attention_mask, return_dict):
+            self.rows, self.levels = rows, class_labels
+            return (torch.zeros_like(rows[:, :3]),)
+
+    network, schedule = Asked(), cosine(1000)
+    objective = Enlarging(schedule, "v", encoder=encoder, captions=4, noisiest=20).told(two)
+    labels = torch.arange(200) % 2
+    glyphs, draws = two.images[labels].float() / 255, lambda: Draws(stream(0), 200)
+    objective(network, glyphs, labels, draws())
+    large, _ = objective.of.scenes.shown(glyphs, labels, draws())
+    small = pixels.enlarged(2 * torch.nn.functional.avg_pool2d(large, 2) - 1, (16, 16))
+    assert network.rows.shape == (200, 6, 16, 16) and int(network.levels.min()) == 0 and int(network.levels.max()) == 20
+    alpha, sigma = schedule.rows(network.levels)
+    off = (network.rows[:, 3:] - alpha * small) / sigma
+    assert float(off.mean()) == pytest.approx(0, abs=0.02) and float(off.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("made", "said"), [({"times": 3}, "a number that divides them"), ({"noisiest": 1000}, "give 0 to 999")])
+def test_what_cannot_be_enlarged_is_refused(made, said, two):
+    with pytest.raises(Refusal, match=said):
+        Enlarging(cosine(1000), "v", **made).told(two)
+
+
+def test_a_second_stage_is_trained_and_used(expkit, two, folder, known, tmp_path):
+    tiny = ("data=pictograms", "data.concepts=[skull,rocket]", "data.views=8", "trainer.batch_size=8", "trainer.epochs=1",
+            "trainer.network.width=16", "trainer.ema_from=1", "trainer.show=[1]", "trainer.objective.captions=4",
+            f"trainer.objective.encoder.weights={folder}", "trainer.accelerator=cpu", "logger=none")  # fmt: skip
+    first = expkit("task=train", "trainer=text_conditional", "data.size=16", *tiny)
+    second = expkit("task=train", "trainer=upscaler", "data.size=32", *tiny)
+    assert second.code == 0 and (second.folder / "epochs" / "01_samples.png").stat().st_size > 0, second.err
+    assert second.numbers()["times"] == 2
+    ask = ("task=hybrid", "model=pictograms", "judges@model.judges=none", f"model.weights={first.folder}/model", f"model.encoder={folder}",
+           "logger=none", "samples=1", "steps=3", "model.device=cpu", "upscale=true")  # fmt: skip
+    refused, drawn = expkit(*ask), expkit(*ask, f"model.second={second.folder}/model")
+    assert refused.code != 0 and "There is no stage II" in refused.err
+    assert drawn.code == 0 and Image.open(drawn.folder / "pictures" / "000.png").size == (32, 32), drawn.err
+    assert Image.open(drawn.folder / "first_stage" / "000.png").size == (16, 16)
