@@ -56,14 +56,17 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         addition_embed_type="text",
         addition_embed_type_num_heads=WIDTH // 64,
         resnet_time_scale_shift="scale_shift",
-        norm_num_groups=16,
-        **{"in_channels": channels} | more,
+        **{"in_channels": channels, "norm_num_groups": 16} | more,
     )
 
 
 def second_unet(classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8):
-    """A network for pictures of this size beside smaller ones, enlarged and noised; it is told how noisy they are."""
-    return unet(classes, channels, size, width, layers, attend, in_channels=2 * channels, class_embed_type="timestep")
+    """A network for pictures of this size beside smaller ones, enlarged and noised; it is told how noisy they are.
+
+    Four channels or more are normalised together: alone, they would forget how bright the small picture is.
+    """
+    more = {"in_channels": 2 * channels, "class_embed_type": "timestep", "norm_num_groups": width // 4}
+    return unet(classes, channels, size, width, layers, attend, **more)
 
 
 def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
