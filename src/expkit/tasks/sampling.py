@@ -131,7 +131,7 @@ class Sampling:
 
     def check(self) -> None:
         if self.upscale and not self.upscaler:
-            raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, model=deepfloyd, or upscale=false.")
+            raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
         if self.keep and not (self.judges and self.readings):
             raise Refusal(f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip.")
         if self.keep and self.keep > self.samples:
