@@ -7,7 +7,7 @@ n is drawn anew for each picture, so that whoever samples may choose how far the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,25 +62,29 @@ class Enlarging(TextDiffusion):
 
         return asked
 
-    def save(self, network: nn.Module, path: Path, names) -> None:
+    def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         worded.save(path, network, self.schedule, self.kind)
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        """Enlarged through the folder that is kept, as anybody's would be."""
         rows = torch.arange(min(10, len(held_out.labels)))
-        large, said = views(held_out, rows, seed, self.of.scenes)
-        small, seeds = F.avg_pool2d(large, self.times), seeded(seed, len(rows))
+        originals, said = views(held_out, rows, seed, self.of.scenes)
+        small = F.avg_pool2d(originals, self.times)
+        plain, seen = pixels.enlarged(small, originals.shape[-2:]), F.interpolate(small, originals.shape[-2:])
+        pictures = [[*each] for each in (seen, plain, self.enlarged(network, small, said, seed), originals)]
+        return {"samples": sheet(pictures, ["small", "enlarged bilinearly", "enlarged by this model", "original"], title="held-out pictures")}
+
+    def enlarged(self, network: nn.Module, small: Tensor, said: Sequence[str], seed: int) -> Tensor:
+        """Small pictures (N, 3, h, w) in [0, 1] through the folder that is kept, as anybody's would be: (N, 3, H, W) in [0, 1]."""
+        seeds, place = seeded(seed, len(small)), machine(str(next(network.parameters()).device), "float32")
         with TemporaryDirectory() as folder:
-            path, place = Path(folder) / "model", str(next(network.parameters()).device)
-            self.save(network, path, held_out.names)
+            path = Path(folder) / "model"
+            self.save(network, path, ())
             self.of.known.write(path / worded.KNOWN)
-            words = Known(Store(), self.encoder, path / worded.KNOWN)
-            model = pixels.upscaler(2 * small - 1, partial(noises, seeds, "low", 0), words, machine(place, "float32"), second=str(path))
+            words, noise = Known(Store(), self.encoder, path / worded.KNOWN), partial(noises, seeds, "low", 0)
+            model = pixels.upscaler(2 * small - 1, noise, words, place, second=str(path), noise_level=self.noisiest // 4)
             model.prepare(["", *said])
             *_, end = sample(model, guided(said, 1.0), strided(len(model.schedule)), seeds, DDPM())
-        plain, small = pixels.enlarged(small, large.shape[-2:]), F.interpolate(small, large.shape[-2:])
-        drawn = [[*small], [*plain], [*model.decode(end.x).cpu()], [*large]]
-        return {"samples": sheet(drawn, ["small", "enlarged bilinearly", "enlarged by this model", "original"], title="held-out pictures")}
+        return model.decode(end.x).cpu()
 
     def facts(self, network: nn.Module) -> dict:
         return super().facts(network) | {"times": self.times, "noisiest": self.noisiest}
