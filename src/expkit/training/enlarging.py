@@ -71,7 +71,8 @@ class Enlarging(TextDiffusion):
         small = F.avg_pool2d(originals, self.times)
         plain, seen = pixels.enlarged(small, originals.shape[-2:]), F.interpolate(small, originals.shape[-2:])
         pictures = [[*each] for each in (seen, plain, self.enlarged(network, small, said, seed), originals)]
-        return {"samples": sheet(pictures, ["small", "enlarged bilinearly", "enlarged by this model", "original"], title="held-out pictures")}
+        down = ["small", "enlarged bilinearly", "enlarged by this model", "original"]
+        return {"samples": sheet(pictures, down, title="held-out pictures")}
 
     def enlarged(self, network: nn.Module, small: Tensor, said: Sequence[str], seed: int) -> Tensor:
         """Small pictures (N, 3, h, w) in [0, 1] through the folder that is kept, as anybody's would be: (N, 3, H, W) in [0, 1]."""
