@@ -39,7 +39,7 @@ class Enlarging(TextDiffusion):
     """TextDiffusion of pictures that are seen smaller. times: how much; noisiest: the level of the most noise that these may have."""
 
     times: int = 2
-    noisiest: int = 400
+    noisiest: int = 200
 
     def told(self, images: Pictures) -> Enlarging:
         if not (isinstance(self.times, int) and self.times >= 2 and images.shape[-1] % self.times == 0):

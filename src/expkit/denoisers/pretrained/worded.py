@@ -97,7 +97,7 @@ def worded(embeddings, machine: Machine, weights: str = SHIPPED, max_rows: int |
 
 
 def upscaler(
-    low: Tensor, noise: Noise, embeddings, machine: Machine, weights: str = SHIPPED, second: str | None = None, noise_level: int = 100,
+    low: Tensor, noise: Noise, embeddings, machine: Machine, weights: str = SHIPPED, second: str | None = None, noise_level: int = 50,
     max_rows: int | None = None,
 ) -> Denoiser:  # fmt: skip
     """The second stage, for the pictures `low` of the first: model.second, or what lies as stage_2 beside the first."""
