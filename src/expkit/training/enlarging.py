@@ -24,6 +24,7 @@ from expkit.embeddings import Store
 from expkit.errors import Refusal
 from expkit.estimate import guided
 from expkit.grids import strided
+from expkit.measures import psnr
 from expkit.randomness import Draws
 from expkit.rules import DDPM
 from expkit.sample import noises, sample, seeded
@@ -66,13 +67,18 @@ class Enlarging(TextDiffusion):
         worded.save(path, network, self.schedule, self.kind)
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        rows = torch.arange(min(10, len(held_out.labels)))
-        originals, said = views(held_out, rows, seed, self.of.scenes)
+        chosen = torch.arange(min(10, len(held_out.labels)))
+        originals, said = views(held_out, chosen, seed, self.of.scenes)
         small = F.avg_pool2d(originals, self.times)
-        plain, seen = pixels.enlarged(small, originals.shape[-2:]), F.interpolate(small, originals.shape[-2:])
-        pictures = [[*each] for each in (seen, plain, self.enlarged(network, small, said, seed), originals)]
-        down = ["small", "enlarged bilinearly", "enlarged by this model", "original"]
-        return {"samples": sheet(pictures, down, title="held-out pictures")}
+        plain, made = pixels.enlarged(small, originals.shape[-2:]), self.enlarged(network, small, said, seed)
+        near = lambda pictures: f"{psnr(pictures, originals).mean():.1f} dB"  # noqa: E731
+        rows = {
+            "small": F.interpolate(small, originals.shape[-2:]),
+            f"enlarged bilinearly, {near(plain)}": plain,
+            f"enlarged by this model, {near(made)}": made,
+            "original": originals,
+        }
+        return {"samples": sheet([[*pictures] for pictures in rows.values()], [*rows], title="held-out pictures, and PSNR")}
 
     def enlarged(self, network: nn.Module, small: Tensor, said: Sequence[str], seed: int) -> Tensor:
         """Small pictures (N, 3, h, w) in [0, 1] through the folder that is kept, as anybody's would be: (N, 3, H, W) in [0, 1]."""
