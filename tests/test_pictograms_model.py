@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -16,6 +17,7 @@ from expkit.files import sha256
 from expkit.pictures import as_tensor
 from expkit.sentences import Known, MiniLM
 from expkit.store import WEIGHTS
+from expkit.tasks.readings import FromAfar, Reading
 
 FOLDER = WEIGHTS / worded.SHIPPED
 THINGS = ["skull", "rocket", "old man", "dog", "cat", "fire", "sunflower", "castle", "snowman", "fish"]
@@ -57,7 +59,7 @@ def test_hybrids_and_anagrams_are_ranked_by_its_judges(expkit):
 
 
 def test_its_second_stage_enlarges_what_the_first_has_made(expkit):
-    drawn = expkit("task=sample", "model=pictograms", "prompt=[skull,rocket]", "samples=1", "upscale=true", "logger=none", "model.device=cpu")
+    drawn = expkit("model=pictograms", "prompt=[skull,rocket]", "samples=1", "upscale=true", "logger=none", "model.device=cpu")
     assert drawn.code == 0, drawn.err
     for row in range(2):
         small, large = (Image.open(drawn.folder / name / f"{row:03d}.png") for name in ("first_stage", "pictures"))
@@ -66,6 +68,13 @@ def test_its_second_stage_enlarges_what_the_first_has_made(expkit):
         assert off < 0.05
     card = json.loads((FOLDER / "stage_2" / "card.json").read_text())
     assert card["sha256"] == sha256(FOLDER / "stage_2" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_large_picture_is_seen_from_as_far_as_a_small_one():
+    large = torch.rand(1, 3, 64, 64)
+    far = Reading("skull", FromAfar(4), far=True)
+    assert far.scaled(2).through == FromAfar(8) and far.scaled(1) == far and Reading("skull", FromAfar(4)).scaled(2).through == FromAfar(4)
+    assert torch.equal(far.scaled(2).through(large), judges.shrunk(large, 8))
 
 
 def test_views_and_blurs_follow_the_size_of_its_pictures():

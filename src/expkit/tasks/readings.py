@@ -25,7 +25,7 @@ class Reading:
     """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something.
 
     moving: whether there is an animation of how the first picture comes to be seen so; `through` is a view then. far: whether it is
-    seen from a distance.
+    seen from a distance; `through` is a FromAfar then.
     """
 
     prompt: str | int | Sequence[str | int]
@@ -36,6 +36,10 @@ class Reading:
     def only(self, rows: Sequence[int]) -> Reading:
         """The reading of these of the run's pictures."""
         return self if isinstance(self.prompt, str | int) else replace(self, prompt=[self.prompt[row] for row in rows])
+
+    def scaled(self, times: int) -> Reading:
+        """The reading of pictures so many times as large: from as far, they are shrunk by as much more."""
+        return replace(self, through=replace(self.through, times=times * self.through.times)) if self.far else self
 
     def prompts(self, count: int) -> list[str]:
         return [str(self.prompt)] * count if isinstance(self.prompt, str | int) else [str(p) for p in self.prompt]

@@ -205,7 +205,8 @@ class Sampling:
         original = {**pinned.before, **pinned.after}.get("original")
         if original is not None:
             result.look["original"] = result.bare(original, folder="original")
-        looks = shown(images, self.readings, kept, self.count)
+        times = images.shape[-1] // drawn.small.shape[-1]
+        looks = shown(images, {name: one.scaled(times) for name, one in self.readings.items()}, kept, self.count)
         for look in looks:
             if self.readings and self.readings[look.label].moving:
                 self.move(looks[0], look, result)
