@@ -85,8 +85,7 @@ class Enlarging(TextDiffusion):
         seeds, place = seeded(seed, len(small)), machine(str(next(network.parameters()).device), "float32")
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            self.save(network, path, ())
-            self.of.known.write(path / worded.KNOWN)
+            super().save(network, path, ())  # with what is known beside it
             words, noise = Known(Store(), self.encoder, path / worded.KNOWN), partial(noises, seeds, "low", 0)
             model = pixels.upscaler(2 * small - 1, noise, words, place, second=str(path), noise_level=self.noisiest // 4)
             model.prepare(["", *said])
