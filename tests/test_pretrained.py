@@ -403,6 +403,9 @@ def test_what_cannot_be_loaded_is_said(models, tmp_path):
         pixels.deepfloyd(tiny.Words(), CPU, str(models / "if" / "stage_2"))
     with pytest.raises(Refusal, match=r"no stage II.*model\.second="):
         pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "ddpm"))
+    for level in (5000, -1, "many"):
+        with pytest.raises(Refusal, match=rf"model\.noise_level={level} does not fit.*0 to 999"):
+            pixels.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "if"), noise_level=level)
     with pytest.raises(Refusal, match=r"model.size=xxl.*There are: m, l, xl"):
         pixels.deepfloyd(tiny.Words(), CPU, size="xxl")
     damaged = tmp_path / "model"

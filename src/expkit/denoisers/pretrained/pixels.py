@@ -92,6 +92,8 @@ class Second(First):
         super().__init__(repository, embeddings, machine)
         noising = repository.optional("image_noising_scheduler")
         steps, drawn = schedule_of(noising) if noising else self.schedule, noise(self.shape).to(low)
+        if not (isinstance(noise_level, int) and 0 <= noise_level < len(steps)):
+            raise Refusal(f"model.noise_level={noise_level} does not fit: it is a level of this model's schedule, 0 to {len(steps) - 1}.")
         self.low = steps.noised(enlarged(low, self.shape[1:]), noise_level, drawn).to(self.device)
         self.level = noise_level
 
