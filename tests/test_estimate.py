@@ -169,7 +169,7 @@ def test_rescaled_asks_what_it_needs_and_nothing_twice(toy, x):
 def test_the_conditional_wish_is_the_wish_without_guidance(toy, x):
     views = {"upright": Identity(), "turned": Jigsaw()}
     wish = lambda gamma: anagram({"upright": hybrid(guided("a", gamma), guided("b", gamma), BLUR), "turned": guided("c", gamma)}, views)  # noqa: E731
-    assert same(wish(5).conditional(toy, x, 50), wish(1)(toy, x, 50)) and rows(wish(5).conditional) == rows(wish(1))
+    assert same(wish(5).at_gamma(1.0)(toy, x, 50), wish(1)(toy, x, 50)) and rows(wish(5).at_gamma(1.0)) == rows(wish(1))
 
 
 def test_rescaled_keeps_the_learned_variance_and_grows_with_the_picture(x):

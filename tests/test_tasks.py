@@ -8,6 +8,7 @@ from PIL import Image
 
 from expkit import grids, pictures, sheets
 from expkit.denoiser import Prediction
+from expkit.errors import Refusal
 from expkit.estimate import asked, guided, hybrid
 from expkit.judges import Judging
 from expkit.maps import LowPass
@@ -131,12 +132,12 @@ def test_what_cannot_be_kept_or_upscaled_is_said(given, says, toy, tmp_path):
 
 def test_a_second_stage_asks_the_same_wish_once_a_step_of_pictures_four_times_as_large(toy, tmp_path):
     made = []
-    upscaler = lambda low, noise: made.append(Larger(low, noise)) or made[0]  # noqa: E731
+    upscaler = lambda low, noise: made.append(Larger(low, noise)) or made[-1]  # noqa: E731  the first is a trial of what is refused
     given = {"readings": {"picture": Reading("light", Identity())}, "judges": {"eye": Brightness()}, "keep": 2}
     wish = hybrid(guided("dark"), guided("light"), LowPass(2.0)).seen(Flip())
     numbers = run(task(toy, estimate=wish, upscale=True, upscaler=upscaler, **given), tmp_path / "run")
     assert numbers["second_stage"]["rows_per_call"] == 2 * 3 and numbers["second_stage"]["network_calls"] == 6
-    assert made[0].channels == [2] * 6 and made[0].noise.shape == (2, 1, 32, 32)
+    assert made[-1].channels == [2] * 6 and made[-1].noise.shape == (2, 1, 32, 32)
     assert all(Image.open(tmp_path / "run" / p["file"]).size == (32, 32) for p in numbers["pictures"])
     assert [Image.open(path).size for path in (tmp_path / "run" / "first_stage").iterdir()] == [(8, 8)] * 2
 
@@ -176,6 +177,28 @@ def test_a_note_says_which_stages_did_something(toy):
     one, grid, part = task(toy, upscale=True, upscaler=Larger), grids.strided(100, 6), Part(range(6), ({},), "toy")
     whole = pins.whole(toy, grid, "hook", None).pin
     assert "updates from noise in each stage" in one.only(part, grid).note and "in stage II" in one.only(part, grid, whole).note
+
+
+OWN = [(None, 12, "gamma 3"), (1, 6, "gamma 3, then no guidance"), (4, 12, "gamma 3, then gamma 4")]
+
+
+@pytest.mark.parametrize(("second_gamma", "rows", "said"), OWN)
+def test_the_second_stage_may_have_a_guidance_of_its_own(second_gamma, rows, said, toy, tmp_path):
+    one = task(toy, upscale=True, upscaler=Larger, second_gamma=second_gamma)
+    numbers = run(one, tmp_path / "run")
+    assert numbers["rows_per_call"] == 12 and numbers["second_stage"]["rows_per_call"] == rows
+    grid, part = grids.strided(100, 6), Part(range(6), ({},), "toy")
+    alone = one.only(part, grid, pins.whole(toy, grid, "hook", None).pin)
+    assert f" · {said} · " in one.only(part, grid).note and f" · {said.split(', then ')[-1]} · " in alone.note
+
+
+def test_what_the_second_stage_refuses_is_said_before_the_first_has_worked(toy, tmp_path):
+    def upscaler(low, noise):
+        raise Refusal("There is no second stage there.")
+
+    with pytest.raises(Refusal, match="no second stage"):
+        run(task(toy, upscale=True, upscaler=upscaler), tmp_path / "run")
+    assert toy.rows == []
 
 
 @pytest.mark.parametrize("grid", [grids.ays(100), grids.strided(100, 6), grids.strided_clean(100, 6), grids.repaint(100, 6)])

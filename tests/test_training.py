@@ -23,8 +23,7 @@ from expkit.readers import Plain
 from expkit.rules import DDIM, DDPM
 from expkit.sample import sample, seeded
 from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
-from expkit.training import rates
-from expkit.training.checkpoints import find as find_checkpoint
+from expkit.training import checkpoints, rates
 from expkit.training.data import Batches, Pictures
 from expkit.training.fit import Train
 from expkit.training.objectives import Diffusion, Reading
@@ -273,21 +272,41 @@ def test_a_card_that_promises_another_file_is_not_believed(tmp_path):
         trained.read(tmp_path / "m.safetensors", "0" * 64)
 
 
+def test_a_training_begins_with_the_weights_of_another(tmp_path):
+    theirs, mine = UNet(8, True, 10, 1, 28), UNet(8, True, 10, 1, 28)
+    checkpoints.begin(mine, saved(tmp_path / "model.safetensors", theirs, scaled(300)))
+    assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("digits", r"begin=digits .*\d+ of its tensors differ, the first is .*, \(64, 1, 3, 3\) there and \(8, 1, 3, 3\) here"),
+        ("pictograms", "are of another network"),
+        ("nothing", "There is no folder nothing.*begin=FOLDER"),
+        ("nothing/here.safetensors", "There are no weights at nothing/here.safetensors"),
+    ],
+)
+def test_weights_that_a_training_cannot_begin_with(weights, said):
+    with pytest.raises(Refusal, match=said):
+        checkpoints.begin(UNet(8, True, 10, 1, 28), weights)
+
+
 def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
     mine = {"network": "a", "seed": 1}
     with pytest.raises(Refusal, match="missing or damaged"):
-        find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path / "run", mine)
-    assert find_checkpoint("auto", tmp_path / "run", mine) is None
+        checkpoints.find(str(tmp_path / "no.ckpt"), tmp_path / "run", mine)
+    assert checkpoints.find("auto", tmp_path / "run", mine) is None
     torn, others = (tmp_path / name / "checkpoints" / "step=5.ckpt" for name in ("torn", "others"))
     for path in (torn, others):
         path.parent.mkdir(parents=True)
     torn.write_bytes(b"PK\x03\x04 torn")
     torch.save({"history": {"origin": mine | {"network": "b"}}}, others)
-    assert find_checkpoint("auto", tmp_path / "run", mine) is None
+    assert checkpoints.find("auto", tmp_path / "run", mine) is None
     with pytest.raises(Refusal, match="its network differ"):
-        find_checkpoint(str(others), tmp_path / "run", mine)
+        checkpoints.find(str(others), tmp_path / "run", mine)
     torch.save({"history": {"origin": mine}}, torn)
-    assert find_checkpoint("auto", tmp_path / "run", mine) == torn
+    assert checkpoints.find("auto", tmp_path / "run", mine) == torn
 
 
 TINY = ("task=train", "trainer=digits", "trainer.network.hidden=8", "data.limit=320", "data.test_limit=64", "trainer.epochs=3",

@@ -112,6 +112,10 @@ class Wish(ABC):
         """The wish for these of the run's pictures alone, numbered anew."""
 
     @abstractmethod
+    def at_gamma(self, gamma: float) -> Wish:
+        """The same wish with guidance of this strength wherever it has guidance."""
+
+    @abstractmethod
     def scaled(self, times: float) -> Wish:
         """The same wish for pictures `times` as large: blurs and the like grow with them."""
 
@@ -164,10 +168,9 @@ class Estimate(Wish):
         larger = {linear: linear.scaled(times) for linear in {term.map for term in self.terms}}
         return Estimate(tuple(replace(term, map=larger[term.map]) for term in self.terms))
 
-    @property
-    def conditional(self) -> Estimate:
-        """The same wish without guidance: every gamma is 1."""
-        return Estimate(tuple(replace(term, gamma=1.0) for term in self.terms))
+    def at_gamma(self, gamma: float) -> Estimate:
+        """The same wish with guidance of this strength wherever it has guidance; without any where gamma is 1."""
+        return Estimate(tuple(replace(term, gamma=1.0 if term.gamma == 1.0 else gamma) for term in self.terms))
 
     def only(self, pictures: Sequence[int]) -> Estimate:
         return Estimate(tuple(term.only(pictures) for term in self.terms))
@@ -211,16 +214,19 @@ class Rescaled(Wish):
         return self.of.terms
 
     def asks(self, pictures: Sequence[int], clock: float) -> list[Ask]:
-        return list({ask.key: ask for wish in (self.of.conditional, self.of) for ask in wish.asks(pictures, clock)}.values())
+        return list({ask.key: ask for wish in (self.of.at_gamma(1.0), self.of) for ask in wish.asks(pictures, clock)}.values())
 
     def only(self, pictures: Sequence[int]) -> Rescaled:
         return replace(self, of=self.of.only(pictures))
+
+    def at_gamma(self, gamma: float) -> Rescaled:
+        return replace(self, of=self.of.at_gamma(gamma))
 
     def scaled(self, times: float) -> Rescaled:
         return replace(self, of=self.of.scaled(times))
 
     def __call__(self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None) -> Prediction:
-        guided, plain = answered((self.of, self.of.conditional), denoiser, x, t, pictures)
+        guided, plain = answered((self.of, self.of.at_gamma(1.0)), denoiser, x, t, pictures)
         ratio = _deviation(plain.native) / _deviation(guided.native).clamp(min=1e-12)
         return replace(guided, native=(self.phi * ratio + 1 - self.phi) * guided.native)
 

@@ -24,7 +24,7 @@ from expkit.files import sha256
 SAID = ("prompt", "far", "middle", "near", "grey", "colour", "moving", "still", "first", "second", "upright", "turned")
 AXES = (*SAID, "negative", "gamma", "image", "i_start", "seed")
 ASIDE = ("logger", "sweep")  # what has no say in what is made
-FILES = ("image", "mask", "resume", "import", "model.weights", "model.imported")  # keys whose values may be files
+FILES = ("image", "mask", "resume", "begin", "import", "model.weights", "model.imported")  # keys whose values may be files
 
 
 @dataclass(frozen=True, eq=False)

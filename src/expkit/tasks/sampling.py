@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from expkit import speed
@@ -56,7 +57,7 @@ class Sampling:
     cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
     pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's
     samples are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it
-    has one and `upscale` asks for it.
+    has one and `upscale` asks for it; second_gamma: how strongly that is guided, as much as the first where it is None.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Sampling:
     film: Film | None = None
     upscale: bool = False
     upscaler: Callable[[Tensor, Callable], Denoiser] | None = None
+    second_gamma: float | None = None
     note: str = ""
 
     def __call__(self, result: Result) -> None:
@@ -113,6 +115,11 @@ class Sampling:
     def count(self) -> int:
         return len(self.cells) * self.samples
 
+    @property
+    def second(self) -> Wish:
+        """The wish of the second stage, for pictures of the first one's size."""
+        return self.estimate if self.second_gamma is None else self.estimate.at_gamma(self.second_gamma)
+
     def starring(self, part: Part, filmed: Mapping[int, list[Shot]], images: Tensor) -> tuple[list[Shot], Tensor | None]:
         """What was filmed of one run, and what became of it."""
         if not self.film:
@@ -125,13 +132,18 @@ class Sampling:
         readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
         seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
         given = pin is not None and not any(pin.only(part.rows).free(s, len(part.rows)) for s in grid[1:])
-        stages = f" in {'stage II' if given else 'each stage'}" * self.upscale
-        note = noted(part.note, self.estimate.only(part.rows), f"{updates(grid)} updates from noise{stages}", seed)
+        where = f" in {'stage II' if given else 'each stage'}" * self.upscale
+        stages = [self.estimate] * (not (given and self.upscale)) + [self.second] * self.upscale
+        note = noted(part.note, [one.only(part.rows) for one in stages], f"{updates(grid)} updates from noise{where}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
     def check(self) -> None:
         if self.upscale and not self.upscaler:
             raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
+        if self.upscale:  # what the second stage would refuse after the first one's work
+            shape = (1, *self.model.shape)
+            second = self.upscaler(torch.zeros(shape), torch.zeros)
+            check_stages(self.estimate, self.model, second.shape[-1] // shape[-1])
         if self.keep and not (self.judges and self.readings):
             raise Refusal(f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip.")
         if self.keep and self.keep > self.samples:
@@ -159,10 +171,9 @@ class Sampling:
         seeds = [seeds[row] for row in kept]
         model = Counting(self.upscaler(low, lambda shape: noises(seeds, "low", 0, shape)))
         times = model.shape[-1] // low.shape[-1]
-        grid, estimate = self.sampler.grid(len(model.schedule)), self.estimate.only(kept).scaled(times)
+        grid, estimate = self.sampler.grid(len(model.schedule)), self.second.only(kept).scaled(times)
         pinned = self.pin(model, grid, times=times)
         pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
-        check_stages(self.estimate, self.model, times)
         plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
         say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
@@ -224,12 +235,16 @@ class Sampling:
         result.look.setdefault("readings", []).append({"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files})
 
 
-def noted(note: str, estimate: Wish, way: str, seed: int | list[int]) -> str:
+def noted(note: str, stages: Sequence[Wish], way: str, seed: int | list[int]) -> str:
     """A note with what was really done: what all pictures are to show where that is one thing, `way`, the strength of guidance."""
-    wanted = prompts([term for term in estimate.terms if term.condition])
+    wanted = prompts([term for term in stages[0].terms if term.condition])
     said = [f"“{prompt}”" if prompt else "no prompt" for prompt in wanted] if len(wanted) == 1 else []
-    strength = [said.partition(":")[0] for said in guidance(estimate.terms)] or ["no guidance"]
-    return " · ".join(filter(None, [note, *said, way, *strength, f"seed {seed}"]))
+    strengths = dict.fromkeys(strength(stage) for stage in stages)
+    return " · ".join(filter(None, [note, *said, way, ", then ".join(strengths), f"seed {seed}"]))
+
+
+def strength(estimate: Wish) -> str:
+    return next((said.partition(":")[0] for said in guidance(estimate.terms)), "no guidance")
 
 
 def one_of(values: list):

@@ -1,13 +1,18 @@
-"""Which training a checkpoint belongs to, and which one a run goes on from."""
+"""Which training a checkpoint belongs to, which one a run goes on from, and whose weights it begins with."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from expkit import store
+from expkit.denoisers import trained
+from expkit.denoisers.pretrained.network import Machine, Network
+from expkit.denoisers.pretrained.worded import home
 from expkit.errors import Refusal
 from expkit.training.data import Pictures
 
@@ -51,3 +56,29 @@ def origin_of(path: Path) -> dict | None:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["history"]["origin"]
     except Exception:  # torch raises many kinds for a file that was cut off
         return None
+
+
+def begin(network: nn.Module, weights: str) -> None:
+    """Give `network` the weights of another training of the same network: those of a run's model.safetensors or model/, or some that ship.
+
+    What is learnt from there is another training's: its rate, averages and count of steps begin anew. Raises Refusal where there are no
+    weights, or where they are of a network of other parts or sizes.
+    """
+    theirs, ours = tensors(weights), network.state_dict()
+    if other := [name for name in {**ours, **theirs} if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape]:
+        shape = lambda tensors: tuple(tensors[other[0]].shape) if other[0] in tensors else "nothing"  # noqa: E731
+        raise Refusal(
+            f"The weights begin={weights} are of another network: {len(other)} of its tensors differ, the first is {other[0]}, "
+            f"{shape(theirs)} there and {shape(ours)} here. Give the trainer.network, classes and data.size that they were trained with."
+        )
+    network.load_state_dict(theirs)
+
+
+def tensors(weights: str) -> dict[str, Tensor]:
+    """What a network's state_dict was, of a UNet's file or of a folder in diffusers' format."""
+    if (store.WEIGHTS / f"{weights}.json").is_file():
+        return trained.read(*store.shipped(weights))[0].state_dict()
+    if Path(weights).suffix == ".safetensors":
+        return trained.read(Path(weights))[0].state_dict()
+    folder = replace(home(weights), key="begin", holds="unet/, scheduler/", instead="weights that ship, begin=pictograms")
+    return Network(folder, "unet", "UNet2DConditionModel", Machine()).read().state_dict()

@@ -66,12 +66,16 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Train:
-    """Train `recipe` on `data`; `resume` is a checkpoint, "auto" for the newest unfinished run's, or None."""
+    """Train `recipe` on `data`.
+
+    resume: a checkpoint, "auto" for the newest unfinished run's, or None. begin: weights to begin with, see `checkpoints.begin`, or None.
+    """
 
     recipe: Recipe
     data: Data
     seed: int
     resume: str | None = None
+    begin: str | None = None
 
     def __call__(self, result: Result) -> None:
         images, held_out = self.pictures()
@@ -88,7 +92,8 @@ class Train:
         hush()
         trainer = self.trainer(result, held_out)
         result.say(self.header(trainer, network, images, held_out))
-        result.say(f"  resuming from {checkpoint}" if checkpoint else "  from the beginning")
+        start = f"from the weights {self.begin}" if self.begin else "from the beginning"
+        result.say(f"  resuming from {checkpoint}" if checkpoint else f"  {start}")
         self.check_processes(trainer, network)
         size, share = self.recipe.batch_size, {"rank": trainer.global_rank, "world": trainer.world_size}
         batches, tests = Batches(images, size, self.seed, True, **share), Batches(held_out, size, self.seed, False, **share)
@@ -109,6 +114,8 @@ class Train:
         torch.manual_seed(self.seed)
         channels, size, _ = images.shape
         network = self.recipe.network(classes=len(images.names), channels=channels, size=size)
+        if self.begin:
+            checkpoints.begin(network, self.begin)
         if self.recipe.compile:
             network.compile()
         return network.to(memory_format=torch.channels_last)

@@ -41,7 +41,10 @@ hourglass done|glasses|sunglasses|eye|ear|nose|mouth|foot|brain|heart|bone|red h
 angry face|smiling face with sunglasses|sleeping face|pile of poo|vampire|fairy|genie|zombie|ninja|detective|firefighter|artist|farmer
 judge|pilot|scientist|guard|prince|dress|t-shirt|jeans|shoe|running shoe|high-heeled shoe|backpack|handbag|ring|gem stone|money bag|coin
 magnet|telescope|microscope|bed|chair|door|toilet|bathtub|broom|basket|balance scale|bell|trident emblem|globe showing americas|mount fuji
-tornado|comet
+tornado|comet|delivery truck|taxi|ambulance|motorcycle|racing car|flying saucer|speedboat|dagger|shield|bomb|crystal ball|spider web
+troll|elf|superhero|girl|boy|person with crown|rooster|pig|cow|ewe|rabbit|mouse|tiger|leopard|monkey|deer|rhinoceros|hippopotamus
+flamingo|peacock|baby chick|dove|jellyfish|raccoon|green apple|coconut|croissant|pretzel|pancakes|popcorn|french fries|cupcake
+hot pepper|cherry blossom|bouquet|potted plant|feather|kite|socks|ringed planet|classical building|sunset|sandwich|goat|ladder
 """.strip().replace("\n", "|").split("|")  # fmt: skip  the most familiar, which small trainings begin with
 
 ALSO = {  # what people say and the package does not
