@@ -14,8 +14,8 @@ from tests.tiny import tiny_t5
 MODEL = """# A text encoder and nothing else
 embeddings:
   _target_: expkit.prompts.Embeddings
-  store: {_target_: expkit.prompts.Store, folder: "${model.store}"}
-  encoder: {_target_: expkit.prompts.T5, weights: "${model.encoder}", cleaning: false, dtype: "${model.dtype}", device: "${model.device}"}
+  store: {_target_: expkit.embeddings.Store, folder: "${model.store}"}
+  encoder: {_target_: expkit.encoders.T5, weights: "${model.encoder}", cleaning: false, dtype: "${model.dtype}", device: "${model.device}"}
   imported: ${model.imported}
 store: null
 encoder: ${model.weights}

