@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from expkit import judges
 from expkit.denoiser import Prediction
 from expkit.denoisers import trained
 from expkit.denoisers.unets import UNet
@@ -275,6 +276,14 @@ def test_a_card_that_promises_another_file_is_not_believed(tmp_path):
 def test_a_training_begins_with_the_weights_of_another(tmp_path):
     theirs, mine = UNet(8, True, 10, 1, 28), UNet(8, True, 10, 1, 28)
     checkpoints.begin(mine, saved(tmp_path / "model.safetensors", theirs, scaled(300)))
+    assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+def test_a_judge_may_begin_as_one_that_ships():
+    mine, theirs = (judges.first().network for _ in range(2))
+    for weights in mine.parameters():
+        torch.nn.init.zeros_(weights)
+    checkpoints.begin(mine, "judge_first")
     assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True))
 
 

@@ -75,10 +75,10 @@ def begin(network: nn.Module, weights: str) -> None:
 
 
 def tensors(weights: str) -> dict[str, Tensor]:
-    """What a network's state_dict was, of a UNet's file or of a folder in diffusers' format."""
-    if (store.WEIGHTS / f"{weights}.json").is_file():
-        return trained.read(*store.shipped(weights))[0].state_dict()
-    if Path(weights).suffix == ".safetensors":
-        return trained.read(Path(weights))[0].state_dict()
+    """What a network's state_dict was, of a file that task=train has written or of a folder in diffusers' format."""
+    ships = (store.WEIGHTS / f"{weights}.json").is_file()
+    if ships or Path(weights).suffix == ".safetensors":
+        found, _ = store.read(*(store.shipped(weights) if ships else (Path(weights), None)), trained.MADE_BY)
+        return {name.removeprefix("network."): values for name, values in found.items() if not name.startswith("schedule.")}
     folder = replace(home(weights), key="begin", holds="unet/, scheduler/", instead="weights that ship, begin=pictograms")
     return Network(folder, "unet", "UNet2DConditionModel", Machine()).read().state_dict()
