@@ -24,14 +24,15 @@ THINGS = ["skull", "rocket", "old man", "dog", "cat", "fire", "sunflower", "cast
 OTHER = {
     "a spaceship": "rocket", "puppy": "dog", "grandpa": "old man", "granny": "old woman", "an infant": "baby", "a gentleman": "man",
     "a lady": "woman", "policeman": "police officer", "spaceman": "astronaut", "father christmas": "santa claus",
-    "extraterrestrial": "alien", "sorcerer": "mage", "a queen": "princess|person with crown", "pickup truck": "delivery truck|automobile", "jet plane": "airplane",
-    "yacht": "sailboat", "ferry": "ship", "steam train": "locomotive", "cottage": "house|houses", "fortress": "castle",
-    "bonfire": "fire|camping", "peak": "mountain|snow-capped mountain", "tidal wave": "water wave", "oak": "deciduous tree",
-    "pine": "evergreen tree", "toadstool": "mushroom", "half moon": "crescent moon", "alligator": "crocodile", "tortoise": "turtle",
-    "serpent": "snake", "rooster": "rooster|chicken", "pony": "horse", "bunny": "rabbit face", "wasp": "honeybee", "dinosaur": "t-rex",
-    "burger": "hamburger", "aubergine": "eggplant", "maize": "ear of corn", "coffee": "hot beverage", "a loaf": "bread",
-    "sweets": "candy", "padlock": "locked", "spanner": "wrench", "dagger": "dagger|kitchen knife", "a letter": "envelope",
-    "parcel": "package", "present": "wrapped gift", "fiddle": "violin", "notebook computer": "laptop", "smartphone": "mobile phone",
+    "extraterrestrial": "alien", "sorcerer": "mage", "a queen": "princess|person with crown", "pickup truck": "delivery truck|automobile",
+    "jet plane": "airplane", "yacht": "sailboat", "ferry": "ship", "steam train": "locomotive", "cottage": "house|houses",
+    "fortress": "castle", "bonfire": "fire|camping", "peak": "mountain|snow-capped mountain", "tidal wave": "water wave",
+    "oak": "deciduous tree", "pine": "evergreen tree", "toadstool": "mushroom", "half moon": "crescent moon", "alligator": "crocodile",
+    "tortoise": "turtle", "serpent": "snake", "rooster": "rooster|chicken", "pony": "horse", "bunny": "rabbit face", "wasp": "honeybee",
+    "dinosaur": "t-rex", "burger": "hamburger", "aubergine": "eggplant", "maize": "ear of corn", "coffee": "hot beverage",
+    "a loaf": "bread", "sweets": "candy", "padlock": "locked", "spanner": "wrench", "dagger": "dagger|kitchen knife",
+    "a letter": "envelope", "parcel": "package", "present": "wrapped gift", "fiddle": "violin", "notebook computer": "laptop",
+    "smartphone": "mobile phone",
 }  # fmt: skip
 
 
