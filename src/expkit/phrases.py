@@ -26,7 +26,7 @@ GROUNDS = {
     "light blue": (0.62, 0.82, 0.97), "blue": (0.16, 0.37, 0.85), "purple": (0.5, 0.25, 0.7), "pink": (0.97, 0.62, 0.75),
     "brown": (0.45, 0.29, 0.17), "beige": (0.93, 0.87, 0.74),
 }  # fmt: skip
-OFTEN = ("a photo of {}", "a line drawing of {}", "a soft picture of {}", "{} in grey")
+OFTEN = ("a line drawing of {}", "{} in grey")  # whose embeddings ship, 6 kB each
 COLOURS = tuple(GROUNDS)
 ANY = len(COLOURS)  # a background of which nothing is said
 NULL = ""

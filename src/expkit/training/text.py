@@ -24,7 +24,7 @@ from expkit.embeddings import Bank, Store
 from expkit.errors import Refusal
 from expkit.estimate import guided
 from expkit.grids import strided
-from expkit.phrases import usual
+from expkit.phrases import OFTEN, usual
 from expkit.randomness import Draws
 from expkit.rules import DDPM
 from expkit.sample import Seed, sample
@@ -70,7 +70,7 @@ class TextDiffusion(Diffusion):
             raise Refusal("trainer=text_conditional trains all levels on pictures in [-1, 1]: leave low, high and only of the objective.")
         scenes = Scenes.of(images, self.captions, self.vary)
         said, names = scenes.captions.texts, [name for concept in images.concepts for name in (concept.name, *concept.others)]
-        known = kept(["known", *images.names, *names], self.encoder, lambda: known_things(names, self.encoder, images.names))
+        known = kept(["known", *OFTEN, *images.names, *names], self.encoder, lambda: known_things(names, self.encoder, images.names))
         return replace(self, of=Told(scenes, kept(said, self.encoder, lambda: self.encoder.packed(said)), known))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
