@@ -87,7 +87,7 @@ class Denoise:
     def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
         if not {"one step", "iterative"} & set(self.ways):
             return f"nothing is asked of the network · seed {self.seed}"
-        return noted(self.note, self.estimate, f"{updates(grid)} updates from noise" * self.iterates(model), self.seed)
+        return noted(self.note, [self.estimate], f"{updates(grid)} updates from noise" * self.iterates(model), self.seed)
 
     def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
         """(1, C, H, W): the pin's where the noisy picture is gone on from, so that all ways start from one; else task=forward's."""
