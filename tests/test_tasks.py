@@ -227,7 +227,7 @@ def test_results_are_named_where_something_else_stands_beside_them():
     assert looks.columns([{"gamma": 1}, {"gamma": 7}], 2, 2, axes, {}, {"original": 0}) == ["gamma 1", "", "gamma 7", "", "original"]
 
 
-@pytest.mark.parametrize("count, line", [(5, 5), (12, 12), (13, 12), (14, 7), (40, 10), (100, 10)])
+@pytest.mark.parametrize("count, line", [(5, 5), (12, 12), (13, 12), (14, 7), (40, 10), (100, 10), (500, 20)])
 def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(count, line):
     pictures = [looks.Shown("picture", torch.rand(count, 1, 8, 8), [""] * count)]
     page = looks.figure("sample", pictures, [{}], count, {}, {})

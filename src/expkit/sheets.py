@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
 
 EDGE = (214, 214, 214)  # around each picture, so that white ones end somewhere
-WIDEST = 12  # pictures of a line: more stand in several
+WIDEST = 12  # pictures of a line: more stand in several, and hundreds in wider ones
 MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
 
 
@@ -65,8 +66,9 @@ def fitting(rows: Sequence[Sequence], least: int = 56) -> int:
 
 
 def fold(count: int) -> int:
-    """How many of so many pictures stand in a line: all of them, or equally many in each line where that makes few lines."""
-    return count if count <= WIDEST else max([n for n in range(WIDEST // 2, WIDEST + 1) if count % n == 0], default=WIDEST)
+    """How many of so many pictures stand in a line: all of them, or equally many in each; of hundreds as many as make a square."""
+    most = max(WIDEST, isqrt(count))
+    return count if count <= most else max([n for n in range(most // 2, most + 1) if count % n == 0], default=most)
 
 
 def laid(

@@ -78,7 +78,7 @@ def table(cells: Sequence[Mapping]) -> tuple[Sequence[Mapping], dict[str, list[s
 
 
 def caption(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:
-    """What stands under a picture of a line that is a part of an axis."""
+    """What distinguishes a cell along the last axis: words speak for themselves, a number stands beside its key."""
     key = list(axes)[-1]
     return str(cell[key]) if any(letter.isalpha() for letter in str(cell[key])) else labelled(key, cell[key])
 
@@ -110,8 +110,7 @@ def labelled(key: str, value) -> str:
 
 def columns(cells, across: int, samples: int, axes, before, after) -> list[str]:
     """What distinguishes the columns; results are called that where something else stands beside them."""
-    key = list(axes)[-1] if across > 1 else None
-    first = [labelled(key, cells[i][key]) for i in range(across)] if key else []
+    first = [caption(cell, axes) for cell in cells[:across]] if across > 1 else []
     named = [text for head in first for text in (head, *[""] * (samples - 1))] or ["result" * bool(before or after)] * samples
     return [*before, *named, *after] if any([*before, *named, *after]) else []
 
