@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from expkit import judges, sentences
+from expkit import judges, resolvers, sentences
 from expkit.denoisers.pretrained import worded
 from expkit.embeddings import Store
 from expkit.errors import Refusal
@@ -17,6 +17,7 @@ from expkit.files import sha256
 from expkit.pictures import as_tensor
 from expkit.sentences import Known, MiniLM
 from expkit.store import WEIGHTS
+from expkit.sweep.wishes import composed
 from expkit.tasks.readings import FromAfar, Reading
 
 FOLDER = WEIGHTS / worded.SHIPPED
@@ -94,3 +95,15 @@ def test_fifty_things_in_other_words_are_the_right_thing_four_times_in_five():
         with suppress(Refusal):
             right += judge.meant(words.understand(prompt)) in OTHER[prompt].split("|")
     assert right >= 40
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "prompt"),
+    [
+        ("pictograms", "tower", "a castle"), ("pictograms", "[tower,cat]", ""), ("pictograms", "photo.png", ""),
+        ("deepfloyd", "tower", "a high quality photo"),
+    ],
+)  # fmt: skip
+def test_a_picture_that_ships_is_asked_for_as_what_it_shows_where_the_model_does_better_so(model, image, prompt):
+    resolvers.register()
+    assert composed([f"model={model}", "experiment=a2_9_tower", f"image={image}"]).prompt == prompt

@@ -19,6 +19,7 @@ def register() -> None:
         "example": example,
         "prompt_of": prompt_of,
         "says": says,
+        "seen": seen,
         "model_named": model_named,
         "identity": identity,
     }
@@ -45,6 +46,11 @@ def example(key: str, *, _root_):
 def says(text: str, *, _root_) -> str:
     """A caption of the source write-up in words that the model knows: model.says translates it where there is a need."""
     return (_root_.model.get("says") or {}).get(text, text)
+
+
+def seen(image, *, _root_) -> str:
+    """What `image` shows, if it is one that ships and the model does better when it is told (model.seen); else its weak prompt."""
+    return (_root_.model.get("seen") or {}).get(str(image), _root_.model.examples.weak)
 
 
 def prompt_of(part: str, *, _root_):
