@@ -232,7 +232,7 @@ def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(
     pictures = [looks.Shown("picture", torch.rand(count, 1, 8, 8), [""] * count)]
     page = looks.figure("sample", pictures, [{}], count, {}, {})
     wide, high = sheets.sheet(torch.rand(-(-count // line), line, 1, 8, 8), title="sample").size
-    assert sheets.fold(count) == line and page.size == (wide, high)
+    assert sheets.square(count) == line and page.size == (wide, high)
 
 
 def test_wishes_that_fill_no_table_are_told_apart_by_all_that_they_say():

@@ -12,7 +12,7 @@ from torch import Tensor
 from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
 
 EDGE = (214, 214, 214)  # around each picture, so that white ones end somewhere
-WIDEST = 12  # pictures of a line: more stand in several, and hundreds in wider ones
+WIDEST = 12  # pictures of a line: more stand in several
 MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
 
 
@@ -65,10 +65,14 @@ def fitting(rows: Sequence[Sequence], least: int = 56) -> int:
     return max(least, min(168, 1900 // max(map(len, rows)), 1500 // len(rows)))
 
 
-def fold(count: int) -> int:
-    """How many of so many pictures stand in a line: all of them, or equally many in each; of hundreds as many as make a square."""
-    most = max(WIDEST, isqrt(count))
+def fold(count: int, most: int = WIDEST) -> int:
+    """How many of so many pictures stand in a line of at most `most`: all of them, or equally many in each where that makes few lines."""
     return count if count <= most else max([n for n in range(most // 2, most + 1) if count % n == 0], default=most)
+
+
+def square(count: int) -> int:
+    """How many of so many pictures stand in a line, where hundreds are to make about a square."""
+    return fold(count, max(WIDEST, isqrt(count)))
 
 
 def laid(

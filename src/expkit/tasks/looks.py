@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from expkit.animations import fade_frames, turn_frames
-from expkit.sheets import WIDEST, fold, sheet
+from expkit.sheets import WIDEST, sheet, square
 from expkit.tasks.readings import Reading
 from expkit.views import View
 
@@ -50,7 +50,7 @@ def figure(
 ) -> Image.Image:
     cells, axes = table(cells)
     across, folded = width(axes, samples)
-    line = fold(samples) if across == 1 else across * samples
+    line = square(samples) if across == 1 else across * samples
     rows, down, under = [], [], []
     for first in range(0, len(cells), across):
         here = range(first, min(first + across, len(cells)))
@@ -88,7 +88,7 @@ def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
     if not axes or (len(axes) == 1 and samples > 1):
         return 1, False
     whole = len(axes[list(axes)[-1]])
-    return fold(whole), whole > WIDEST
+    return square(whole), whole > WIDEST
 
 
 def row_label(look: Shown, cells: Sequence[Mapping], here: range, samples: int, many: int, axes: Mapping[str, Sequence[str]]) -> str:
