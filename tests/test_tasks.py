@@ -225,6 +225,8 @@ def test_results_are_named_where_something_else_stands_beside_them():
     axes = {"gamma": ["1", "7"]}
     assert looks.columns([{}], 1, 2, {}, {"mask": 0}, {}) == ["mask", "result", "result"] and looks.columns([{}], 1, 2, {}, {}, {}) == []
     assert looks.columns([{"gamma": 1}, {"gamma": 7}], 2, 2, axes, {}, {"original": 0}) == ["gamma 1", "", "gamma 7", "", "original"]
+    small = [{"gamma": 1e-05}, {"gamma": 7}]
+    assert looks.columns(small, 2, 1, {"gamma": ["1e-05", "7"]}, {}, {}) == ["gamma 1e-05", "gamma 7"]
 
 
 @pytest.mark.parametrize("count, line", [(5, 5), (12, 12), (13, 12), (14, 7), (40, 10), (100, 10), (500, 20)])

@@ -17,6 +17,8 @@ from expkit.sheets import WIDEST, sheet, square
 from expkit.tasks.readings import Reading
 from expkit.views import View
 
+NUMBER = re.compile(r"-?[\d.]+(e[-+]?\d+)?")
+
 
 class Shown(NamedTuple):
     """One reading of the pictures: how they look through it, (N, C, H, W), and what was asked of each."""
@@ -80,7 +82,8 @@ def table(cells: Sequence[Mapping]) -> tuple[Sequence[Mapping], dict[str, list[s
 def caption(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:
     """What distinguishes a cell along the last axis: words speak for themselves, a number stands beside its key."""
     key = list(axes)[-1]
-    return str(cell[key]) if any(letter.isalpha() for letter in str(cell[key])) else labelled(key, cell[key])
+    value = str(cell[key])
+    return labelled(key, value) if not value or NUMBER.fullmatch(value) else value
 
 
 def width(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
@@ -105,7 +108,7 @@ def labelled(key: str, value) -> str:
     """A key and its value: a number stands beside it, words after a colon."""
     if value == "":
         return f"no {key}"
-    return f"{key} {value}" if re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", str(value)) else f"{key}: {value}"
+    return f"{key} {value}" if NUMBER.fullmatch(str(value)) else f"{key}: {value}"
 
 
 def columns(cells, across: int, samples: int, axes, before, after) -> list[str]:
