@@ -310,6 +310,9 @@ def test_a_second_stage_is_trained_and_used(expkit, two, folder, known, tmp_path
     assert more.code == 0 and f"from the weights {first.folder}/model" in more.err and more.numbers()["steps"] == 2, more.err
     other = expkit("task=train", "trainer=upscaler", "data.size=32", *tiny, f"begin={first.folder}/model")
     assert other.code == 2 and "are of another network" in other.err and "conv_in.weight" in other.err
+    unread = "trainer.objective.encoder.weights=nowhere"
+    lost = expkit("task=train", "trainer=text_conditional", "data.size=16", *tiny, unread, "begin=nothing")
+    assert lost.code == 2 and "There is no folder nothing" in lost.err, "weights are looked for before captions are encoded"
     assert refused.code != 0 and "There is no stage II" in refused.err
     assert drawn.code == 0 and Image.open(drawn.folder / "pictures" / "000.png").size == (32, 32), drawn.err
     assert Image.open(drawn.folder / "first_stage" / "000.png").size == (16, 16)

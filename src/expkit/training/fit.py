@@ -79,14 +79,14 @@ class Train:
 
     def __call__(self, result: Result) -> None:
         images, held_out = self.pictures()
-        self.told(images).train(images, held_out, result)
+        network = self.network(images)  # first: it refuses weights that do not fit at once, and captions take minutes to encode
+        self.told(images).train(network, images, held_out, result)
 
     def told(self, images: Pictures) -> Train:
         """With an objective that knows of what the pictures are."""
         return replace(self, recipe=replace(self.recipe, objective=self.recipe.objective.told(images)))
 
-    def train(self, images: Pictures, held_out: Pictures, result: Result) -> None:
-        network = self.network(images)
+    def train(self, network, images: Pictures, held_out: Pictures, result: Result) -> None:
         origin = checkpoints.origin(network, images, self.recipe.batch_size, self.seed)
         checkpoint = checkpoints.find(self.resume, result.folder, origin)
         hush()
