@@ -6,11 +6,11 @@ This module reads YAML as text and speaks of Hydra's errors by their names, so t
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from textwrap import fill
 
 from expkit.errors import Refusal, nearest
+from expkit.schema import Declaration, configuration, keys
 
-PACKAGE = Path(__file__).parent
 GROUPS = {
     "task": "what is made",
     "model": "which network answers",
@@ -36,12 +36,6 @@ COMMANDS = (
 )
 
 
-def configuration() -> Path:
-    """The folder of conf/: inside an installed package, or at the top of a checkout."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
-
-
 def options(group: str) -> dict[str, str]:
     """The options of a group, each with the first line of its file; those that only serve others (_name) left out."""
     files = sorted((configuration() / group).glob("*.yaml"))
@@ -59,13 +53,6 @@ def head(text: str) -> str:
     return next(line.lstrip("# ") for line in text.splitlines() if not line.startswith("# @package"))
 
 
-def keys() -> dict[str, str]:
-    """The keys of conf/config.yaml that may be set, each with its default and comment."""
-    lines = (configuration() / "config.yaml").read_text(encoding="utf-8").splitlines()
-    found = (re.fullmatch(r"(\w+): ([^#]*?)\s*(?:# *(.*))?", line) for line in lines)
-    return {m[1]: f"{m[3]}" + ("" if "$" in m[2] else f"  [{m[2]}]") for m in found if m and m[3] and m[1] != "cells"}
-
-
 def manual() -> str:
     """The page that --help prints."""
     page = [
@@ -81,8 +68,8 @@ def manual() -> str:
         "Try",
         *[f"  {command:<56} {says}" for command, says in COMMANDS],
         "",
-        "Keys  (KEY=VALUE; a list KEY=[A,B] is a batch)",
-        *[f"  {name:<10} {says}" for name, says in keys().items()],
+        "Keys  (KEY=VALUE, and what a value may be; a list KEY=[A,B] of a key that says batch is one)",
+        *[line(name, one) for name, one in keys().items() if one.type != "[]"],
     ]
     for group, says in GROUPS.items():
         known = options(group)
@@ -94,6 +81,13 @@ def manual() -> str:
         "--cfg job prints the whole configuration; hydra.run.dir=FOLDER says where to; HYDRA_FULL_ERROR=1 shows tracebacks.",
     ]
     return "\n".join(page)
+
+
+def line(key: str, declared: Declaration) -> str:
+    """A key's line of the page: what it is, its type, and its default where that is no reference to other keys."""
+    default = "" if declared.default.startswith("$") else f"  [{declared.default}]"
+    said = f"{declared.words}  ({declared.type}{', batch' * declared.batch}){default}"
+    return fill(said, 130, initial_indent=f"  {key:<14} ", subsequent_indent=" " * 17, break_long_words=False)
 
 
 def check_additions(arguments: list[str]) -> None:
@@ -190,32 +184,3 @@ def uninstantiated(error: BaseException, text: str) -> str:
     key = (re.search(r"full_key: (\S+)", text) or ["", "the configuration"])[1]
     reason = str(error.__cause__ or text.splitlines()[0]).splitlines()[0]
     return f"{key} cannot be made: {reason}."
-
-
-def check_values(config: dict) -> None:
-    """Refuse values of the wrong type or range among the top-level keys, before anything heavy is imported."""
-    for key, (kind, least) in NUMBERS.items():
-        for value in config[key] if isinstance(config[key], list) else [config[key]]:
-            whole = kind == "a whole number"
-            fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-            if value is not None and not (fits and (least is None or value >= least) and value == value):
-                limit = "" if least is None else f" of {least} or more"
-                raise Refusal(f"{key}={value} does not fit: {key} is {kind}{limit}. {keys()[key]}")
-    for key, words in WORDS.items():
-        if config[key] not in words:
-            raise Refusal(f"{key}={config[key]} does not fit: {key} is {' or '.join(words)}. {keys()[key]}")
-    for key, value in config.items():
-        if isinstance(value, list) and not value and key not in MAY_BE_EMPTY:
-            raise Refusal(f"{key}=[] is an empty list: give at least one value.")
-
-
-MAY_BE_EMPTY = ("cells", "prompts")
-NUMBERS = {
-    "seed": ("a whole number", 0),
-    "samples": ("a whole number", 1),
-    "steps": ("a whole number", 1),
-    "i_start": ("a whole number", 0),
-    "gamma": ("a number", None),
-    "sigma": ("a number", 0),
-}
-WORDS = {"fit": ("crop", "pad")}

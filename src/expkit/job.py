@@ -17,12 +17,11 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from expkit import command
+from expkit import schema
 from expkit.errors import Refusal
 from expkit.files import sha256
 
-SAID = ("prompt", "far", "middle", "near", "grey", "colour", "moving", "still", "first", "second", "upright", "turned")
-AXES = (*SAID, "negative", "gamma", "image", "i_start", "seed")
+AXES = schema.batch_keys()
 ASIDE = ("logger", "sweep")  # what has no say in what is made
 FILES = ("image", "mask", "resume", "begin", "import", "model.weights", "model.imported")  # keys whose values may be files
 
@@ -43,6 +42,16 @@ class Composed:
             self.copied[key] = values[key] if key in values else copy.deepcopy(self.config._get_node(key))
         self.changed.update(values)
         return resolved(self.copied)
+
+    @cached_property
+    def declared(self) -> dict[str, schema.Declaration]:
+        """What its keys may be, {path: declaration}."""
+        from hydra.core.hydra_config import HydraConfig
+
+        known = self.config.hydra if "hydra" in self.config else HydraConfig.get()
+        folders = tuple(Path(source.path) for source in known.runtime.config_sources if source.schema == "file")
+        choices = tuple((group, option) for group, option in known.runtime.choices.items() if isinstance(option, str))
+        return schema.declarations(choices, known.job.config_name, folders)
 
     @cached_property
     def copied(self):
@@ -73,7 +82,7 @@ class Job:
     @cached_property
     def resolved(self) -> dict:
         known = self.composed.known(self.values)
-        command.check_values(known)
+        schema.check(known, self.composed.declared)
         return known
 
     @cached_property

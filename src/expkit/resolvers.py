@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from expkit import schema
 from expkit.errors import Refusal
 
 
@@ -30,7 +31,7 @@ def register() -> None:
 def said(*, _parent_, _root_):
     """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
     name = _parent_._key()
-    key = name if name in _root_ else "prompt"
+    key = name if name in schema.prompt_keys() else "prompt"
     if _root_[key] is None:
         raise Refusal(f"This model has no prompt of its own for {key!r}: say one with {key}=….")
     return _root_[key]

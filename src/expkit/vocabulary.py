@@ -42,13 +42,13 @@ def null_only(prompt: str, why: str) -> str:
 
 def meant(name: str, said: str) -> bool:
     """Whether a class is named within a phrase, as whole words."""
-    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said))
+    return bool(re.search(rf"(?<![\w-]){re.escape(name)}(?!\w)", said))
 
 
 @lru_cache(maxsize=1024)
 def digit(prompt: str) -> str:
     """'3', 'three', 'a handwritten 3' -> '3'; '' -> ''. Anything else is refused with the vocabulary."""
-    words = re.findall(r"[a-z]+|\d+", str(prompt).lower())
+    words = re.findall(r"[a-z]+|(?<!\w)-\d+|\d+", str(prompt).lower())  # a negative number is no digit
     digits = [str(WORDS.index(w)) if w in WORDS else w for w in words if w not in AROUND]
     if not str(prompt).strip():
         return ""

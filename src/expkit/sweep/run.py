@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from expkit import schema
 from expkit.errors import Refusal
-from expkit.job import built, files_of
+from expkit.job import Composed, built, files_of
 from expkit.sweep import names
 from expkit.sweep.book import Book
 from expkit.sweep.cells import LAUNCHED, Cell, Incomplete, clear, composed, done, fail, reason
@@ -21,6 +22,7 @@ def sweep(context, job, config, arguments: Sequence[str]) -> None:
     """Run the cells that are not there, by the launcher of the configuration; raise `Incomplete` where some are not there then."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    check_sweeper(config)
     overrides = parsed(context, arguments)
     for override in overrides:
         if override.is_interval_sweep():
@@ -28,6 +30,14 @@ def sweep(context, job, config, arguments: Sequence[str]) -> None:
     launch = launcher(context, job, config)
     cells = composed(context, config, BasicSweeper.split_arguments(overrides, None)[0])
     complete(Path(config.hydra.sweep.dir), cells, arguments, launch)
+
+
+def check_sweeper(config) -> None:
+    """Refuse what the sweeper cannot be told."""
+    from omegaconf import OmegaConf
+
+    wanted = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    schema.check({"hydra": {"sweeper": wanted}}, Composed(config).declared)
 
 
 def parsed(context, arguments: Sequence[str]) -> list:

@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from expkit import command
+from expkit import schema
 from expkit.errors import Refusal
 from expkit.sweep.cells import COMPOSED, Cell, composed, done
-from expkit.sweep.run import check, launcher, missing, parsed, shown
+from expkit.sweep.run import check, check_sweeper, launcher, missing, parsed, shown
 from expkit.sweep.trials import BLIND, Aim, Trials
 
 
 def search(context, job, config, arguments: Sequence[str], aim: Aim) -> None:
     """Run as many trials as are wanted, say which is best, and raise `Incomplete` where some have failed."""
+    check_sweeper(config)
     optuna = imported()
-    aim.check()
     overrides = parsed(context, arguments)
     space = {override.get_key_element(): proposals(override, optuna) for override in overrides if override.is_sweep_override()}
     if not space:
@@ -66,7 +66,8 @@ def proposals(override, optuna) -> tuple[object, Callable[[object], str]]:
 def interval(override, distributions) -> tuple[object, Callable[[object], str]]:
     """Whole numbers where both ends are or the key is one, else numbers to a thousandth of the interval; tag(log, …) is even in ratio."""
     swept, log = override.value(), "log" in override.value().tags
-    whole = command.NUMBERS.get(override.key_or_group, ("",))[0] == "a whole number"
+    declared = schema.keys().get(override.key_or_group)
+    whole = bool(declared) and any(kind.name == "int" for kind in declared.kinds)
     if whole or isinstance(swept.start, int):
         return distributions.IntDistribution(math.ceil(swept.start), math.floor(swept.end), log=log), str
     of = distributions.FloatDistribution(swept.start, swept.end, log=log)

@@ -38,14 +38,6 @@ class Aim:
     seed: int = 0
     batch: int = 1
 
-    def check(self) -> None:
-        for key, least in (("trials", 1), ("batch", 1), ("seed", 0)):
-            value = getattr(self, key)
-            if type(value) is not int or value < least:
-                raise Refusal(f"hydra.sweeper.{key}={value} does not fit: it is a whole number of {least} or more.")
-        if self.direction not in ("maximize", "minimize"):
-            raise Refusal(f"hydra.sweeper.direction={self.direction} does not fit: it is maximize or minimize.")
-
     def of(self, numbers: Mapping[str, float]) -> float:
         """The number that is sought, among those of a cell."""
         known = f"There are: {', '.join(numbers)}."

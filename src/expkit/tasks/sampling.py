@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -141,8 +140,6 @@ class Sampling:
     def check(self) -> None:
         if self.upscale and not self.upscaler:
             raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
-        if not isinstance(self.second_gamma, Real | None):
-            raise Refusal(f"model.second_gamma={self.second_gamma} does not fit: it is a number, or null for that of the first stage.")
         if self.upscale:  # what the second stage would refuse after the first one's work
             shape = (1, *self.model.shape)
             second = self.upscaler(torch.zeros(shape), torch.zeros)

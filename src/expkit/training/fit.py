@@ -49,11 +49,6 @@ class Recipe:
     compile: bool = False
     lightning: dict = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "checkpoint_every"):
-            if not getattr(self, name) >= 1:
-                raise Refusal(f"trainer.{name}={getattr(self, name)} does not fit: it is a whole number of 1 or more.")
-
 
 @dataclass(frozen=True, eq=False)
 class Data:

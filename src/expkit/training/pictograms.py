@@ -122,10 +122,6 @@ def pictograms(
 
     concepts: how many, the most familiar first, or their names; None: all.
     """
-    if not (isinstance(size, int) and 8 <= size <= 64 and size % 8 == 0):
-        raise Refusal(f"data.size={size} does not fit: the font's glyphs have {NATIVE} pixels. Give a multiple of 8, such as 32 or 64.")
-    if not (isinstance(views, int) and views >= 1):
-        raise Refusal(f"data.views={views} does not fit: it says how often an epoch shows each concept, a whole number of 1 or more.")
     known, images = drawn(str(font or FONT), size)
     places = chosen(known, concepts)
     kept = tuple(known[place] for place in places)

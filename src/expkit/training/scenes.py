@@ -185,8 +185,6 @@ class Scenes:
     def of(cls, pictures: Pictograms, each: int, vary: Variety) -> Scenes:
         if not pictures.concepts:
             raise Refusal("This recipe shows pictures as their captions say, and these have none: give data=pictograms.")
-        if each < 2:
-            raise Refusal(f"trainer.objective.captions={each} does not fit: each concept has 2 or more captions.")
         return cls(pictures.mirrors, Captions.of(pictures.concepts, each), vary)
 
     def to(self, device: torch.device) -> Scenes:
