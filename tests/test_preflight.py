@@ -128,7 +128,7 @@ def test_it_takes_milliseconds():
 
 SOUND = [
     views.Flip(), views.RotateCW(), views.Skew(), views.Patches(8), views.Patches(64), views.Jigsaw(), views.SquareHinge(),
-    views.InnerCircle(), views.Negate(), views.then(views.Skew(), views.Jigsaw()),
+    views.VisualAnagramsJigsaw(), views.VisualAnagramsJigsaw(0), views.SquareHinge(3), views.InnerCircle(), views.Negate(), views.then(views.Skew(), views.Jigsaw()),
 ]  # fmt: skip
 
 
@@ -136,6 +136,11 @@ SOUND = [
 def test_views_are_the_same_at_64_and_256_pixels(view):
     assert consistent(view, 64, 4)
     check_stages(anagram({"up": hybrid(A, B, maps.LowPass(2)), "down": C}, {"up": view, "down": views.Identity()}), Toy((3, 64, 64)), 4)
+
+
+@pytest.mark.parametrize("view", SOUND, ids=repr)
+def test_views_are_the_same_at_32_and_64_pixels(view):
+    assert view == views.Patches(64) or consistent(view, 32, 2)
 
 
 @dataclass(frozen=True)
