@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from expkit import maps, preflight, views
+from expkit import command, maps, preflight, views
 from expkit.errors import Refusal
 from expkit.schedule import scaled
 from tests.conftest import Toy
@@ -117,6 +117,15 @@ def test_a_jigsaw_has_corners_at_the_corners_and_knobs_on_every_inner_edge():
     assert len({frozenset(pair) for pair in strangers}) == 24
 
 
+def test_a_jigsaw_of_older_pictures_is_what_it_was():
+    """Its recipes name no seed, and those of hinged squares not how many there are across."""
+    turns, owners = views.Jigsaw().turns(), views.Jigsaw().owners(64)
+    assert turns.tolist() == [[1, 1, 2, 2], [2, 3, 1, 1], [1, 2, 2, 3], [3, 1, 1, 2]]
+    assert torch.bincount(owners.flatten()).tolist() == [200, 228, 340, 200, 340, 256, 256, 228, 228, 256, 256, 340, 200, 340, 228, 200]
+    assert views.SquareHinge() == views.SquareHinge(4)
+    assert {"expkit.views.Jigsaw", "expkit.views.SquareHinge", "expkit.estimate.triple"} <= command.targets()
+
+
 def test_a_jigsaw_is_cut_alike_at_every_resolution():
     small, large = views.Jigsaw().owners(64), views.Jigsaw().owners(256)
     assert (small == large[2::4, 2::4]).float().mean() > 0.97
@@ -160,9 +169,9 @@ def test_squares_that_a_picture_does_not_have_are_refused(across):
 # For 16 places, c0 … c3, i0 … i3, e0 … e3, f0 … f3: the piece that is seen there. numpy's RandomState(seed) draws an order of the corners,
 # of the inner pieces, of e and of f, then for each border whether e and f change places: seed 0 draws 2310 0213 3021 1023 and 0001.
 PUBLISHED = {
-    0: "c2 c3 c1 c0 i0 i2 i1 i3 f3 e0 e2 e1 f1 f0 f2 e3".split(),
-    1: "c3 c2 c0 c1 i0 i2 i1 i3 f3 e2 f0 e1 f2 e3 e0 f1".split(),
-    11: "c2 c3 c0 c1 i2 i0 i3 i1 e3 f0 f2 e1 f3 e2 e0 f1".split(),
+    0: ["c2", "c3", "c1", "c0", "i0", "i2", "i1", "i3", "f3", "e0", "e2", "e1", "f1", "f0", "f2", "e3"],
+    1: ["c3", "c2", "c0", "c1", "i0", "i2", "i1", "i3", "f3", "e2", "f0", "e1", "f2", "e3", "e0", "f1"],
+    11: ["c2", "c3", "c0", "c1", "i2", "i0", "i3", "i1", "e3", "f0", "f2", "e1", "f3", "e2", "e0", "f1"],
 }
 NAMES = [f"{kind}{turn}" for kind in "cief" for turn in range(4)]
 LAYOUT = [["c0", "e0", "f0", "c1"], ["f3", "i0", "i1", "e1"], ["e3", "i3", "i2", "f1"], ["c3", "f2", "e2", "c2"]]
@@ -295,6 +304,18 @@ def test_motion_is_the_mean_of_seven_pixels_on_the_diagonal():
     flat = torch.full((3, 64, 64), 0.7)
     for taps in (1, 7, 28):
         assert torch.allclose(maps.Motion(taps)(flat), flat, atol=1e-6)
+
+
+def test_motion_goes_on_mirrored_beyond_the_edges_and_is_scaled_by_parts_of_a_pixel():
+    x = torch.rand(1, 3, 64, 64)
+    zeros = F.conv2d(x.view(3, 1, 64, 64), torch.eye(7)[None, None] / 7, padding=3).view(x.shape)
+    assert torch.allclose(maps.Motion()(x)[..., 3:-3, 3:-3], zeros[..., 3:-3, 3:-3], atol=1e-6) and zeros[..., 0, 0].max() < 4 / 7
+    mirrored = [x[0, 0, abs(k), abs(k)] for k in range(-3, 4)]
+    assert maps.Motion()(x)[0, 0, 0, 0] == pytest.approx(float(sum(mirrored) / 7), abs=1e-6)
+    point = torch.zeros(1, 1, 64, 64)
+    point[..., 32, 32] = 28
+    diagonal = maps.Motion().scaled(4)(point)[0, 0].diagonal()
+    assert torch.allclose(diagonal[18:47], torch.tensor([0.5, *[1.0] * 27, 0.5])) and diagonal.sum() == pytest.approx(28)
 
 
 def test_a_mask_grows_with_the_picture():
