@@ -166,6 +166,15 @@ def test_squares_that_a_picture_does_not_have_are_refused(across):
         preflight.check_view(views.SquareHinge(across), Toy())
 
 
+WRONG = [views.SquareHinge("a"), views.VisualAnagramsJigsaw("a"), views.Patches(2, "a"), views.Skew("a")]
+
+
+@pytest.mark.parametrize("view", WRONG, ids=repr)
+def test_arguments_of_another_type_are_refused_in_a_sentence(view):
+    with pytest.raises(Refusal, match=f"view {type(view).__name__} cannot work with what it was given, .*'a'"):
+        preflight.check_view(view, Toy())
+
+
 # For 16 places, c0 … c3, i0 … i3, e0 … e3, f0 … f3: the piece that is seen there. numpy's RandomState(seed) draws an order of the corners,
 # of the inner pieces, of e and of f, then for each border whether e and f change places: seed 0 draws 2310 0213 3021 1023 and 0001.
 PUBLISHED = {
