@@ -9,6 +9,8 @@ import yaml
 from PIL import Image
 
 from expkit import command, judges, pictures
+from expkit.result import scalars
+from expkit.sweep.book import finished
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=[1,3]")
 DIGITS = ("model=digits", "logger=none", "samples=1", "steps=4")
@@ -83,6 +85,9 @@ def test_alignment_and_concealment_of_an_anagram_are_those_of_its_pictures(expki
     """Log p by each judge of what each reading asks, worked out again from the files, which are rounded to 256 grey levels."""
     done = expkit(*DIGITS, "task=anagram", "upright=6", "turned=9", "samples=3")
     numbers, shown = done.numbers(), torch.stack([pictures.as_tensor(Image.open(p)) for p in sorted((done.folder / "pictures").iterdir())])
+    assert {"alignment/first", "concealment/second"} <= scalars(numbers).keys()  # what tables and the page show
+    cell = finished(done.folder, "cell")
+    assert [one["caption"] for one in cell["pictures"]] == ["sample 0", "sample 1", "sample 2"]
     for name, judge in (("first", judges.first()), ("second", judges.second())):
         p = torch.stack([judge(shown)[:, [6, 9]], judge(shown.flip((-2, -1)))[:, [6, 9]]], 1).double()
         told = (p / p.sum(2, keepdim=True) + p / p.sum(1, keepdim=True)).diagonal(dim1=1, dim2=2).mean(1) / 2
