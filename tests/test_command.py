@@ -8,9 +8,12 @@ import torch
 import yaml
 from PIL import Image
 
-from expkit import command, pictures
+from expkit import command, judges, pictures
+from expkit.result import scalars
+from expkit.sweep.book import finished
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=[1,3]")
+DIGITS = ("model=digits", "logger=none", "samples=1", "steps=4")
 SAMPLING = ("sample", "hybrid", "anagram", "sdedit", "inpaint", "trajectory")
 GROUPS = {group: list(command.options(group)) for group in command.GROUPS}
 
@@ -76,6 +79,59 @@ def test_a_sampler_s_first_line_says_how_many_network_calls_it_makes(sampler, ex
 def test_every_view_runs(view, ran):
     done = ran("task=anagram", f"view@task.estimate.views.turned={view}")
     assert done.code == 0 and ("WARNING" in done.err) == ("Fails on purpose" in command.options("view")[view])
+
+
+def test_alignment_and_concealment_of_an_anagram_are_those_of_its_pictures(expkit):
+    """Log p by each judge of what each reading asks, worked out again from the files, which are rounded to 256 grey levels."""
+    done = expkit(*DIGITS, "task=anagram", "upright=6", "turned=9", "samples=3")
+    numbers, shown = done.numbers(), torch.stack([pictures.as_tensor(Image.open(p)) for p in sorted((done.folder / "pictures").iterdir())])
+    assert {"alignment/first", "concealment/second"} <= scalars(numbers).keys()  # what tables and the page show
+    cell = finished(done.folder, "cell")
+    assert [one["caption"] for one in cell["pictures"]] == ["sample 0", "sample 1", "sample 2"]
+    for name, judge in (("first", judges.first()), ("second", judges.second())):
+        p = torch.stack([judge(shown)[:, [6, 9]], judge(shown.flip((-2, -1)))[:, [6, 9]]], 1).double()
+        told = (p / p.sum(2, keepdim=True) + p / p.sum(1, keepdim=True)).diagonal(dim1=1, dim2=2).mean(1) / 2
+        worst = p.diagonal(dim1=1, dim2=2).amin(1).log()
+        assert [one["scores"]["alignment"][name] for one in numbers["pictures"]] == pytest.approx(worst.tolist(), abs=0.1)
+        assert [one["scores"]["concealment"][name] for one in numbers["pictures"]] == pytest.approx(told.tolist(), abs=0.02)
+        assert numbers["alignment"][name] == pytest.approx(worst.mean().item(), abs=0.1)
+        assert numbers["concealment"][name] == pytest.approx(told.mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_out"),
+    [
+        (["task=sample", "prompt=3"], {"concealment": "one reading"}),
+        (["task=anagram", "upright=8", "turned=8"], {"concealment": "ask for the same, in 1 of 1 pictures"}),
+        (["task=hybrid", "far="], {"alignment": "far asks for nothing", "concealment": "far asks for nothing"}),
+        (["task=hybrid"], {}), (["task=hybrid", "estimate@task.estimate=triple"], {}),
+        (["task=hybrid", "estimate@task.estimate=motion"], {}), (["task=sample", "estimate@task.estimate=mixed"], {}),
+    ],
+)  # fmt: skip
+def test_what_has_readings_has_alignment_and_concealment_or_why_not(arguments, left_out, expkit):
+    done = expkit(*DIGITS, *arguments)
+    assert done.code == 0, done.err
+    numbers = done.numbers()
+    for name in ("alignment", "concealment"):
+        reasons = numbers.get(f"{name}_left_out", {})
+        assert set(numbers.get(name, {})) | set(reasons) == {"first", "second"}
+        assert all(left_out[name] in reason for reason in reasons.values()) and bool(reasons) == (name in left_out)
+
+
+@pytest.mark.parametrize(
+    ("old", "target"),
+    [
+        (["task=anagram", "view@task.estimate.views.turned=jigsaw_knobs"], "expkit.views.Jigsaw"),
+        (["task=anagram", "view@task.estimate.views.turned=square_hinge_4"], "expkit.views.SquareHinge"),
+        (["task=hybrid", "estimate@task.estimate=triple_independent"], "expkit.estimate.triple"),
+    ],
+)
+def test_pictures_of_the_former_views_and_bands_are_made_again(old, target, expkit):
+    """Their recipes name these and no arguments but those that the former configuration gave."""
+    made = expkit(*DIGITS, *old)
+    assert f'"_target_": "{target}"' in (made.folder / "recipe.yaml").read_text(encoding="utf-8")
+    again = expkit(f"replay={made.folder}")
+    assert again.code == 0 and "equal to the bit" in again.err
 
 
 @pytest.mark.parametrize("name", ["triple", "motion", "mixed"])

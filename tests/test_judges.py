@@ -239,6 +239,23 @@ def test_clip_is_transformers_clip(clip, colours):
     assert wanted.std(0).max() > 1e-2, "the pictures differ to it"
 
 
+def test_clips_scores_are_cosines_and_its_probabilities_their_softmax_at_its_temperature(clip, colours):
+    known = clip.evaluate(colours, SAID)
+    texts = clip.processor.tokenizer(list(clip.answers(SAID)), padding=True, return_tensors="pt")
+    words = clip.network.text_projection(clip.network.text_model(**texts).pooler_output).double()
+    cosines = torch.nn.functional.cosine_similarity(clip.features(colours).double()[:, None], words[None], dim=-1)
+    torch.testing.assert_close(known.scores.double(), cosines, atol=1e-5, rtol=0)
+    assert clip.temperature == pytest.approx(1 / clip.network.logit_scale.exp().item())
+    torch.testing.assert_close((known.scores.double() / clip.temperature).softmax(1).float(), known.probabilities, atol=1e-3, rtol=0)
+
+
+def test_a_classifiers_scores_are_log_probabilities_and_finite(pictures):
+    judge = judges.first()
+    known = judge.evaluate(pictures, ["3"])
+    torch.testing.assert_close(known.scores.exp(), known.probabilities, atol=1e-6, rtol=0)
+    assert torch.equal(known.probabilities, judge(pictures)) and known.scores.isfinite().all() and judge.temperature == 1
+
+
 def test_clips_features_are_its_embeddings(clip, colours):
     given = clip.processor(text=["a"], images=[*colours], do_rescale=False, return_tensors="pt")
     embeddings = clip.network(**given).image_embeds

@@ -1,9 +1,11 @@
-"""How close two pictures are: closed forms, and torchmetrics' own numbers."""
+"""How close two pictures are: closed forms, and torchmetrics' own numbers. How well views are aligned and concealed: by hand."""
+
+import math
 
 import pytest
 import torch
 
-from expkit.measures import psnr, ssim
+from expkit.measures import alignment, concealment, psnr, ssim
 
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,3 +43,25 @@ def test_a_pictures_number_is_its_own():
     a, b = waves()
     for measure in (psnr, ssim):
         torch.testing.assert_close(measure(a, b)[1:], measure(a[1:], b[1:]))
+
+
+def test_alignment_is_the_worst_of_the_diagonal():
+    scores = torch.tensor([[[0.3, 0.9], [0.1, 0.2]], [[0.25, 0.0], [0.9, 0.5]]])
+    torch.testing.assert_close(alignment(scores), torch.tensor([0.2, 0.25]))
+
+
+def test_concealment_is_the_mean_of_both_directions_of_the_softmax():
+    """Of [[2, 1], [0, 3]] at temperature 1: rows s(1) and s(3), columns s(2) and s(2), with s(x) = 1 / (1 + exp(−x))."""
+    s = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    scores = torch.tensor([[2.0, 1.0], [0.0, 3.0]], dtype=torch.float64)
+    assert concealment(scores, 1.0).item() == pytest.approx((s(1) + s(3) + s(2) + s(2)) / 4, rel=1e-12)
+    assert concealment(scores, 0.5).item() == pytest.approx((s(2) + s(6) + s(4) + s(4)) / 4, rel=1e-12)
+    three = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]], dtype=torch.float64)
+    e = math.e
+    rows, columns = e / (e + 2) + 1 / 3 + 1 / (e**2 + 2), e / (e + 1 + e**2) + 1 / 3 + 1 / 3
+    assert concealment(three, 1.0).item() == pytest.approx((rows + columns) / 6, rel=1e-12)
+
+
+def test_concealment_is_one_where_all_is_told_apart_and_one_in_n_where_nothing_is():
+    assert concealment(torch.eye(4, dtype=torch.float64), 1e-3).item() == pytest.approx(1)
+    assert concealment(torch.full((2, 5, 5), 0.3), 0.01).tolist() == pytest.approx([0.2, 0.2])

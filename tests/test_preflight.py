@@ -9,7 +9,21 @@ import torch
 from expkit import grids, maps, views
 from expkit.clips import Static
 from expkit.errors import Refusal
-from expkit.estimate import Rescaled, anagram, asked, colour, composed, decomposed, guided, hybrid, mixed, motion, triple, within
+from expkit.estimate import (
+    Rescaled,
+    anagram,
+    asked,
+    colour,
+    composed,
+    decomposed,
+    guided,
+    hybrid,
+    mixed,
+    motion,
+    triple,
+    triple_hybrid,
+    within,
+)
 from expkit.pin import Pin
 from expkit.preflight import Plan, agree, check, check_stages, consistent, header
 from expkit.schedule import cosine
@@ -26,7 +40,8 @@ WHOLE = {
     "interval": guided("a", within(0.8, 0.2, 7)),
     "rescaled": Rescaled(hybrid(A, B, maps.LowPass(1))),
     "hybrid": hybrid(A, B, maps.LowPass(1)),
-    "triple": triple(A, B, C, 2.0),
+    "triple": triple_hybrid(A, B, C, 2.0),
+    "triple by independent blurs": triple(A, B, C, 2.0),
     "colour": colour(A, B),
     "motion": motion(A, B),
     "mask": decomposed({"in": A, "out": B}, {"in": MASK, "out": maps.Residual(MASK)}),
@@ -128,7 +143,8 @@ def test_it_takes_milliseconds():
 
 SOUND = [
     views.Flip(), views.RotateCW(), views.Skew(), views.Patches(8), views.Patches(64), views.Jigsaw(), views.SquareHinge(),
-    views.InnerCircle(), views.Negate(), views.then(views.Skew(), views.Jigsaw()),
+    views.VisualAnagramsJigsaw(), views.VisualAnagramsJigsaw(0), views.SquareHinge(3), views.InnerCircle(), views.Negate(),
+    views.then(views.Skew(), views.Jigsaw()),
 ]  # fmt: skip
 
 
@@ -136,6 +152,16 @@ SOUND = [
 def test_views_are_the_same_at_64_and_256_pixels(view):
     assert consistent(view, 64, 4)
     check_stages(anagram({"up": hybrid(A, B, maps.LowPass(2)), "down": C}, {"up": view, "down": views.Identity()}), Toy((3, 64, 64)), 4)
+
+
+@pytest.mark.parametrize("wish", [triple_hybrid(A, B, C, 2.0), triple(A, B, C, 2.0), motion(A, B), hybrid(A, B, maps.LowPass(2))])
+def test_bands_are_the_same_at_64_and_256_pixels(wish):
+    check_stages(wish, Toy((3, 64, 64)), 4)
+
+
+@pytest.mark.parametrize("view", SOUND, ids=repr)
+def test_views_are_the_same_at_32_and_64_pixels(view):
+    assert view == views.Patches(64) or consistent(view, 32, 2)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What tasks do with their pictures: keep the best, film the way, go through a second stage, compare ways to denoise."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -90,6 +91,58 @@ def test_a_picture_is_as_good_as_its_worst_reading(toy):
 
 def test_a_reading_that_asks_for_nothing_is_not_judged(toy):
     assert readings.seen({"far": Reading("", Identity())}, {"eye": Brightness()}, toy, torch.rand(2, 1, 8, 8)) == [[]]
+
+
+TOP, BOTTOM = (lambda x: x[:, :, :1]), (lambda x: x[:, :, 1:])
+
+
+def view_scores_of(toy, images, **given):
+    readings_of = {name: Reading(prompt, through) for name, (prompt, through) in given.items()}
+    judges = {"eye": Brightness()}
+    (found,) = readings.seen(readings_of, judges, toy, images)
+    return readings.view_scores(found, list(readings_of), judges)
+
+
+def test_alignment_and_concealment_are_those_of_the_matrix_of_log_probabilities(toy):
+    """Two pictures, their halves 0.8 and 0.1, 0.5 and 0.5 bright; asked are "light" above and "dark" below."""
+    images = torch.tensor([[0.8, 0.1], [0.5, 0.5]])[:, None, :, None].expand(-1, 1, -1, 2)
+    scores = view_scores_of(toy, images, top=("light", TOP), bottom=("dark", BOTTOM))
+    (eye,) = scores
+    assert eye.alignment == pytest.approx([math.log(0.8), math.log(0.5)]) and not eye.left_out
+    rows, columns = 0.8 / (0.8 + 0.2) + 0.9 / (0.9 + 0.1), 0.8 / (0.8 + 0.1) + 0.9 / (0.9 + 0.2)
+    assert eye.concealment == pytest.approx([(rows + columns) / 4, 0.5])
+    mean = {"alignment": {"eye": (math.log(0.8) + math.log(0.5)) / 2}, "concealment": {"eye": (rows + columns) / 8 + 0.25}}
+    told = readings.mean_view_scores(scores, [0, 1])
+    assert told.keys() == mean.keys() and all(told[name]["eye"] == pytest.approx(mean[name]["eye"], abs=1e-6) for name in mean)
+
+
+def test_what_of_alignment_and_concealment_is_left_out_is_said(toy):
+    images = torch.tensor([[0.8, 0.1], [0.5, 0.5]])[:, None, :, None].expand(-1, 1, -1, 2)
+    one = readings.mean_view_scores(view_scores_of(toy, images, picture=("light", TOP)), [0, 1])
+    assert one == {"alignment": {"eye": pytest.approx((math.log(0.8) + math.log(0.5)) / 2, abs=1e-6)}} | {
+        "concealment_left_out": {"eye": "there is one reading, from which no other is to be hidden"}
+    }
+    alike = readings.mean_view_scores(view_scores_of(toy, images, top=("light", TOP), bottom=(["light", "dark"], BOTTOM)), [0, 1])
+    assert alike["concealment_left_out"] == {"eye": "two readings ask for the same, in 1 of 2 pictures"}
+    assert alike["concealment"] == {"eye": 0.5}
+    assert alike["alignment"]["eye"] == pytest.approx((math.log(0.1) + math.log(0.5)) / 2, abs=1e-6)
+    nothing = readings.mean_view_scores(view_scores_of(toy, images, top=("light", TOP), bottom=("", BOTTOM)), [0, 1])
+    why = {"eye": "bottom asks for nothing that this judge can read"}
+    assert nothing == {"alignment_left_out": why, "concealment_left_out": why}
+
+
+def test_every_picture_has_its_alignment_and_concealment_and_a_run_their_means(toy, tmp_path):
+    given = {"readings": {"up": Reading("light", Identity()), "down": Reading("dark", lambda x: 1 - x)}, "judges": {"eye": Brightness()}}
+    every, kept = run(task(toy, **given), tmp_path / "all"), run(task(toy, **given, keep=2), tmp_path / "kept")
+    for name in ("alignment", "concealment"):
+        each = [p["scores"][name]["eye"] for p in every["pictures"]]
+        assert len(set(each)) > 3 and every[name]["eye"] == pytest.approx(sum(each) / 6, abs=2e-6)
+        assert kept[name] == every[name] and kept[f"{name}_of_kept"]["eye"] == pytest.approx(
+            sum(each[p["sample"]] for p in kept["pictures"]) / 2, abs=2e-6
+        )
+        assert [r[name]["eye"] for r in kept["ranking"]] == [each[r["sample"]] for r in kept["ranking"]]
+    shown = pictures.as_tensor(Image.open(tmp_path / "all" / every["pictures"][0]["file"]))
+    assert every["pictures"][0]["scores"]["alignment"]["eye"] == pytest.approx(math.log(shown.mean()), abs=0.02)
 
 
 class Chooser(Brightness):

@@ -5,7 +5,7 @@
 with S the mean over blocks of pixels, which shrinks, and U bilinear, which enlarges again. Two networks of different make read:
 the first is expkit's judge, the second counts what is reported, so that nothing is chosen and counted by one and the same.
 
-    p(prompt | x) = softmax over the prompts of tau <image(x), text(prompt)>        (Radford et al. 2021, figure 1)
+    p(prompt | x) = softmax over the prompts of <image(x), text(prompt)> / tau        (Radford et al. 2021, figure 1)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,22 @@ def shrunk(images: Tensor, times: float) -> Tensor:
     return F.interpolate(F.interpolate(images, size, mode="area"), images.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class JudgeScores(NamedTuple):
+    """How likely each answer is, (N, A), and how well each fits, (N, A), which is comparable between pictures too."""
+
+    probabilities: Tensor
+    scores: Tensor
+
+
 class Judging(ABC):
     """What says how likely each of its answers is for a picture.
 
     accuracy_from_afar: the share of known pictures that it reads right when they are shrunk by 4, None where that was not measured.
+    temperature: of its scores, by which a softmax over them divides: softmax(scores / temperature).
     """
 
     accuracy_from_afar: float | None = None
+    temperature: float = 1.0
 
     @abstractmethod
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
@@ -52,6 +62,14 @@ class Judging(ABC):
     @abstractmethod
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """images (N, C, H, W) in [0, 1] -> (N, len(answers)), on the pictures' device."""
+
+    def evaluate(self, images: Tensor, prompts: Sequence[str]) -> JudgeScores:
+        """images (N, C, H, W) in [0, 1]: probabilities and scores of all answers. Of a classifier a score is log p, at temperature 1.
+
+        Probabilities that are zero in their precision count as the smallest number that it has: log p is -87 or more in float32.
+        """
+        probabilities = self.probabilities(images, prompts)
+        return JudgeScores(probabilities, probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log())
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -160,14 +178,24 @@ class CLIP(Judging):
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(map(str, prompts)))
 
-    @torch.inference_mode()
+    @property
+    def temperature(self) -> float:
+        """By which its cosines are divided before the softmax; CLIP learns it, and it is 0.01 in all that were published."""
+        return float(torch.exp(-self.network.logit_scale.double()))
+
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.evaluate(images, prompts).probabilities
+
+    @torch.inference_mode()
+    def evaluate(self, images: Tensor, prompts: Sequence[str]) -> JudgeScores:
+        """Its scores are cosines between pictures and prompts."""
         known = list(self.answers(prompts))
         if not known:
             raise Refusal("The judge was given no prompts to tell apart: give at least one.")
         said = self.processor.tokenizer(known, padding=True, truncation=True, return_tensors="pt").to(self.network.device)
         parts = [self.network(**said, pixel_values=part).logits_per_image for part in self.seen(images).split(MOST_ROWS)]
-        return torch.cat(parts).softmax(1).float().to(images.device)
+        logits = torch.cat(parts)
+        return JudgeScores(logits.softmax(1).float().to(images.device), (self.temperature * logits).float().to(images.device))
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:

@@ -133,7 +133,10 @@ class LowPass(Map):
 
 @dataclass(frozen=True)
 class Band(Map):
-    """What a blur of `fine` pixels keeps and one of `coarse` takes away. The field: 1 and 2 at 64 pixels."""
+    """What a blur of `fine` pixels keeps and an independent one of `coarse` pixels takes away. At 64 pixels: 1 and 2.
+
+    The middle band of factorized diffusion is another one: its blurs are composed (`expkit.estimate.triple_hybrid`).
+    """
 
     fine: float
     coarse: float
@@ -177,9 +180,12 @@ def high_pass(sigma: float) -> Map:
 
 @dataclass(frozen=True)
 class Motion(Map):
-    """A blur along the diagonal, the mean of `taps` pixels, edges reflected: how a picture looks that moves. The field: 7 at 64 pixels.
+    """A blur along the diagonal from the top left to the bottom right, the mean of `taps` pixels: how a picture looks that moves.
 
-    When it is scaled, taps need not be whole or odd: the outermost two then count for the part of a pixel that is left.
+    Factorized diffusion (Geng, Park and Owens 2024) has the same seven pixels at 64, and beyond the edges zeros, so that its borders grow
+    dark; here a picture goes on mirrored, and a flat one stays flat. They are equal where taps // 2 pixels or more lie before the edge.
+    When it is scaled, taps need not be whole or odd: the outermost two then count for the part of a pixel that is left. At 256 pixels
+    these are 28 taps, 27 whole ones and two halves; the authors' are 29.
     """
 
     taps: float = 7

@@ -1,7 +1,16 @@
-"""How close two pictures are. Pictures (B, C, H, W) in [0, 1]; one number a picture.
+"""How close two pictures are, and how well a picture of several views shows in each what it should. One number a picture.
+
+Pictures (B, C, H, W) in [0, 1].
 
 psnr(a, b) = −10 log10 mean (a − b)²                                                            decibels; infinite where they are equal
 ssim(a, b) = mean (2 m_a m_b + c1)(2 s_ab + c2) / (m_a² + m_b² + c1)(s_a² + s_b² + c2)          1 where they are equal
+
+Scores S (…, n, n): S_ij says how well view i of a picture shows prompt j, for as many prompts as views (Geng, Park and Owens 2024, visual
+anagrams, section 4: CLIP's cosine between view i of a picture and prompt j).
+
+alignment(S) = min over i of S_ii                                               the worst view
+concealment(S) = mean over i of (row_i(S/tau)_i + column_i(S/tau)_i) / 2        row_i: softmax over the prompts of view i,
+                                                                                column_i: softmax over the views of prompt i
 """
 
 from __future__ import annotations
@@ -31,3 +40,18 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     m_a, m_b, aa, bb, ab = (conv2d(conv2d(image, down), across) for image in (a, b, a * a, b * b, a * b))
     index = (2 * m_a * m_b + C1) * (2 * (ab - m_a * m_b) + C2) / ((m_a**2 + m_b**2 + C1) * (aa - m_a**2 + bb - m_b**2 + C2))
     return index.view(count, -1).mean(1).float()
+
+
+def alignment(scores: Tensor) -> Tensor:
+    """The score of the worst view for its own prompt: (…, n, n) -> (…)."""
+    return scores.diagonal(dim1=-2, dim2=-1).amin(-1)
+
+
+def concealment(scores: Tensor, temperature: float) -> Tensor:
+    """How surely views are told apart by prompts and prompts by views: (…, n, n) -> (…), in (0, 1]; 1/n where all scores are equal.
+
+    The mean over i of softmax(S / temperature)_ii, and over both directions of the softmax: over the prompts of a view, which is a row of
+    S, and over the views of a prompt, which is a column.
+    """
+    rows, columns = (scores / temperature).softmax(-1), (scores / temperature).softmax(-2)
+    return (rows + columns).diagonal(dim1=-2, dim2=-1).mean(-1) / 2

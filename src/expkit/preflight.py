@@ -66,6 +66,8 @@ def check_view(view: View, denoiser: Denoiser) -> str:
         flaw = unfit(view, denoiser.shape)
     except ValueError as error:
         raise Refusal(f"The {name} does not fit this model: {error}.") from None
+    except (TypeError, RuntimeError) as error:  # torch refuses a seed that is no number by the latter
+        raise Refusal(f"The {name} cannot work with what it was given, {view}: {error}.") from None
     why = next((part.fails for part in view.parts if part.fails), "")
     if flaw and not why:
         raise Refusal(f"The {name} is not orthogonal: {flaw}. Use a view that moves whole pixels.")

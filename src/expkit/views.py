@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import permutations
+from itertools import pairwise, permutations
 from random import Random
 from typing import ClassVar
 
@@ -226,14 +226,27 @@ class Patches(Permutation):
 
 @dataclass(frozen=True)
 class SquareHinge(Permutation):
-    """Squares hinged at their corners: opened and closed again, each has made a quarter turn, and its neighbours the other way."""
+    """Squares hinged at their corners: opened and closed again, each has made a quarter turn, and its neighbours the other way.
+
+    The square at the top left turns clockwise. Visual anagrams (Geng, Park and Owens 2024) have 3 across: at 64 pixels squares of 21, at
+    256 of 85, and the last row and column, which are left over, stay. Other sides are divided as evenly as whole pixels allow, a single
+    line left over stays, and of a part that is not square the largest square turns: at 32 pixels the parts are 10, 11 and 11 wide.
+    """
 
     across: int = 4
 
     def move(self, image: Tensor) -> Tensor:
-        cut, n = _cut(image, self.across), torch.arange(self.across)
-        clockwise = ((n[:, None] + n) % 2 == 0)[:, :, None, None]
-        return _joined(torch.where(clockwise, cut.rot90(-1, (-2, -1)), cut.rot90(1, (-2, -1))))
+        side, seen = image.shape[-1], image.clone()
+        if not 1 <= self.across <= side:
+            raise ValueError(f"a picture of {side} pixels has no {self.across} squares across: give 1 to {side}")
+        divided = side - (side % self.across == 1)
+        parts = list(pairwise(k * divided // self.across for k in range(self.across + 1)))
+        for i, (top, bottom) in enumerate(parts):
+            for j, (left, right) in enumerate(parts):
+                width = min(bottom - top, right - left)
+                square = image[..., top : top + width, left : left + width]
+                seen[..., top : top + width, left : left + width] = square.rot90(1 if (i + j) % 2 else -1, (-2, -1))
+        return seen
 
 
 def _cut(image: Tensor, n: int) -> Tensor:
@@ -298,6 +311,87 @@ class Jigsaw(Permutation):
         """The knobs on the upright edges of the upper half: (row, edge, 1 where it stands out to the right, else −1)."""
         drawn = Random(f"knobs {self.seed}")
         return ((row, edge, drawn.choice((-1, 1))) for row in (0, 1) for edge in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class VisualAnagramsJigsaw(Permutation):
+    """The jigsaw puzzle of visual anagrams (Geng, Park and Owens 2024): 4 × 4 pieces, put together in another way.
+
+        c0 e0 f0 c1
+        f3 i0 i1 e1        c corner, i inner, e and f border; k in c_k, i_k, e_k, f_k is the number of quarter turns clockwise
+        e3 i3 i2 f1        that bring piece 0 of its kind to the place of piece k
+        c3 f2 e2 c2
+
+    The pieces of a kind are quarter turns of each other, and e and f have one shape. So corners take each other's places, inner pieces
+    do, and border pieces do; a border piece may also change places with its neighbour on the same border. At 64 pixels a corner has 256
+    pixels, a border piece 272, an inner piece 224.
+
+    seed: of numpy's RandomState, which draws an order of the four corners, one of the inner pieces, one of e and one of f, then for each
+    border whether e and f change places on it; the paper's pictures have 11. Equal seeds move the same pieces as in the authors' code.
+    The cut differs: theirs is drawn by hand and ships as pictures; here every tab is a disc on a neck, as large as theirs (16 pixels at
+    64), and on the upper border tabs point to the right. It is the same cut at every side that is a multiple of 4.
+    """
+
+    seed: int = 11
+    out: ClassVar[float] = 0.17  # how far the centre of a tab's disc stands out from the edge, in pieces
+    radius: ClassVar[float] = 0.135
+    neck: ClassVar[float] = 0.06  # half its width
+    layout: ClassVar[tuple[str, ...]] = ("c0 e0 f0 c1", "f3 i0 i1 e1", "e3 i3 i2 f1", "c3 f2 e2 c2")
+    kinds: ClassVar[str] = "cief"  # piece k of kind number n is piece 4 n + k
+
+    def move(self, image: Tensor) -> Tensor:
+        owners, seen = self.owners(image.shape[-1]), image
+        for place, piece in enumerate(self.pieces()):
+            seen = torch.where(owners == place, self._put_back(self._taken_out(image, piece), place), seen)
+        return seen
+
+    def pieces(self) -> list[int]:
+        """Which piece each of the 16 places shows."""
+        from numpy.random import RandomState
+
+        random = RandomState(self.seed)
+        turns = [random.permutation(4).tolist() for _ in self.kinds]
+        swapped = random.randint(2, size=4)
+        shown = []
+        for kind, orders in enumerate(turns):
+            other = {2: 3, 3: 2}.get(kind, kind)
+            shown += [4 * (other if swapped[turn] else kind) + turn for turn in orders]
+        return shown
+
+    def owners(self, side: int) -> Tensor:
+        """(H, H): the piece, 0 … 15, that each pixel belongs to. A quarter of the tabs is painted, four times over."""
+        if side % 4:
+            raise ValueError(f"a picture of {side} pixels cannot be cut into 4 × 4 pieces of one size: this puzzle needs a multiple of 4")
+        width = side // 4
+        pieces = torch.tensor([[4 * self.kinds.index(name[0]) + int(name[1]) for name in row.split()] for row in self.layout])
+        right = self._tab(width)
+        down = right.rot90(-1)
+        owners = pieces.repeat_interleave(width, 0).repeat_interleave(width, 1)
+        for _ in range(4):
+            for row, column, tab in ((0, 0, right), (0, 1, right), (0, 2, right), (1, 1, right), (0, 1, down), (0, 2, down)):
+                y, x = (row, column + 1) if tab is right else (row + 1, column)
+                neighbour = owners[y * width : (y + 1) * width, x * width : (x + 1) * width]
+                neighbour[tab] = pieces[row, column]
+            owners, pieces = owners.rot90(), pieces.rot90()
+        return owners
+
+    def _tab(self, width: int) -> Tensor:
+        """(width, width): which pixels of a piece the tab takes that comes from its left neighbour."""
+        out = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+        off = (out[:, None] - 0.5).abs()
+        return ((out - self.out) ** 2 + off**2 < self.radius**2) | ((out < self.out) & (off < self.neck))
+
+    @staticmethod
+    def _taken_out(image: Tensor, piece: int) -> Tensor:
+        """The picture so turned and moved that a piece lies where piece 0 of its kind does, f where e does."""
+        upright = image.rot90(piece % 4, (-2, -1))
+        return upright.roll(-(image.shape[-1] // 4), -1) if piece // 4 == 3 else upright
+
+    @staticmethod
+    def _put_back(image: Tensor, piece: int) -> Tensor:
+        """The inverse of _taken_out."""
+        placed = image.roll(image.shape[-1] // 4, -1) if piece // 4 == 3 else image
+        return placed.rot90(-(piece % 4), (-2, -1))
 
 
 @dataclass(frozen=True)

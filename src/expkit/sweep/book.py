@@ -155,7 +155,7 @@ def finished(folder: Path, name: str) -> dict:
     numbers, look = table(folder / "numbers.json"), table(folder / "look.json")
     told = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
     files = [one["file"] for one in told] or sorted(f"pictures/{path.name}" for path in folder.glob("pictures/*.png"))
-    said = [{key: value for key, value in one.items() if key != "file"} for one in told]
+    said = [{key: value for key, value in one.items() if key not in ("file", "scores")} for one in told]
     captions = [", ".join(f"{key} {value}" for key, value in one.items()) for one in said] or [Path(file).stem for file in files]
     original = look.get("original") or [None]
     return {

@@ -2,6 +2,10 @@
 
 score = min over readings of p(asked | what is seen), with p among everything that the judge may answer: a picture is as good as
 its worst reading.
+
+Alignment and concealment are those of visual anagrams (Geng, Park and Owens 2024, section 4), with a reading for a view: S_ij says how well
+what is seen in reading i fits what reading j asks. CLIP's S is its cosine and tau its own temperature, as in the paper; a classifier's S is
+log p(what j asks | what is seen in i), p among all its answers, and tau 1, so that a softmax compares the p of the prompts asked.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import torch
 from torch import Tensor
 
 from expkit.denoiser import Denoiser
-from expkit.judges import Judging, shrunk
+from expkit.judges import JudgeScores, Judging, shrunk
+from expkit.measures import alignment, concealment
 from expkit.views import Identity, View
 
 MANY = 20  # answers of a judge: of more, it is also said whether the right one is among its first five
@@ -59,7 +64,7 @@ class FromAfar:
 class Seen(NamedTuple):
     """What one judge read through one reading: the likeliest answers, what was asked, its probability (N,), and how many are likelier.
 
-    answers: how many it chose among.
+    answers: how many it chose among. scores: how well what is seen fits what each reading asks that it can read, (N, readings).
     """
 
     reading: str
@@ -69,6 +74,19 @@ class Seen(NamedTuple):
     sure: Tensor
     likelier: Tensor
     answers: int
+    scores: Tensor
+
+
+class ViewScores(NamedTuple):
+    """What one judge makes of all readings of each picture: None where a picture is left out, empty where all are.
+
+    left_out: {"alignment" or "concealment": why it is left out}.
+    """
+
+    judge: str
+    alignment: list[float | None]
+    concealment: list[float | None]
+    left_out: dict[str, str]
 
 
 def seen(
@@ -88,31 +106,80 @@ def seen(
         shown, here = reading.through(images), [number for number, one in enumerate(asked) if name in one]
         for j, judge in judges.items():
             found |= {(number, name, j): read for number, read in _read(judge, shown, runs, every, here)}
+    meant = [{j: _meant(judge, one) for j, judge in judges.items()} for one in asked]
     return [
         [
-            _seen(name, j, *found[number, name, j], meant)
-            for name, said in one.items()
-            for j, judge in judges.items()
-            if None not in (meant := [judge.meant(prompt) for prompt in said])
+            _seen(name, j, *found[number, name, j], known[name], list(known.values()))
+            for name in one
+            for j, known in meant[number].items()
+            if name in known
         ]
         for number, one in enumerate(asked)
     ]
 
 
+def _meant(judge: Judging, asked: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Which of its answers each reading asks for, {reading: one a picture}; without those for which it has no answer."""
+    meant = {name: [judge.meant(prompt) for prompt in said] for name, said in asked.items()}
+    return {name: answers for name, answers in meant.items() if None not in answers}
+
+
 def _read(judge: Judging, shown: Tensor, runs: Sequence[range], every: Sequence[list[str]], here: Sequence[int]):
-    """(run, (its answers, their probabilities (N, A))) of the runs that are to be read."""
+    """(run, (its answers, what it says of them)) of the runs that are to be read."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for number in here:
         alike.setdefault(tuple(judge.answers(every[number])), []).append(number)
     for answers, numbers in alike.items():
-        table = judge.probabilities(shown[[row for number in numbers for row in runs[number]]], every[numbers[0]])
-        yield from zip(numbers, ((answers, part) for part in table.split([len(runs[number]) for number in numbers])), strict=True)
+        rows = [len(runs[number]) for number in numbers]
+        tables = judge.evaluate(shown[[row for number in numbers for row in runs[number]]], every[numbers[0]])
+        parts = zip(*[table.split(rows) for table in tables], strict=True)
+        yield from zip(numbers, ((answers, JudgeScores(*part)) for part in parts), strict=True)
 
 
-def _seen(name: str, judge: str, answers: Sequence[str], table: Tensor, asked: list[str]) -> Seen:
-    places = torch.tensor([answers.index(prompt) for prompt in asked])
-    sure = table[torch.arange(len(asked)), places]
-    return Seen(name, judge, [answers[i] for i in table.argmax(1)], asked, sure, (table > sure[:, None]).sum(1), len(answers))
+def _seen(name: str, judge: str, answers: Sequence[str], table: JudgeScores, asked: list[str], by_all: Sequence[list[str]]) -> Seen:
+    number = {answer: place for place, answer in enumerate(answers)}
+    places = torch.tensor([[number[prompt] for prompt in prompts] for prompts in (asked, *by_all)], device=table.scores.device).T
+    sure, scores = table.probabilities.gather(1, places[:, :1])[:, 0], table.scores.gather(1, places[:, 1:])
+    likelier = (table.probabilities > sure[:, None]).sum(1)
+    return Seen(name, judge, [answers[i] for i in table.probabilities.argmax(1)], asked, sure, likelier, len(answers), scores)
+
+
+def view_scores(found: Sequence[Seen], readings: Sequence[str], judges: Mapping[str, Judging]) -> list[ViewScores]:
+    """Alignment and concealment of each picture of a run, by each judge. readings: the names of all that the run has."""
+    return [_view_scores([one for one in found if one.judge == name], readings, name, judge) for name, judge in judges.items()]
+
+
+def _view_scores(found: Sequence[Seen], readings: Sequence[str], name: str, judge: Judging) -> ViewScores:
+    if unread := [reading for reading in readings if reading not in [one.reading for one in found]]:
+        why = f"{', '.join(unread)} asks for nothing that this judge can read"
+        return ViewScores(name, [], [], {"alignment": why, "concealment": why})
+    scores = torch.stack([one.scores for one in found], 1).double()
+    alike = [len(set(prompts)) < len(readings) for prompts in zip(*[one.asked for one in found], strict=True)]
+    aligned, hidden, left_out = alignment(scores).tolist(), concealment(scores, judge.temperature).tolist(), {}
+    if len(readings) == 1:
+        hidden, left_out = [], {"concealment": "there is one reading, from which no other is to be hidden"}
+    elif any(alike):
+        hidden = [None if same else value for same, value in zip(alike, hidden, strict=True)]
+        left_out = {"concealment": f"two readings ask for the same, in {sum(alike)} of {len(alike)} pictures"}
+    return ViewScores(name, aligned, hidden, left_out)
+
+
+def mean_view_scores(scores: Sequence[ViewScores], rows: Sequence[int], of: str = "") -> dict:
+    """{"alignment": {judge: the mean over these rows}, "concealment": the same}; what is left out, and why, under …_left_out."""
+    table: dict = {}
+    for one in scores:
+        for name, values in (("alignment", one.alignment), ("concealment", one.concealment)):
+            counted = [values[row] for row in rows if values and values[row] is not None]
+            if counted:
+                table.setdefault(name + of, {})[one.judge] = round(sum(counted) / len(counted), 6)
+            if name in one.left_out:
+                table.setdefault(f"{name}_left_out", {})[one.judge] = one.left_out[name]
+    return table
+
+
+def view_scores_of(scores: Sequence[ViewScores], row: int) -> dict:
+    """{"alignment": {judge: that of one picture}, "concealment": the same}"""
+    return {name: told for name, told in mean_view_scores(scores, [row]).items() if not name.endswith("_left_out")}
 
 
 def as_asked(found: Sequence[Seen], rows: Sequence[int], most: int = 64) -> dict:

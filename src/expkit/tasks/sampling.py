@@ -46,6 +46,7 @@ class Drawn(NamedTuple):
     kept: list[int]
     pinned: Pinned
     numbers: dict
+    scores: list[dict]
     shots: list[Shot]
     end: Tensor | None
 
@@ -95,7 +96,7 @@ class Sampling:
         runs = [self.only(part, grid, pinned.pin) for part in parts]
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
         read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
-        kept = [[part.rows[row] for row in rows] for part, (rows, _) in zip(parts, read, strict=True)]
+        kept = [[part.rows[row] for row in rows] for part, (rows, *_) in zip(parts, read, strict=True)]
         small = [images[rows] for rows in kept]
         if self.upscale:
             self.model.release()
@@ -105,10 +106,10 @@ class Sampling:
         else:
             shown = small
         writers = []
-        for run, part, (rows, judged), pictured, before in zip(runs, parts, read, shown, small, strict=True):
+        for run, part, (rows, judged, scores), pictured, before in zip(runs, parts, read, shown, small, strict=True):
             held = pinned.only(part.rows)
             numbers = asked | {"seed": run.seed} | held.numbers | judged
-            writers.append(partial(run.write, Drawn(pictured, before, rows, held, numbers, *self.starring(part, filmed, images))))
+            writers.append(partial(run.write, Drawn(pictured, before, rows, held, numbers, scores, *self.starring(part, filmed, images))))
         return writers
 
     @property
@@ -180,27 +181,33 @@ class Sampling:
         *_, end = watched(steps, "upscale", grid, pin)
         return pinned, model.decode(end.x).cpu(), spent(model)
 
-    def judged(self, found: Sequence[reading.Seen]) -> tuple[list[int], dict]:
-        """The rows that are kept, all of them where nothing is asked to be left out; and what the judges read."""
+    def judged(self, found: Sequence[reading.Seen]) -> tuple[list[int], dict, list[dict]]:
+        """The rows that are kept, all where nothing is asked to be left out; what judges read in all, and the scores of each kept one."""
         every, numbers = list(range(self.count)), {}
+        views = reading.view_scores(found, list(self.readings), self.judges) if self.judges and self.readings else []
         if found:
             numbers["judged"] = reading.as_asked(found, every)
             numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
+        numbers |= reading.mean_view_scores(views, every)
         if not self.keep:
-            return every, numbers
+            return every, numbers, [reading.view_scores_of(views, row) for row in every]
         if not found:
             raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
         score = reading.scores(found)
         kept = reading.best(score, self.samples, self.keep)
         numbers["judged_of_kept"] = reading.as_asked(found, kept)
-        numbers["ranking"] = self.ranking(found, score)
-        return kept, numbers
+        numbers |= reading.mean_view_scores(views, kept, "_of_kept")
+        numbers["ranking"] = self.ranking(found, score, views)
+        return kept, numbers, [reading.view_scores_of(views, row) for row in kept]
 
-    def ranking(self, found: Sequence[reading.Seen], score: Tensor) -> list[dict]:
-        """Every picture of every wish, best first: its score, and the probability of each reading by each judge."""
+    def ranking(self, found: Sequence[reading.Seen], score: Tensor, views: Sequence[reading.ViewScores]) -> list[dict]:
+        """Every picture of every wish, best first: its score, the probability of each reading by each judge, alignment and concealment."""
         order = reading.best(score, self.samples, self.samples)
         sure = [{f"{one.reading}_{one.judge}": round(float(one.sure[row]), 4) for one in found} for row in order]
-        return [self.wish(row) | {"score": round(float(score[row]), 4)} | s for row, s in zip(order, sure, strict=True)]
+        return [
+            self.wish(row) | {"score": round(float(score[row]), 4)} | s | reading.view_scores_of(views, row)
+            for row, s in zip(order, sure, strict=True)
+        ]
 
     def wish(self, row: int) -> dict:
         return {**self.cells[row // self.samples], "sample": row % self.samples}
@@ -210,7 +217,8 @@ class Sampling:
         images, kept, pinned = drawn.images, drawn.kept, drawn.pinned
         files = result.bare(images)
         result.numbers |= drawn.numbers
-        result.numbers["pictures"] = [{"file": file, **self.wish(row)} for file, row in zip(files, kept, strict=True)]
+        told = zip(files, kept, drawn.scores, strict=True)
+        result.numbers["pictures"] = [{"file": file, **self.wish(row)} | ({"scores": s} if s else {}) for file, row, s in told]
         if drawn.shots:
             self.film.develop(result, drawn.shots, drawn.end, self.note)
         original = {**pinned.before, **pinned.after}.get("original")
