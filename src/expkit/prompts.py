@@ -44,6 +44,11 @@ class Embeddings:
             self.prepare([*self.held, text])
         return self.held[text].values
 
+    @property
+    def width(self) -> int | None:
+        """How wide the embeddings of its encoder are; None where that is unknown."""
+        return self.asked.width if self.asked else None
+
     def rows(self, texts: Sequence[str]) -> Tensor:
         """(R, L, D)"""
         if not set(texts) <= set(self.held):
@@ -67,6 +72,7 @@ class Embeddings:
 
         make_room: called where there is something to encode, before the encoder is loaded.
         """
+        self.given  # noqa: B018  an import that cannot be read is refused, even where its texts are known from elsewhere
         found = {text: self.held.get(text) or self.found(text) for text in texts}
         missing = [text for text, embedding in found.items() if embedding is None]
         if missing:
