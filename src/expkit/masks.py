@@ -21,6 +21,7 @@ SNAP = 8 / 255  # what is as close to black or white is black or white: JPEG's n
 WHITE = 250  # of 255: strokes of this level and above are white
 TINT, COLOUR = 16, 64  # of 255, between a pixel's largest and smallest channel: paper's tint is above the one, and below the other
 APART, CLOSE = 128, 16  # of 255: two levels that may be a scan's black and white, and the noise around them
+STRAY = 1e-3  # of a file: as little as that may be transparent by mistake, at a few stray pixels, and marks no part
 SMALL = 512  # pixels of a side: colours are looked at where noise is averaged away
 
 
@@ -37,7 +38,7 @@ def read(image: Image.Image, name: str) -> Weights:
     alpha = alpha_of(image)
     if alpha.max() == 0:
         raise Refusal(f"The mask {name} is wholly transparent, so it marks no part. Erase only the part that is to be repainted.")
-    if alpha.min() < alpha.max():
+    if alpha.min() < alpha.max() and 1 - alpha.mean() >= STRAY:
         colours = np.asarray(image.convert("RGBA"))[..., :3]
         drawn = bool((colours[alpha >= 0.5 * alpha.max()] >= WHITE).all())
         if drawn:
