@@ -45,9 +45,10 @@ class Embeddings:
         return self.held[text].values
 
     @property
-    def width(self) -> int | None:
-        """How wide the embeddings of its encoder are; None where that is unknown."""
-        return self.asked.width if self.asked else None
+    def widths(self) -> set[int]:
+        """How wide the embeddings of its import and of its encoder are, as far as that is known."""
+        encoder = {self.asked.width} - {None} if self.asked else set()
+        return encoder | {embedding.values.shape[-1] for embedding in self.given.values()}
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """(R, L, D)"""

@@ -119,9 +119,9 @@ class Rows:
         self.check(rows.shape[-1])
         return rows.to(self.machine.device, self.machine.dtype)
 
-    def check(self, width: int | None) -> None:
-        """Refuse embeddings that are so wide; None where that is unknown."""
-        if self.width and width and width != self.width:
+    def check(self, width: int) -> None:
+        """Refuse embeddings that are so wide where the network takes others."""
+        if self.width and width != self.width:
             raise Refusal(
                 f"The embeddings of these prompts are {width} wide, and this model was trained on {self.width}: they come from "
                 "another text encoder. Give this model's own with model.encoder=…, or what that has encoded with model.imported=FILE."
@@ -189,7 +189,8 @@ class Prompted(Pretrained):
     def make_room(self) -> None:
         """Before an encoder is loaded: let go of the network, and refuse what encoding could not mend."""
         self.network.release()
-        self.rows.check(self.embeddings.width)
+        for width in self.embeddings.widths:
+            self.rows.check(width)
         self.check_weights()
 
     def release(self) -> None:
