@@ -304,7 +304,7 @@ def test_help_names_every_option_and_key():
     for group, known in GROUPS.items():
         assert f"\n{group}  (" in page and all(f"  {option} " in page for option in known), group
     config = yaml.safe_load((command.configuration() / "config.yaml").read_text())
-    assert {key.partition(".")[0] for key in command.keys()} == {key for key in config if key not in ("defaults", "hydra")}
+    assert {key.partition(".")[0] for key in [*command.keys()]} == {key for key in config if key not in ("defaults", "hydra")}
     assert max(map(len, page.splitlines())) <= 140
 
 

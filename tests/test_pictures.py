@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from expkit import pictures, sources
 from expkit.errors import Refusal
@@ -83,7 +83,7 @@ def test_pictures_that_ship_have_names():
     assert sources.ours() == sorted(OURS + MASKS)
     with pytest.raises(Refusal, match=r"Did you mean smiley\?.*kittens"):
         pictures.load("smily", GREY)
-    assert pictures.load_mask("lower_half", COLOUR).mean() == 0.5
+    assert pictures.load_mask("lower_half", COLOUR).weights.mean() == 0.5
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -97,12 +97,12 @@ def test_our_pictures_are_light_on_dark(name, shape):
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("side", [28, 64, 256, 512])
 def test_our_masks_fit_every_square_model(name, side):
-    mask = pictures.load_mask(name, (3, side, side))
+    mask = pictures.load_mask(name, (3, side, side)).weights
     assert mask.shape == (1, side, side) and 0.1 < mask.mean() < 0.9
 
 
 def test_the_towers_top_is_inside_its_mask():
-    tower, mask = pictures.load("tower", COLOUR).mean(0), pictures.load_mask("tower_top", COLOUR)[0]
+    tower, mask = pictures.load("tower", COLOUR).mean(0), pictures.load_mask("tower_top", COLOUR).weights[0]
     lit = tower > 0.6
     assert not (lit[:24] & (mask[:24] == 0)).any() and (lit & (mask == 1)).sum() > 100 and (lit & (mask == 0)).sum() > 100
 
@@ -231,11 +231,10 @@ def test_photographs_come_in(photo, data):
 def test_a_mask_of_the_pictures_own_size_is_fitted_as_the_picture_is(data):
     horse, other = (str(data / "photos" / name) for name in ("horse.png", "rocket.jpg"))
     for fit in ("crop", "pad"):
-        mask, picture = pictures.load_mask(horse, COLOUR, fit, [horse]), pictures.load(horse, COLOUR, fit)
-        assert set(mask.unique().tolist()) == {0, 1}
+        mask, picture = pictures.load_mask(horse, COLOUR, fit, [horse]).weights, pictures.load(horse, COLOUR, fit)
         inside = slice(7, 57) if fit == "pad" else slice(None)  # bands are kept
         clear = (picture.mean(0) - 0.5).abs()[inside] > 0.4
-        assert ((mask[0] == 1) == (picture.mean(0) > 0.5))[inside][clear].float().mean() > 0.99
+        assert ((mask[0] > 0.5) == (picture.mean(0) > 0.5))[inside][clear].float().mean() > 0.99
         assert fit == "crop" or mask[0, :5].max() == 0
     for of in ([], [other], [horse, other]):
         with pytest.raises(Refusal, match="400 × 328 pixels; this model's pictures are 64 × 64"):
@@ -244,18 +243,146 @@ def test_a_mask_of_the_pictures_own_size_is_fitted_as_the_picture_is(data):
         pictures.load_mask(horse, COLOUR, "crop", [other])
 
 
-def test_grey_and_transparent_masks_are_cut_at_one_half(tmp_path):
-    grey = Image.new("L", (28, 28), 127)
-    grey.paste(128, (0, 0, 14, 28))
-    grey.save(tmp_path / "grey.png")
-    for colour in ("white", "black"):  # strokes on a transparent layer, as editors export them
-        layer = Image.new("RGBA", (28, 28))
-        layer.paste(colour, (0, 0, 14, 28))
-        layer.save(tmp_path / f"{colour}.png")
-    masks = {name: pictures.load_mask(str(tmp_path / f"{name}.png"), GREY)[0] for name in ("grey", "white", "black")}
-    left = torch.zeros(28, 28)
-    left[:, :14] = 1
-    assert torch.equal(masks["grey"], left) and torch.equal(masks["white"], left) and torch.equal(masks["black"], 1 - left)
+HALF = np.zeros((280, 280), np.uint8)  # the lower half is to be repainted
+HALF[140:] = 255
+
+
+def layer(colour) -> Image.Image:
+    """A layer that is transparent but for its lower half."""
+    image = Image.new("RGBA", (280, 280))
+    image.paste(colour, (0, 140, 280, 280))
+    return image
+
+
+def erased(mode: str = "RGB", blur: float = 0) -> Image.Image:
+    """A photograph, or what is as colourful, whose lower half was erased."""
+    photo = Image.merge("RGB", [Image.radial_gradient("L").resize((280, 280)).rotate(turn) for turn in (0, 30, 60)])
+    photo.paste("orange", (90, 0, 190, 280))
+    photo = photo.convert(mode)
+    photo.putalpha(Image.fromarray(255 - HALF).filter(ImageFilter.GaussianBlur(blur)))
+    return photo
+
+
+def speckled() -> Image.Image:
+    """A mask a few of whose pixels an editor has left a little transparent."""
+    image = PLAIN.convert("RGBA")
+    image.paste((255, 255, 255, 110), (3, 278, 12, 279))
+    return image
+
+
+def scanned(dark, light, noise: float) -> Image.Image:
+    """A mask as a scanner sees it."""
+    paper = np.stack([np.interp(HALF, [0, 255], both) for both in zip(dark, light, strict=True)], -1)
+    return Image.fromarray((paper + np.random.default_rng(0).normal(0, noise, paper.shape)).clip(0, 255).astype(np.uint8))
+
+
+def file_of(image: Image.Image, format_: str, **options) -> bytes:
+    file = BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+PLAIN, DEEP = Image.fromarray(HALF), Image.fromarray(HALF.astype(np.uint16) * 257)
+WHITE, ERASED, STROKES = "mask: white", "mask: what is transparent in it", "mask: what is drawn in white on transparent ground"
+READ = {
+    "grey": (file_of(PLAIN, "PNG"), WHITE),
+    "1 bit": (file_of(PLAIN.convert("1"), "PNG"), WHITE),
+    "palette": (file_of(PLAIN.convert("P"), "PNG"), WHITE),
+    "16 bits": (file_of(DEEP, "PNG"), WHITE),
+    "JPEG": (file_of(PLAIN.convert("RGB"), "JPEG", quality=60), WHITE),
+    "CMYK": (file_of(PLAIN.convert("CMYK"), "TIFF"), WHITE),
+    "turned": (file_of(PLAIN.rotate(90), "PNG", exif=TURNED), WHITE),
+    "moving": (file_of(PLAIN, "GIF", save_all=True, append_images=[Image.new("L", PLAIN.size, 255)]), WHITE),
+    "tinted scan": (file_of(scanned((30, 26, 24), (250, 240, 215), 3), "JPEG"), WHITE),
+    "grey scan": (file_of(scanned((35,) * 3, (238,) * 3, 4), "JPEG"), WHITE),
+    "half opaque": (file_of(Image.merge("LA", [PLAIN, Image.new("L", PLAIN.size, 128)]), "PNG"), WHITE),
+    "stray": (file_of(speckled(), "PNG"), WHITE),
+    "white strokes": (file_of(layer("white"), "PNG"), STROKES),
+    "black is tRNS": (file_of(PLAIN, "PNG", transparency=0), STROKES),
+    "photograph": (file_of(erased(), "PNG"), ERASED),
+    "grey photograph": (file_of(erased("L"), "PNG"), ERASED),
+    "WebP": (file_of(erased(), "WEBP"), ERASED),
+    "palette photograph": (file_of(erased().quantize(64), "PNG"), ERASED),
+    "GIF": (file_of(erased(), "GIF"), ERASED),
+    "light photograph": (file_of(ImageOps.flip(layer((235, 225, 215))), "PNG"), ERASED),
+    "black strokes": (file_of(ImageOps.flip(layer("black")), "PNG"), ERASED),
+    "white is tRNS": (file_of(PLAIN, "PNG", transparency=255), ERASED),
+    "16 bits tRNS": (file_of(DEEP, "PNG", transparency=65535), ERASED),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_a_mask_marks_is_read_as_editors_write_it_and_said(name, tmp_path):
+    content, says = READ[name]
+    (tmp_path / "mask").write_bytes(content)
+    mask = pictures.load_mask(str(tmp_path / "mask"), GREY)
+    assert torch.equal(mask.weights[0, :14], torch.zeros(14, 28)) and torch.equal(mask.weights[0, 14:], torch.ones(14, 28))
+    assert str(mask).startswith(says) and "repainted, 50% of the picture;" in str(mask)
+
+
+@pytest.mark.parametrize("blurred", [PLAIN.filter(ImageFilter.GaussianBlur(30)), erased(blur=30)], ids=["grey", "alpha"])
+def test_a_soft_mask_stays_soft(blurred, tmp_path):
+    blurred.save(tmp_path / "mask.png")
+    mask = pictures.load_mask(str(tmp_path / "mask.png"), GREY)
+    line = mask.weights[0, :, 14]
+    wanted = np.asarray(PLAIN.filter(ImageFilter.GaussianBlur(30)), dtype=np.float32)[:, 140].reshape(28, 10).mean(1) / 255
+    assert (line - torch.from_numpy(wanted)).abs().max() < 0.04 and 6 < ((line > 0) & (line < 1)).sum() < 22
+    assert line[0] == 0 and line[-1] == 1 and (line.diff() >= 0).all() and "of it in part" in str(mask)
+
+
+def test_grey_levels_are_weights(tmp_path):
+    grey = Image.new("L", (28, 28), 64)
+    grey.paste(250, (0, 0, 14, 28))  # as near to white as JPEG's noise
+    grey.paste(3, (0, 0, 14, 14))
+    grey.save(tmp_path / "a.png")
+    assert pictures.load_mask(str(tmp_path / "a.png"), GREY).weights.unique().tolist() == pytest.approx([0, 64 / 255, 1])
+
+
+NO_MASK = {
+    "a colour photograph": (file_of(erased().convert("RGB"), "JPEG"), "picture in colour, not a mask"),
+    "a pale one": (file_of(Image.new("RGB", (280, 280), (235, 225, 215)), "PNG"), "picture in colour, not a mask"),
+    "red strokes": (file_of(layer("red").convert("RGB"), "PNG"), "picture in colour, not a mask"),
+    "nothing": (file_of(Image.new("RGBA", (280, 280)), "PNG"), "wholly transparent"),
+    "one grey": (file_of(Image.new("L", (280, 280), 128), "PNG"), "all of one grey"),
+    "black but for noise": (file_of(Image.new("L", (280, 280), 6), "JPEG"), "repaints nothing"),
+}
+
+
+@pytest.mark.parametrize("name", NO_MASK)
+def test_what_is_no_mask_is_refused(name, tmp_path):
+    content, says = NO_MASK[name]
+    (tmp_path / "mask").write_bytes(content)
+    with pytest.raises(Refusal, match=says):
+        pictures.load_mask(str(tmp_path / "mask"), GREY)
+
+
+def test_an_erased_part_that_the_fit_leaves_out_marks_nothing(tmp_path):
+    image = Image.new("RGBA", (560, 280), "orange")
+    image.paste((0, 0, 0, 0), (0, 0, 100, 280))
+    image.save(tmp_path / "a.png")
+    name = str(tmp_path / "a.png")
+    with pytest.raises(Refusal, match="marks no part of what fit=crop leaves of it"):
+        pictures.load_mask(name, GREY, "crop", [name])
+    assert pictures.load_mask(name, GREY, "pad", [name]).weights.max() == 1
+
+
+@pytest.mark.parametrize(("side", "coarse"), [(32, 2), (64, 1), (96, 2), (128, 1)])
+def test_a_mask_that_fits_the_first_stage_fits_the_second(side, coarse, tmp_path):
+    PLAIN.resize((side, side), Image.Resampling.NEAREST).save(tmp_path / "a.png")
+    first, second = (pictures.load_mask(str(tmp_path / "a.png"), (3, 32 * times, 32 * times), times=times) for times in (1, 2))
+    assert torch.equal(first.weights.repeat_interleave(2, 1).repeat_interleave(2, 2), second.weights)
+    assert second.coarse == coarse and ("each pixel of the mask is 2 × 2 here" in str(second)) == (coarse == 2)
+
+
+def test_it_is_said_what_of_a_picture_is_transparent(tmp_path):
+    layer("red").save(tmp_path / "a.png")
+    layer("white").save(tmp_path / "b.png")
+    PLAIN.save(tmp_path / "c.png")
+    for name, says in (("a", "50% of the picture, is laid on white"), ("b", "is laid on black"), ("c", "")):
+        assert says in sources.transparency(str(tmp_path / f"{name}.png"))
+    assert sources.transparency(str(tmp_path / "c.png")) == sources.transparency("cat") == ""
 
 
 def cut_short() -> bytes:

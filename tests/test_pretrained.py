@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -522,6 +524,89 @@ def test_a_picture_goes_through_the_second_stage_alone(models, expkit, words):
     numbers = done.numbers()
     assert numbers["network_calls"] == 0 and numbers["second_stage"]["network_calls"] == 3
     assert Image.open(done.folder / numbers["pictures"][0]["file"]).size == (2 * tiny.SIDE, 2 * tiny.SIDE)
+
+
+@pytest.fixture
+def spoiled(models, tmp_path):
+    """Makes a folder whose network of this stage is cut off, or is another's, and says where it is."""
+
+    def spoil(stage: str, how: str) -> Path:
+        shutil.copytree(models / "if", tmp_path / "if")
+        weights = tmp_path / "if" / stage / "unet/diffusion_pytorch_model.safetensors"
+        other = models / "if" / {"stage_1": "stage_2", "stage_2": "stage_1"}[stage] / "unet" / weights.name
+        weights.write_bytes(weights.read_bytes()[:-100] if how == "cut off" else other.read_bytes())
+        return tmp_path / "if"
+
+    return spoil
+
+
+class Encodes(tiny.Words):
+    """Embeddings that have to be encoded: room is made before."""
+
+    widths: ClassVar[set] = {tiny.WIDTH}
+    encoded: ClassVar[list] = []
+
+    def prepare(self, texts, make_room=None):
+        make_room()
+        self.encoded.extend(texts)
+
+
+@pytest.mark.parametrize(("how", "says"), [("cut off", "incomplete metadata"), ("another's", "tensors are missing or of another shape")])
+@pytest.mark.parametrize("stage", ["stage_1", "stage_2"])
+def test_weights_that_do_not_fit_are_refused_before_prompts_are_encoded_or_anything_is_sampled(
+    stage, how, says, spoiled, expkit, words, monkeypatch
+):
+    from expkit import prompts
+
+    monkeypatch.setattr(prompts, "Embeddings", Encodes)
+    monkeypatch.setattr(network.Network, "loaded", lambda self: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(Encodes, "encoded", [])
+    done = expkit("model=deepfloyd", f"model.weights={spoiled(stage, how)}", "model.device=cpu", "model.dtype=float32", "logger=none",
+                  "steps=3", "samples=1", "prompt=a rocket", "upscale=true")  # fmt: skip
+    assert done.code == 2 and says in done.err and f"{stage} cannot be loaded" in done.err and Encodes.encoded == []
+
+
+def test_an_encoder_of_another_width_is_refused_before_it_encodes(models, monkeypatch):
+    monkeypatch.setattr(Encodes, "encoded", [])
+    monkeypatch.setattr(Encodes, "widths", {tiny.WIDTH + 8})
+    with pytest.raises(Refusal, match=f"{tiny.WIDTH + 8} wide, and this model was trained on {tiny.WIDTH}"):
+        pixels.deepfloyd(Encodes(), CPU, str(models / "if")).prepare(["a rocket"])
+    assert Encodes.encoded == []
+
+
+def test_weights_in_several_files_and_under_old_names_are_known(models, tmp_path):
+    from diffusers import UNet2DModel
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(models / "ddpm", tmp_path / "old")
+    file = tmp_path / "old/unet/diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = lambda name: next((name.replace(new, old) for new, old in names.items() if f".{new}." in name), name)  # noqa: E731
+    save_file({old(name): value for name, value in load_file(file).items()}, file)
+    shutil.copytree(models / "ddpm", tmp_path / "parts")
+    UNet2DModel.from_pretrained(models / "ddpm/unet").save_pretrained(tmp_path / "parts/unet", max_shard_size="100KB")
+    (tmp_path / "parts/unet" / file.name).unlink()
+    assert len(list((tmp_path / "parts/unet").glob("*.safetensors"))) > 1 and any(".query." in name for name in load_file(file))
+    for folder in ("old", "parts"):
+        pixels.unconditional(str(tmp_path / folder), CPU).check_weights()
+    next((tmp_path / "parts/unet").glob("*00002*.safetensors")).unlink()
+    with pytest.raises(Refusal, match="tensors are missing"):
+        pixels.unconditional(str(tmp_path / "parts"), CPU).check_weights()
+
+
+def test_what_a_latent_model_keeps_of_a_picture_is_kept_to_the_byte(expkit, words, tmp_path, monkeypatch):
+    from expkit import encoders, pictures
+
+    monkeypatch.setattr(encoders, "CLIPText", dict)
+    folder = tiny.stable_diffusion(tmp_path / "sd", tiny.scheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1))
+    given = ("model=stable_diffusion", f"model.weights={folder}", "model.device=cpu", "logger=none", "steps=3", "image=cat", "prompt=a dog")
+    masked, itself = expkit(*given, "task=inpaint", "mask=lower_half", "samples=1"), expkit(*given, "task=sdedit", "i_start=[1,3,null]")
+    assert masked.code == itself.code == 0, masked.err + itself.err
+    shown = lambda done, file: pictures.as_tensor(Image.open(done.folder / file))  # noqa: E731
+    assert torch.equal(*(shown(masked, f"{kind}/000.png")[:, :8] for kind in ("pictures", "original")))
+    assert not torch.equal(*(shown(masked, f"{kind}/000.png")[:, 8:] for kind in ("pictures", "original")))
+    same = [torch.equal(shown(itself, f"pictures/{k:03d}.png"), shown(itself, "original/000.png")) for k in range(3)]
+    assert same == [False, True, True] and itself.numbers()["rows"] == 2 * itself.numbers()["network_calls"]
 
 
 def test_an_unconditional_model_samples_by_the_command(models, expkit):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from expkit.judges import Judging
 from expkit.maps import LowPass
 from expkit.pin import Pin
 from expkit.result import Result
+from expkit.rules import DDIM, DDPM, DPMpp
 from expkit.sample import Sampler, sample, seeded
 from expkit.tasks import denoise, looks, pins, readings
+from expkit.tasks.film import Film
 from expkit.tasks.readings import Reading
 from expkit.tasks.sampling import Part, Sampling
 from expkit.views import Flip, Identity
@@ -51,6 +54,10 @@ class Larger(Toy):
     def predict(self, x, t, prompts):
         self.channels.append(x.shape[1])
         return Prediction(super().predict(x[:, :1], t, prompts).native + 0.1 * x[:, 1:])
+
+
+def six(levels: int) -> tuple[int, ...]:
+    return grids.strided(levels, 6)
 
 
 def task(toy, **others) -> Sampling:
@@ -261,11 +268,138 @@ def test_what_the_second_stage_refuses_is_said_before_the_first_has_worked(toy, 
     assert toy.rows == []
 
 
-@pytest.mark.parametrize("grid", [grids.ays(100), grids.strided(100, 6), grids.strided_clean(100, 6), grids.repaint(100, 6)])
-def test_a_picture_pinned_to_the_end_asks_nothing(grid, toy):
-    pin = pins.whole(toy, grid, "hook", None).pin
-    *_, end = sample(toy, guided("light", 3), grid, seeded(5, 2), pin=pin)
-    assert toy.rows == [] and (end.x - pin.image).abs().mean() < 0.1
+class Faulty(Larger):
+    """A second stage whose files hold another network."""
+
+    def check_weights(self):
+        raise Refusal("These weights do not fit.")
+
+
+class Unread(Brightness):
+    def probabilities(self, images, prompts):
+        raise Refusal("The judge reads other pictures.")
+
+
+def small_only(model, grid, times=1):
+    """A pin that does not fit the pictures of a second stage."""
+    if times > 1:
+        raise Refusal("It fits small pictures only.")
+    return pins.nothing(model, grid)
+
+
+def clip_small(x0, denoiser):
+    if x0.shape[-1] > 8:
+        raise Refusal("It bounds small pictures only.")
+    return x0
+
+
+READ = {"readings": {"picture": Reading("light", Identity())}, "judges": {"eye": Brightness()}}
+LATE = {
+    "second weights": ({"upscale": True, "upscaler": Faulty}, "weights do not fit"),
+    "second pin": ({"upscale": True, "upscaler": Larger, "pin": small_only}, "fits small pictures only"),
+    "second clip": ({"upscale": True, "upscaler": Larger, "sampler": Sampler(six, clip=clip_small)}, "bounds small pictures only"),
+    "grid": ({"upscale": True, "upscaler": Larger, "sampler": Sampler(lambda levels: grids.strided(levels, 100))}, "steps=100"),
+    "rule": ({"sampler": Sampler(six, DDPM("learned"))}, "learned a variance"),
+    "judge": ({**READ, "judges": {"eye": Unread()}}, "reads other pictures"),
+    "ranking": ({**READ, "readings": {"picture": Reading("", Identity())}, "keep": 1}, "cannot be read by a judge"),
+    "film": ({"film": Film(picture=6)}, r"task\.film\.picture=6 is not among .* from 0 to 5"),
+    "an image of several": ({"pin": partial(pins.whole, image=["hook", "nowhere"] * 3, i_start=1)}, "no picture 'nowhere'"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_will_be_refused_is_refused_before_anything_is_asked_or_encoded(name, tmp_path):
+    class Asked(Toy):
+        def prepare(self, prompts):
+            encoded.extend(prompts)
+
+    encoded, (given, says), toy = [], LATE[name], Asked()
+    with pytest.raises(Exception, match=says):
+        run(task(toy, **given), tmp_path / "run")
+    assert toy.rows == encoded == []
+
+
+def test_a_mask_for_the_first_stage_serves_the_second(toy, tmp_path):
+    kept = Image.new("L", (8, 8), 255)
+    kept.paste(0, (0, 0, 8, 4))
+    kept.save(tmp_path / "mask.png")
+    pin = partial(pins.around_mask, image="hook", mask=str(tmp_path / "mask.png"))
+    numbers = run(task(toy, upscale=True, upscaler=Larger, pin=pin), tmp_path / "run")
+    result = pictures.as_tensor(Image.open(tmp_path / "run" / numbers["pictures"][0]["file"]))
+    assert torch.equal((result * 255).round()[:, :16], (pictures.load("hook", (1, 32, 32)) * 255).round()[:, :16])
+    Image.new("L", (12, 12)).save(tmp_path / "mask.png")
+    toy.rows.clear()
+    with pytest.raises(Refusal, match="12 × 12 pixels; this model's pictures are 8 × 8"):
+        run(task(toy, upscale=True, upscaler=Larger, pin=pin), tmp_path / "other")
+    assert toy.rows == []
+
+
+def test_a_soft_mask_is_the_weight_of_the_picture_in_the_result(toy, tmp_path):
+    ramp = (torch.arange(8) / 7).expand(8, 8)
+    pictures.as_image(ramp[None]).save(tmp_path / "mask.png")
+    pinned = pins.around_mask(toy, grids.strided(100), "hook", str(tmp_path / "mask.png"))
+    x, image = torch.randn(1, 1, 8, 8), toy.encode(pictures.load("hook", toy.shape)[None])
+    assert torch.allclose(pinned.pin.finish(x), ramp * x + (1 - ramp) * image, atol=0.005)
+    assert torch.equal(pinned.pin.finish(x)[..., 0], image[..., 0]) and torch.equal(pinned.pin.finish(x)[..., 7], x[..., 7])
+    assert pinned.numbers["share_repainted"] == 0.5 and "50% of the picture, 75% of it in part" in pinned.pin.note
+
+
+class Latent(Toy):
+    """States of a quarter of the picture's side; what is decoded is never what was encoded."""
+
+    pictured = (1, 32, 32)
+
+    def encode(self, images):
+        return torch.nn.functional.avg_pool2d(super().encode(images), 4)
+
+    def decode(self, x):
+        return torch.nn.functional.interpolate(super().decode(x), scale_factor=4.0) * 0.9
+
+
+def test_of_a_latent_model_what_is_kept_is_kept_to_the_byte(tmp_path):
+    model, source = Latent(), pictures.load("hook", Latent.pictured)
+    hole = Image.new("L", (32, 32))
+    hole.paste(255, (0, 14, 32, 32))  # a latent is four pixels high: of one there is half a hole
+    hole.save(tmp_path / "mask.png")
+    pinned = pins.around_mask(model, grids.strided(100), "hook", str(tmp_path / "mask.png"))
+    assert pinned.pin.part.area == 3 / 8 and pinned.numbers["share_repainted"] == round(18 / 32, 4)
+    seen = pinned.finish(torch.full((2, 1, 32, 32), 0.5))
+    assert torch.equal(seen[:, :, :14], source[:, :14].expand(2, 1, 14, 32)) and seen[:, :, 14:].eq(0.5).all()
+
+
+GRIDS = [grids.ays(100), grids.strided(100, 6), grids.strided_clean(100, 6), grids.repaint(100, 6), grids.full(100)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("rule", [DDPM(), DDIM(), DPMpp()])
+def test_a_picture_pinned_to_the_end_asks_nothing_and_comes_back_as_it_is(rule, grid, toy):
+    for i_start in (None, len(grid) - 1):
+        pinned = pins.whole(toy, grid, "hook", i_start)
+        *_, end = sample(toy, guided("light", 3), grid, seeded(5, 2), rule, pinned.pin)
+        assert toy.rows == [] and torch.equal(end.x, pinned.pin.image.expand_as(end.x))
+        assert [(start["i_start"], start["strength"]) for start in pinned.numbers["starts"]] == [(len(grid) - 1, 0)]
+
+
+@pytest.mark.parametrize("model", [Toy(), Latent()], ids=["pixels", "latents"])
+def test_in_a_batch_the_picture_itself_comes_back_to_the_byte(model, tmp_path, capsys):
+    cells = [{"i_start": start} for start in (1, 6, None)]
+    given = {"pin": partial(pins.whole, image="hook", i_start=[1, 1, 6, 6, None, None]), "cells": cells, "samples": 2}
+    numbers = run(task(model, **given), tmp_path / "run")
+    wanted = pictures.as_tensor(Image.open(tmp_path / "run/original/000.png"))
+    same = [torch.equal(pictures.as_tensor(Image.open(tmp_path / "run" / p["file"])), wanted) for p in numbers["pictures"]]
+    assert same == [False, False, True, True, True, True]
+    assert numbers["rows"] == 5 * 2 * 2 and "i_start 6 = the picture itself, given back as it is = strength 0.00" in capsys.readouterr().err
+    alone = run(task(model, pin=partial(pins.whole, image="hook", i_start=None), samples=1), tmp_path / "alone")
+    assert alone["network_calls"] == 0 and alone["starts"][0]["strength"] == 0
+
+
+def test_the_second_stage_starts_from_the_picture_itself(toy, tmp_path):
+    made = []
+    upscaler = lambda low, noise: made.append(Larger(low, noise)) or made[-1]  # noqa: E731
+    numbers = run(task(toy, upscale=True, upscaler=upscaler, pin=partial(pins.whole, image="hook", i_start=None)), tmp_path / "run")
+    low = toy.encode(pictures.load("hook", toy.shape)[None])
+    assert torch.equal(made[-1].low, torch.nn.functional.interpolate(low, scale_factor=4.0).expand(6, -1, -1, -1))
+    assert numbers["network_calls"] == 0 and numbers["second_stage"]["network_calls"] == 6 and numbers["starts"][0]["strength"] == 0
 
 
 def test_updates_are_those_of_the_grid():

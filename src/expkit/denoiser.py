@@ -34,7 +34,7 @@ class Denoiser(ABC):
     threshold: the largest bound of dynamic thresholding; device: where the state of a run lives; generates: whether it can start from
     noise, which a single-step denoiser cannot. "" is the null prompt.
     classes: the prompts of the classes that it was told in training, none where it was told none, or something else.
-    weights: a hash of its weights, or their revision; nothing where it has none.
+    weights: a hash of its weights, or their revision; nothing where it has none. learned: whether it answers a variance too.
     """
 
     shape: tuple[int, int, int]
@@ -46,6 +46,7 @@ class Denoiser(ABC):
     generates: bool = True
     classes: tuple[str, ...] = ()
     weights: str = ""
+    learned: bool = False
 
     @property
     def pictured(self) -> tuple[int, int, int]:
@@ -73,6 +74,9 @@ class Denoiser(ABC):
         for prompt in prompts:
             self.understand(prompt)
 
+    def check_weights(self) -> None:  # noqa: B027
+        """Refuse files of weights that are damaged or another network's, without loading them."""
+
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         """x (B, C, H, W) of these pictures of the run, with what else the network looks at joined as channels, before any view."""
         return x
@@ -96,7 +100,7 @@ class Wrapped(Denoiser):
         self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
         self.range, self.kind, self.device, self.threshold = inner.range, inner.kind, inner.device, inner.threshold
         self.generates = inner.generates
-        self.classes = inner.classes
+        self.classes, self.learned = inner.classes, inner.learned
 
     @property
     def pictured(self) -> tuple[int, int, int]:
@@ -121,6 +125,9 @@ class Wrapped(Denoiser):
 
     def prepare(self, prompts: Iterable[str]) -> None:
         self.inner.prepare(prompts)
+
+    def check_weights(self) -> None:
+        self.inner.check_weights()
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         return self.inner.beside(x, pictures)

@@ -77,6 +77,12 @@ class Encoder(ABC):
         same = (self.name, self.cleaning, self.precision) == (of.encoder, of.cleaning, of.dtype)
         return same and of.revision.startswith(self.revision or "")
 
+    @property
+    def width(self) -> int | None:
+        """How wide its embeddings are, None where that cannot be told on this machine."""
+        config = self.repository.optional("text_encoder") if self.at_hand else None
+        return config and (config.get("d_model") or config.get("hidden_size"))
+
     @cached_property
     def commit(self) -> str:
         return self.repository.revision(self.parts, self.revision)

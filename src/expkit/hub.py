@@ -12,7 +12,7 @@ import json
 import re
 import socket
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,6 +169,28 @@ class Repository:
             f"{part}/diffusion_pytorch_model.safetensors, which diffusers' save_pretrained writes. {self.advice}"
         )
 
+    def check_weights(self, part: str, variant: str | None, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse weights on this machine that are cut off, or lack tensors of these names and shapes; what is to be downloaded passes."""
+        where, (single, index) = self.where(part), weights(variant)
+        try:
+            files = [where + single]
+            if (listing := self.here(where + index)[0]) and not self.here(where + single)[0]:
+                files = [where + name for name in sorted(set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values()))]
+            shapes = [header(path) for name in files if (path := self.here(name)[0])]
+        except Exception as error:  # a damaged file makes readers raise anything
+            raise self.refusal(error) from None
+        if len(shapes) < len(files) and not self.folder:
+            return
+        found = {name: shape for table in shapes for name, shape in table.items()}
+        wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+        if wrong:
+            raise self.refusal(
+                ValueError(
+                    f"its weights in {part}/ are not those of the network that {part}/config.json describes: {len(wrong)} of "
+                    f"{len(wanted)} tensors are missing or of another shape, {wrong[0]} for one"
+                )
+            )
+
     def load(self, kind: type, revision: str | None = None, variants: Sequence[str | None] = (None,), **options):
         """kind.from_pretrained with the first of the variants that is on this machine, else from huggingface.co."""
         if not self.folder:
@@ -250,6 +272,20 @@ def fingerprint(here: Path, parts: Sequence[str]) -> str:
                 file.seek(start)
                 digest.update(file.read(PIECE))
     return digest.hexdigest()
+
+
+def header(path: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a safetensors file's tensors; those of attention blocks as diffusers calls them today."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return {renamed(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def renamed(name: str) -> str:
+    """The name of a tensor today: diffusers translates those of its first versions when it loads them."""
+    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return re.sub(r"(?<=\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)", lambda found: old[found[1]], name)
 
 
 def weights(variant: str | None) -> tuple[str, str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageFont, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from expkit import sources
+from expkit import masks, sources
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 
@@ -38,25 +39,58 @@ def load(name: str, shape: tuple[int, int, int], fit: str = "crop") -> Tensor:
     return as_tensor(fitted(sources.opened(name).convert("L" if shape[0] == 1 else "RGB"), shape, fit, Image.Resampling.LANCZOS))
 
 
-def load_mask(name: str, shape: tuple[int, int, int], fit: str = "crop", of: Sequence[str] = ()) -> Tensor:
-    """A mask (1, H, W) of 0 and 1, 1 where it is white by half or more, which is where the picture is repainted.
+class Mask(NamedTuple):
+    """weights: (1, H, W) in [0, 1], how much of each pixel is repainted. repainted, kept: what of the file says so; coarse: how many pixels
+    of the picture's side are one of the file's."""
 
-    Its sides are the model's or a multiple; or those of the pictures that it is a mask `of`, and then it is fitted as they are.
+    weights: Tensor
+    repainted: str
+    kept: str
+    coarse: int = 1
+
+    def __str__(self) -> str:
+        soft = float(((self.weights > 0) & (self.weights < 1)).float().mean())
+        part = f", {soft:.0%} of it in part" if soft >= 0.005 else ""
+        coarse = f"; each pixel of the mask is {self.coarse} × {self.coarse} here" if self.coarse > 1 else ""
+        return f"mask: {self.repainted} is repainted, {float(self.weights.mean()):.0%} of the picture{part}; {self.kept} is kept{coarse}"
+
+
+def load_mask(name: str, shape: tuple[int, int, int], fit: str = "crop", of: Sequence[str] = (), times: int = 1) -> Mask:
+    """A mask for pictures of this shape: alpha says what is repainted where the file is transparent in part, else white; see `masks`.
+
+    Its sides are the model's or a multiple; or those of the pictures that it is a mask `of`, and then it is fitted as they are. For a
+    second stage, whose pictures are `times` as large as the first one's, it may be as small as it may be for the first.
+    Edges that are soft stay soft; those of a mask that is shrunk become so, by the area that is white.
     """
-    image = sources.opened(name).convert("L")
-    height, width = shape[1:]
-    whole = not (image.width % width or image.height % height) and image.width * height == image.height * width
+    image, repainted, kept = masks.read(sources.decoded(name), name)
     sizes = {sources.size(picture) for picture in of}
-    if not (whole or sources.shipped(name) or sizes == {image.size}):
+    first = (shape[0], shape[1] // times, shape[2] // times)
+    own = sources.shipped(name) or sizes == {image.size}
+    if not (own or whole(image.size, first)):
         raise Refusal(
-            f"The mask {name} is {image.width} × {image.height} pixels; this model's pictures are {width} × {height}. "
-            f"Give a mask of {width} × {height} or a whole multiple of it{or_of(sizes)}, white where the picture is to be repainted."
+            f"The mask {name} is {image.width} × {image.height} pixels; this model's pictures are {first[2]} × {first[1]}. "
+            f"Give a mask of {first[2]} × {first[1]} or a whole multiple of it{or_of(sizes)}, white where the picture is to be repainted."
         )
-    mask = (as_tensor(fitted(image, shape, fit, Image.Resampling.BOX)) >= 0.5).float()
-    if mask.min() == mask.max():
-        what = "repaints nothing: it is all black" if mask.max() == 0 else "keeps nothing: it is all white"
-        raise Refusal(f"The mask {name} {what}. White is repainted, black is kept.")
-    return mask
+    coarse = 1 if own or whole(image.size, shape) else times
+    size = shape if coarse == 1 else first
+    weights = edged(as_levels(fitted(image, size, fit, Image.Resampling.BOX)))
+    if weights.min() == weights.max():
+        said = {0.0: "repaints nothing: it is all black", 1.0: "keeps nothing: it is all white"}
+        why = said.get(float(weights.max()), "marks no part: it is all of one grey")
+        if not repainted.startswith("white"):
+            why = f"marks no part of what fit={fit} leaves of it: all of that is repainted, or nothing"
+        raise Refusal(f"The mask {name} {why}. {repainted.capitalize()} is repainted, {kept} is kept.")
+    return Mask(weights.repeat_interleave(coarse, 1).repeat_interleave(coarse, 2), repainted, kept, coarse)
+
+
+def whole(size: tuple[int, int], shape: tuple[int, int, int]) -> bool:
+    """Whether an image of this size is a picture of this shape, or that enlarged a whole number of times."""
+    return not (size[0] % shape[2] or size[1] % shape[1]) and size[0] * shape[1] == size[1] * shape[2]
+
+
+def edged(weights: Tensor) -> Tensor:
+    """What is black or white but for rounding is so."""
+    return torch.where(weights < 1e-3, 0, torch.where(weights > 1 - 1e-3, 1, weights))
 
 
 def or_of(sizes: set[tuple[int, int]]) -> str:
@@ -91,6 +125,11 @@ def as_tensor(image: Image.Image) -> Tensor:
     """(C, H, W) in [0, 1]."""
     array = np.asarray(image, dtype=np.float32) / 255
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def as_levels(image: Image.Image) -> Tensor:
+    """(1, H, W) of an image in mode F, as it is."""
+    return torch.from_numpy(np.array(image, dtype=np.float32))[None]
 
 
 def as_image(picture: Tensor) -> Image.Image:

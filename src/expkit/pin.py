@@ -4,7 +4,8 @@ At every level t at or above `until`, `part` of x is replaced by that part of th
 
     x ← part(noised(image, t)) + x − part(x)
 
-SDEdit (Meng et al. 2022) pins the whole picture for a time; inpainting pins part of it for all time.
+SDEdit (Meng et al. 2022) pins the whole picture for a time; inpainting pins part of it for all time. Where a mask is soft, `part` takes a
+share of a pixel: two noises are averaged there, so x has less noise than its level says, at the least 1/sqrt(2) of it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class Pin:
 
     until: a level; a tuple of levels, one a picture; or a picture of levels, (H, W) or (B, 1, H, W). `CLEAN` is to the end.
     at_first: whether it also holds at the grid's first level. The course's inpainting starts from noise that is not pinned.
+    note: what a header says of it; "" for what can be said of any.
     """
 
     image: Tensor
     part: Map = Identity()  # noqa: RUF009
     until: int | tuple[int, ...] | Tensor = CLEAN
     at_first: bool = True
+    note: str = ""
 
     def levels(self) -> Tensor:
         """`until` as (1 or B, 1, 1, 1) or (1 or B, 1, H, W)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from expkit.errors import Refusal
 from expkit.estimate import Term, Wish
 from expkit.maps import Identity, Map
 from expkit.pin import Pin
-from expkit.sample import Clip, calls
+from expkit.sample import Clip, Rule, calls
 from expkit.schedule import CLEAN
 from expkit.views import View
 
@@ -35,8 +36,20 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
 
-def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None) -> Plan:
-    """Refuse what cannot work; what will happen otherwise."""
+def check(
+    denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None,
+    rule: Rule | None = None,
+) -> Plan:  # fmt: skip
+    """Refuse what cannot work, make ready what its prompts need; what will happen otherwise."""
+    warnings = examine(denoiser, estimate, grid, count, pin, clip, rule)
+    return plan(denoiser, estimate, grid, count, pin, warnings)
+
+
+def examine(
+    denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, clip: Clip | None = None,
+    rule: Rule | None = None,
+) -> tuple[str, ...]:  # fmt: skip
+    """Refuse what cannot work, as far as can be told before any prompt is encoded or network loaded; warnings of what fails on purpose."""
     if not denoiser.generates:
         raise Refusal(
             "This model is a single-step denoiser: it was told no time, so it cannot go from noise to a picture in steps. "
@@ -46,8 +59,18 @@ def check(denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, p
     warnings = tuple(said for view in dict.fromkeys(term.view for term in estimate.terms) if (said := check_view(view, denoiser)))
     if not warnings:
         check_whole(estimate, denoiser, grid, count)
+    nothing = torch.zeros(1, *denoiser.shape)
     if clip:
-        clip(torch.zeros(1, *denoiser.shape), denoiser)
+        clip(nothing, denoiser)
+    if rule and (down := next(((t, s) for t, s in pairwise(grid) if s < t), None)):
+        rule(denoiser.schedule, nothing, nothing, nothing if denoiser.learned else None, *down, nothing, None)
+    return warnings
+
+
+def plan(
+    denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, warnings: tuple[str, ...] = ()
+) -> Plan:
+    """Make ready what the prompts need, which may take long and refuses what is not known; what will happen."""
     said = sorted(prompts(estimate.terms))
     denoiser.prepare(said)
     notes = (*denoiser.taken(said), *guidance(estimate.terms), *(held(pin, grid) if pin else ()))
@@ -101,6 +124,10 @@ class Echo(Wrapped):
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         return x
+
+    def encode(self, images: Tensor) -> Tensor:
+        """States of the right shape; those of latents would need a network."""
+        return super().encode(images) if self.shape == self.pictured else torch.zeros(len(images), *self.shape)
 
 
 def check_whole(estimate: Wish, denoiser: Denoiser, grid: Sequence[int], count: int) -> None:
@@ -158,13 +185,13 @@ def guidance(terms: Sequence[Term]) -> tuple[str, ...]:
 
 def held(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:
     """What a pin holds, in everyone's words: the mask's polarity, or where SDEdit starts."""
-    said = []
-    if pin.part.area is not None:
+    said = [pin.note] if pin.note else []
+    if pin.part.area is not None and not pin.note:
         said.append(f"mask: white is repainted, {1 - pin.part.area:.0%} of the picture; black is kept")
     levels = pin.levels()
     if levels[0].numel() > 1:
         said.append("held until a level of its own for each pixel")
-    elif pin.part == Identity() and levels.max() > CLEAN:
+    elif pin.part == Identity():
         said.append("start: " + some([started(int(level), grid) for level in dict.fromkeys(levels.flatten().tolist())], "; "))
     return tuple(said)
 
@@ -172,6 +199,8 @@ def held(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:
 def started(level: int, grid: Sequence[int]) -> str:
     """Where a run starts from its picture: i_start on this grid, the level t, and diffusers' strength, the part of the updates made."""
     updates = len(grid) - 1
+    if level == CLEAN:
+        return f"i_start {updates} = the picture itself, given back as it is = strength 0.00"
     if level not in grid:
         return f"t {level}"
     at = grid.index(level)

@@ -44,6 +44,12 @@ class Embeddings:
             self.prepare([*self.held, text])
         return self.held[text].values
 
+    @property
+    def widths(self) -> set[int]:
+        """How wide the embeddings of its import and of its encoder are, as far as that is known."""
+        encoder = {self.asked.width} - {None} if self.asked else set()
+        return encoder | {embedding.values.shape[-1] for embedding in self.given.values()}
+
     def rows(self, texts: Sequence[str]) -> Tensor:
         """(R, L, D)"""
         if not set(texts) <= set(self.held):
@@ -67,6 +73,7 @@ class Embeddings:
 
         make_room: called where there is something to encode, before the encoder is loaded.
         """
+        self.given  # noqa: B018  an import that cannot be read is refused, even where its texts are known from elsewhere
         found = {text: self.held.get(text) or self.found(text) for text in texts}
         missing = [text for text, embedding in found.items() if embedding is None]
         if missing:

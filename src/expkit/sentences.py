@@ -47,6 +47,7 @@ class MiniLM(Encoder):
     weights: str = PUBLISHED
 
     length: ClassVar[int] = 32
+    width: ClassVar[int] = WIDTH
     parts: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = NAME
     precision: ClassVar[str] = "float16"

@@ -34,8 +34,23 @@ LIGHT = 204  # of 255: where a drawing on transparent ground has nothing darker 
 
 def opened(name: str) -> Image.Image:
     """A picture as RGB: turned by EXIF, of an animation the first frame, what is transparent laid on paper."""
+    return on_paper(decoded(name))
+
+
+def decoded(name: str) -> Image.Image:
+    """A picture with levels of 8 bits, turned by EXIF, of an animation the first frame; what is transparent in it is so still."""
     with begun(name) as image:
-        return on_paper(eight_bit(ImageOps.exif_transpose(image)))
+        return eight_bit(ImageOps.exif_transpose(image))
+
+
+def transparency(name: str) -> str:
+    """What a header says of a picture that is transparent in part: how much of it, and on what it is laid. "" where it is not."""
+    with begun(name) as image:
+        if not image.has_transparency_data:
+            return ""
+    drawn = decoded(name).convert("RGBA")
+    share = float((255 - np.asarray(drawn.getchannel("A"), dtype=np.float64)).mean() / 255)
+    return f"image {name}: what is transparent in it, {share:.0%} of the picture, is laid on {paper(drawn)}" if share else ""
 
 
 def size(name: str) -> tuple[int, int]:
@@ -171,10 +186,14 @@ def eight_bit(image: Image.Image) -> Image.Image:
     """Levels of 16 or 32 bits, or numbers, as levels of 8 bits: scaled, where Pillow would cut them off at 255."""
     if not image.mode.startswith(("I", "F")):
         return image
+    clear = image.info.get("transparency")
     array = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
     tops = (1, 255, 65535) if image.mode == "F" else (65535, 2**32 - 1)
     top = next((top for top in tops if array.max() <= top), array.max())
-    return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
+    levels = Image.fromarray((array * (255 / top)).round().astype(np.uint8))
+    if isinstance(clear, int):  # a PNG of 16 bits names the level that is transparent
+        levels.putalpha(Image.fromarray(np.where(array == clear, 0, 255).astype(np.uint8)))
+    return levels
 
 
 def on_paper(image: Image.Image) -> Image.Image:
@@ -182,6 +201,10 @@ def on_paper(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     drawn = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, paper(drawn)), drawn).convert("RGB")
+
+
+def paper(drawn: Image.Image) -> str:
+    """The colour on which an RGBA picture is laid."""
     grey, visible = np.asarray(drawn.convert("L")), np.asarray(drawn.getchannel("A")) >= 128
-    light = visible.any() and grey[visible].min() >= LIGHT
-    return Image.alpha_composite(Image.new("RGBA", drawn.size, "black" if light else "white"), drawn).convert("RGB")
+    return "black" if visible.any() and grey[visible].min() >= LIGHT else "white"

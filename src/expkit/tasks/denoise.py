@@ -23,7 +23,7 @@ from expkit.result import Result
 from expkit.sample import Sampler, calls, noises, sample, seeded
 from expkit.schedule import CLEAN
 from expkit.sheets import sheet
-from expkit.tasks.pins import images
+from expkit.tasks.pins import images, papers
 from expkit.tasks.sampling import noted, spent, watched
 
 WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
@@ -50,17 +50,18 @@ class Denoise:
     def __call__(self, result: Result) -> None:
         if not isinstance(self.image, str):
             raise Refusal(f"task=denoise compares ways to denoise one picture, and was given image={self.image}: give one.")
-        model = Counting(self.model)
-        grid = self.sampler.grid(len(model.schedule))
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
+        model = Counting(self.model)
+        grid = self.sampler.grid(len(model.schedule))
         levels = listed(self.t, len(model.schedule))
+        source, notes = images(self.image, model, self.fit), papers(self.image)
         if model.generates:
-            plan = replace(check(model, self.estimate, grid, 1, clip=self.sampler.clip), calls=self.calls(model, levels, grid))
-            result.say(header("denoise", model, [max(levels)], plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
+            whole = check(model, self.estimate, grid, 1, clip=self.sampler.clip, rule=self.sampler.rule)
+            plan = replace(whole, calls=self.calls(model, levels, grid))
+            result.say(header("denoise", model, [max(levels)], plan, 1, [f"from t = {', '.join(map(str, levels))}", *notes]))
         else:
-            result.say("denoise: a single-step denoiser, so there is no iterative way")
-        source = images(self.image, model, self.fit)
+            result.say("\n  ".join(["denoise: a single-step denoiser, so there is no iterative way", *notes]))
         rows, under, table = [], [], []
         for t in levels:
             ways = self.back(model, source, t, through(t, grid))

@@ -125,7 +125,7 @@ class Evaluate:
         return guided(prompts * len(self.gammas), [gamma for gamma in self.gammas.values() for _ in prompts])
 
     def plan(self, model: Denoiser, wish: Estimate, grid: Sequence[int]) -> Plan:
-        whole = check(model, wish, grid, self.count, clip=self.sampler.clip)
+        whole = check(model, wish, grid, self.count, clip=self.sampler.clip, rule=self.sampler.rule)
         return replace(whole, calls=[c for rows in self.parts for c in calls(wish.only(rows), model.schedule, grid, len(rows))])
 
     def known(self, panel: Panel, pictures: Pictures, name: str) -> Set:

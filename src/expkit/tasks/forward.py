@@ -13,7 +13,7 @@ from expkit.grids import listed
 from expkit.result import Result
 from expkit.sample import noises, seeded
 from expkit.sheets import sheet
-from expkit.tasks.pins import images
+from expkit.tasks.pins import images, papers
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,11 @@ class Forward:
     note: str = ""
 
     def __call__(self, result: Result) -> None:
-        model, source = self.model, images(self.image, self.model, self.fit)
+        model = self.model
         levels = listed(self.t, len(model.schedule))
+        source = images(self.image, model, self.fit)
+        for said in papers(self.image):
+            result.say(f"forward: {said}")
         noise = noises(seeded(self.seed, len(source)), "forward", 0, model.shape).to(model.device)
         clean = model.encode(source).to(noise)
         noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]

@@ -11,29 +11,45 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
-from expkit import pictures
+from expkit import pictures, sources
 from expkit.denoiser import Denoiser
 from expkit.errors import Refusal
 from expkit.maps import Map, Mask
 from expkit.pin import Pin
+from expkit.schedule import CLEAN
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A pin; the pictures that go with it on the sheet, {label: (1 or B, C, H, W) in [0, 1]}; what the numbers hold."""
+    """A pin; the pictures that go with it on the sheet, {label: (1 or B, C, H, W) in [0, 1]}; what the numbers hold.
+
+    starts: where on the grid each picture starts, or all of them. notes: what the header says besides. returned: (1 or B, 1, H, W) in
+    [0, 1], how much of each pixel of `source` is in the result as it is; None where the state says all, as it does of pinned pixels.
+    """
 
     pin: Pin | None = None
     before: Mapping[str, Tensor] = field(default_factory=dict)
     after: Mapping[str, Tensor] = field(default_factory=dict)
     numbers: Mapping = field(default_factory=dict)
+    starts: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: Tensor | None = None
+    returned: Tensor | None = None
 
     def only(self, rows: Sequence[int]) -> Pinned:
         """What is pinned of these of the run's pictures, as far as it is shown and told."""
         before, after = ({k: v[list(rows)] if len(v) > 1 else v for k, v in shown.items()} for shown in (self.before, self.after))
-        pin = self.pin and self.pin.only(rows)
-        starts = [start for start in self.numbers.get("starts", []) if start["t"] in pin.levels()]
-        return Pinned(pin, before, after, self.numbers | {"starts": starts} if starts else self.numbers)
+        here = {self.starts[row] for row in rows} if len(self.starts) > 1 else set(self.starts)
+        starts = [start for start in self.numbers.get("starts", []) if start["i_start"] in here]
+        return Pinned(self.pin and self.pin.only(rows), before, after, self.numbers | {"starts": starts} if starts else self.numbers)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Finished pictures (B, C, H, W) in [0, 1] with that part of the source in them that the state cannot hold to the byte."""
+        if self.returned is None:
+            return images
+        return torch.where(self.returned == 1, self.source, self.returned * self.source + (1 - self.returned) * images)
 
 
 def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
@@ -44,14 +60,21 @@ def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
 def whole(
     model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int] | None, fit: str = "crop", times: int = 1
 ) -> Pinned:
-    """SDEdit: the whole picture, until the level at index i_start of the grid, None for its end. With lists, one a picture."""
+    """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture.
+
+    At the grid's end (its last index, or None) it is given back as it is. A second stage only shows it.
+    """
     source, last = images(image, model, fit), len(grid) - 1
-    starts = list(i_start) if isinstance(i_start, Sequence) else [last if i_start is None else i_start]
+    if times > 1:
+        return Pinned(after={"original": source})
+    starts = [last if i is None else i for i in (i_start if isinstance(i_start, Sequence) else [i_start])]
     if late := [i for i in starts if i > last]:
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
-    pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
     table = [{"i_start": i, "t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)]
-    return Pinned(pin, after={"original": source}, numbers={"starts": table})
+    pin = Pin(model.encode(source), until=tuple(CLEAN if i == last else grid[i] for i in starts))
+    ended = torch.tensor([float(i == last) for i in starts])[:, None, None, None]
+    returned = {"source": source, "returned": ended} if ended.any() else {}
+    return Pinned(pin, {}, {"original": source}, {"starts": table}, tuple(starts), papers(image), **returned)
 
 
 def around_mask(
@@ -63,25 +86,34 @@ def around_mask(
     fit: str = "crop",
     times: int = 1,
 ) -> Pinned:
-    """Inpainting: what is black in the mask stays, for all time; white is repainted."""
-    source = images(image, model, fit)
-    hole, hidden = (pictures.load_mask(mask, shape, fit, listed(image)) for shape in (model.pictured, model.shape))
-    pin = Pin(model.encode(source), Mask(1 - hidden), at_first=at_first)
-    share = float(hole.mean())
+    """Inpainting: what the mask keeps stays, for all time; the rest is repainted, in part where the mask is soft. See `pictures.load_mask`.
+
+    A latent is repainted as much as the most repainted of its pixels; what is kept of the pixels is put back when they are decoded.
+    """
+    source, read = images(image, model, fit), pictures.load_mask(mask, model.pictured, fit, listed(image), times)
+    hole = read.weights
+    pin = Pin(model.encode(source), Mask(1 - adaptive_max_pool2d(hole, model.shape[1:])), at_first=at_first, note=str(read))
     before = {"original": source, "mask: white is repainted": hole[None].expand_as(source[:1]), "to repaint": source * hole}
-    return Pinned(pin, before, numbers={"share_repainted": round(share, 4)})
+    numbers = {"share_repainted": round(float(hole.mean()), 4), "mask_read_as": str(read)}
+    returned = {"source": source, "returned": 1 - hole[None]} if model.shape != model.pictured else {}
+    return Pinned(pin, before, numbers=numbers, notes=papers(image), **returned)
 
 
 def part(model: Denoiser, grid: Sequence[int], image: str | Sequence[str], of: Map, fit: str = "crop", times: int = 1) -> Pinned:
     """A part of the picture, for all time: its low frequencies (a hybrid from a photograph), its grey (colourising)."""
     source = images(image, model, fit)
-    return Pinned(Pin(model.encode(source), of.scaled(times)), before={"original": source})
+    return Pinned(Pin(model.encode(source), of.scaled(times)), before={"original": source}, notes=papers(image))
 
 
 def images(names: str | Sequence[str], model: Denoiser, fit: str = "crop") -> Tensor:
     """(1, C, H, W) of one name, (B, C, H, W) of a list with one a picture; each file is read once."""
     loaded = {name: pictures.load(name, model.pictured, fit) for name in set(listed(names))}
     return torch.stack([loaded[name] for name in listed(names)])
+
+
+def papers(names: str | Sequence[str]) -> tuple[str, ...]:
+    """What is said of those of these pictures that are transparent in part, each once."""
+    return tuple(said for name in dict.fromkeys(listed(names)) if (said := sources.transparency(name)))
 
 
 def listed(names: str | Sequence[str]) -> list[str]:

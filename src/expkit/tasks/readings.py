@@ -98,30 +98,47 @@ def seen(
     nothing, for several things at once, or for what a judge has no answer for, are left out.
     """
     runs = runs or [range(len(images))]
-    prompts = {name: [model.understand(p) for p in reading.prompts(len(images))] for name, reading in readings.items()}
-    asked = [{name: said for name, all_ in prompts.items() if all(said := [all_[row] for row in run])} for run in runs]
-    every = [list(dict.fromkeys(p for said in one.values() for p in said)) for one in asked]
+    every, read = questions(readings, judges, model, len(images), runs)
     found = {}
     for name, reading in readings.items():
-        shown, here = reading.through(images), [number for number, one in enumerate(asked) if name in one]
+        shown, here = reading.through(images), [number for number, one in enumerate(read) if any(name == known for known, _ in one)]
         for j, judge in judges.items():
-            found |= {(number, name, j): read for number, read in _read(judge, shown, runs, every, here)}
-    meant = [{j: _meant(judge, one) for j, judge in judges.items()} for one in asked]
+            found |= {(number, name, j): seen for number, seen in _read(judge, shown, runs, every, here)}
     return [
         [
-            _seen(name, j, *found[number, name, j], known[name], list(known.values()))
-            for name in one
-            for j, known in meant[number].items()
-            if name in known
+            _seen(name, j, *found[number, name, j], meant, [prompts for (_, judge), prompts in one.items() if judge == j])
+            for (name, j), meant in one.items()
         ]
-        for number, one in enumerate(asked)
+        for number, one in enumerate(read)
     ]
 
 
-def _meant(judge: Judging, asked: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Which of its answers each reading asks for, {reading: one a picture}; without those for which it has no answer."""
-    meant = {name: [judge.meant(prompt) for prompt in said] for name, said in asked.items()}
-    return {name: answers for name, answers in meant.items() if None not in answers}
+def questions(
+    readings: Mapping[str, Reading], judges: Mapping[str, Judging], model: Denoiser, count: int, runs: Sequence[range]
+) -> tuple[list[list[str]], list[dict[tuple[str, str], list[str]]]]:
+    """Of each of the runs among `count` pictures, all that is asked for; and {(reading, judge): the answers that are asked}."""
+    prompts = {name: [model.understand(p) for p in reading.prompts(count)] for name, reading in readings.items()}
+    asked = [{name: said for name, all_ in prompts.items() if all(said := [all_[row] for row in run])} for run in runs]
+    every = [list(dict.fromkeys(p for said in one.values() for p in said)) for one in asked]
+    return every, [
+        {
+            (name, j): meant
+            for name, said in one.items()
+            for j, judge in judges.items()
+            if None not in (meant := [judge.meant(prompt) for prompt in said])
+        }
+        for one in asked
+    ]
+
+
+def check(readings: Mapping[str, Reading], judges: Mapping[str, Judging], model: Denoiser, count: int, runs: Sequence[range]) -> list[bool]:
+    """Whether each run can be read at all; refuses judges that cannot read this model's pictures: they are shown a black one."""
+    every, read = questions(readings, judges, model, count, runs)
+    shown = {name: reading.through(torch.zeros(1, *model.pictured)) for name, reading in readings.items()}
+    asked = {both: number for number, one in reversed([*enumerate(read)]) for both in one}
+    for (name, j), number in asked.items():
+        judges[j].probabilities(shown[name], every[number])
+    return [bool(one) for one in read]
 
 
 def _read(judge: Judging, shown: Tensor, runs: Sequence[range], every: Sequence[list[str]], here: Sequence[int]):

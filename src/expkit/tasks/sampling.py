@@ -19,7 +19,7 @@ from expkit.grids import updates
 from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
-from expkit.preflight import check, check_stages, guidance, header, prompts
+from expkit.preflight import Echo, check_stages, examine, guidance, header, plan, prompts
 from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
@@ -49,6 +49,16 @@ class Drawn(NamedTuple):
     scores: list[dict]
     shots: list[Shot]
     end: Tensor | None
+
+
+class SecondStage(NamedTuple):
+    """The second stage before the first has worked: how many times as large its pictures are, its grid, wish and pin, and warnings."""
+
+    times: int
+    grid: Sequence[int]
+    estimate: Wish
+    pinned: Pinned
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +93,26 @@ class Sampling:
         write(result)
 
     def together(self, parts: Sequence[Part], say: Callable[[str], None]) -> list[Callable[[Result], None]]:
-        """Sample the pictures of several runs in one batch; for each run, what writes it as if it had been alone."""
-        self.check()
-        model, seeds = Counting(self.model), self.seeds()
-        grid = self.sampler.grid(len(model.schedule))
-        pinned = self.pin(model, grid)
-        plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
-        say(header(self.name, model, grid, plan, len(seeds), [self.note, speed.said(model.name, sum(plan.calls))]))
+        """Sample the pictures of several runs in one batch; for each run, what writes it as if it had been alone.
+
+        All that can be refused is refused first, the cheap before the dear: prompts are encoded after it, networks loaded last.
+        """
+        self.check(parts)
+        model, seeds, sampler = Counting(self.model), self.seeds(), self.sampler
+        grid = sampler.grid(len(model.schedule))
+        tried = self.pin(Echo(model), grid)
+        warnings = examine(model, self.estimate, grid, len(seeds), tried.pin, sampler.clip, sampler.rule)
+        self.check_readings(parts)
+        second = self.second_stage() if self.upscale else None
+        planned = plan(model, self.estimate, grid, len(seeds), tried.pin, warnings)
+        if self.upscale:
+            self.blank_stage().prepare(prompts(second.estimate.terms))
+        pinned = tried if model.shape == model.pictured else self.pin(model, grid)
+        extra = [self.note, *pinned.notes, speed.said(model.name, sum(planned.calls))]
+        say(header(self.name, model, grid, planned, len(seeds), extra))
         filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
         x = self.run(model, grid, seeds, pinned.pin, filmed)
-        images, asked = model.decode(x).cpu(), spent(model) | {"device": str(model.device)}
+        images, asked = pinned.finish(model.decode(x).cpu()), spent(model) | {"device": str(model.device)}
         runs = [self.only(part, grid, pinned.pin) for part in parts]
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
         read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
@@ -101,7 +121,8 @@ class Sampling:
         if self.upscale:
             self.model.release()
             every = [row for rows in kept for row in rows]
-            pinned, enlarged, asked["second_stage"] = self.larger(x[every], every, seeds, say)
+            enlarged, asked["second_stage"] = self.larger(second, x[every], every, seeds, say)
+            pinned = replace(pinned, before=second.pinned.before, after=second.pinned.after)
             shown = enlarged.split([len(rows) for rows in kept])
         else:
             shown = small
@@ -138,17 +159,40 @@ class Sampling:
         note = noted(part.note, [one.only(part.rows) for one in stages], f"{updates(grid)} updates from noise{where}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
-    def check(self) -> None:
+    def check(self, parts: Sequence[Part]) -> None:
         if self.upscale and not self.upscaler:
             raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
-        if self.upscale:  # what the second stage would refuse after the first one's work
-            shape = (1, *self.model.shape)
-            second = self.upscaler(torch.zeros(shape), torch.zeros)
-            check_stages(self.estimate, self.model, second.shape[-1] // shape[-1])
+        if self.upscale:
+            check_stages(self.estimate, self.model, self.blank_stage().shape[-1] // self.model.shape[-1])
         if self.keep and not (self.judges and self.readings):
             raise Refusal(f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip.")
         if self.keep and self.keep > self.samples:
             raise Refusal(f"keep={self.keep} is more than samples={self.samples}: keep at most as many as are sampled.")
+        fewest = min(len(part.rows) for part in parts)
+        if self.film and not 0 <= self.film.picture < fewest:
+            raise Refusal(
+                f"task.film.picture={self.film.picture} is not among the pictures of this run: they are numbered from 0 to {fewest - 1}."
+            )
+
+    def check_readings(self, parts: Sequence[Part]) -> None:
+        """Refuse judges that cannot read the pictures to come, and a ranking of what none of them can read."""
+        readable = reading.check(self.readings, self.judges or {}, self.model, self.count, [part.rows for part in parts])
+        if self.keep and not all(readable):
+            raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
+
+    def blank_stage(self) -> Denoiser:
+        """The second stage with nothing beside it, as far as its files say what it is: no network is loaded."""
+        return self.upscaler(torch.zeros(1, *self.model.shape), torch.zeros)
+
+    def second_stage(self) -> SecondStage:
+        """What the second stage will do; refuses now what it would refuse after the first one's work."""
+        model, sampler = self.blank_stage(), self.sampler
+        times, grid = model.shape[-1] // self.model.shape[-1], sampler.grid(len(model.schedule))
+        estimate, pinned = self.second.scaled(times), self.pin(model, grid, times=times)
+        pinned = pinned if pinned.pin and pinned.pin.part != Identity() else replace(pinned, pin=None)
+        warnings = examine(model, estimate, grid, self.count, pinned.pin, sampler.clip, sampler.rule)
+        model.check_weights()
+        return SecondStage(times, grid, estimate, pinned, warnings)
 
     def seeds(self) -> list[Seed]:
         """Sample k of every wish has picture k's noise, so that wishes are compared on equal noise."""
@@ -167,19 +211,18 @@ class Sampling:
                     shots.append(self.film.shot(model, step, row))
         return x
 
-    def larger(self, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], say: Callable[[str], None]) -> tuple[Pinned, Tensor, dict]:
+    def larger(
+        self, second: SecondStage, low: Tensor, kept: Sequence[int], seeds: Sequence[Seed], say: Callable[[str], None]
+    ) -> tuple[Tensor, dict]:
         """The kept pictures through the second stage: the same wish, its blurs scaled; what is pinned in part stays pinned."""
-        seeds = [seeds[row] for row in kept]
+        seeds, grid, estimate = [seeds[row] for row in kept], second.grid, second.estimate.only(kept)
         model = Counting(self.upscaler(low, lambda shape: noises(seeds, "low", 0, shape)))
-        times = model.shape[-1] // low.shape[-1]
-        grid, estimate = self.sampler.grid(len(model.schedule)), self.second.only(kept).scaled(times)
-        pinned = self.pin(model, grid, times=times)
-        pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
-        plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
-        say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
+        pin = second.pinned.pin and second.pinned.pin.only(kept)
+        planned = plan(model, estimate, grid, len(seeds), pin, second.warnings)
+        say(header("upscale", model, grid, planned, len(seeds), [speed.said(model.name, sum(planned.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
         *_, end = watched(steps, "upscale", grid, pin)
-        return pinned, model.decode(end.x).cpu(), spent(model)
+        return model.decode(end.x).cpu(), spent(model)
 
     def judged(self, found: Sequence[reading.Seen]) -> tuple[list[int], dict, list[dict]]:
         """The rows that are kept, all where nothing is asked to be left out; what judges read in all, and the scores of each kept one."""
@@ -191,8 +234,6 @@ class Sampling:
         numbers |= reading.mean_view_scores(views, every)
         if not self.keep:
             return every, numbers, [reading.view_scores_of(views, row) for row in every]
-        if not found:
-            raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
         score = reading.scores(found)
         kept = reading.best(score, self.samples, self.keep)
         numbers["judged_of_kept"] = reading.as_asked(found, kept)
@@ -219,7 +260,7 @@ class Sampling:
         result.numbers |= drawn.numbers
         told = zip(files, kept, drawn.scores, strict=True)
         result.numbers["pictures"] = [{"file": file, **self.wish(row)} | ({"scores": s} if s else {}) for file, row, s in told]
-        if drawn.shots:
+        if self.film:
             self.film.develop(result, drawn.shots, drawn.end, self.note)
         original = {**pinned.before, **pinned.after}.get("original")
         if original is not None:

@@ -54,6 +54,10 @@ class StableDiffusion(Prompted):
         vae = self.vae.loaded()
         return torch.cat([(vae.decode(self.vae.cast(z / self.scale)).sample + 1) / 2 for z in x.split(1)]).clamp(0, 1)
 
+    def check_weights(self) -> None:
+        super().check_weights()
+        self.vae.check()
+
     def release(self) -> None:
         super().release()
         self.vae.release()

@@ -58,6 +58,7 @@ class Network:
         self.repository, self.part, self.kind, self.machine = repository, part, kind, machine
         self.variant = repository.variant(part, machine.dtype == torch.float16)  # refuses where there are no weights
         self.module: torch.nn.Module | None = None
+        self.checked = False
 
     def loaded(self) -> torch.nn.Module:
         if self.module is None:
@@ -76,6 +77,18 @@ class Network:
             use_safetensors=True,
             low_cpu_mem_usage=is_accelerate_available(),
         )
+
+    def check(self) -> None:
+        """Refuse files that are damaged, or do not hold what the configuration describes. Nothing is loaded or downloaded."""
+        if self.module is not None or self.checked:
+            return
+        import diffusers
+
+        with torch.device("meta"):
+            network = getattr(diffusers, self.kind).from_config(self.repository.config(self.part))
+        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        self.repository.check_weights(self.part, self.variant, wanted)
+        self.checked = True
 
     def cast(self, x: Tensor) -> Tensor:
         return x.to(self.machine.device, self.machine.dtype)
@@ -103,12 +116,16 @@ class Rows:
 
     def stack(self, prompts: tuple[str, ...]) -> Tensor:
         rows = self.embeddings.rows(prompts)
-        if self.width and rows.shape[-1] != self.width:
+        self.check(rows.shape[-1])
+        return rows.to(self.machine.device, self.machine.dtype)
+
+    def check(self, width: int) -> None:
+        """Refuse embeddings that are so wide where the network takes others."""
+        if self.width and width != self.width:
             raise Refusal(
-                f"The embeddings of these prompts are {rows.shape[-1]} wide, and this model was trained on {self.width}: they come from "
+                f"The embeddings of these prompts are {width} wide, and this model was trained on {self.width}: they come from "
                 "another text encoder. Give this model's own with model.encoder=…, or what that has encoded with model.imported=FILE."
             )
-        return rows.to(self.machine.device, self.machine.dtype)
 
     def release(self) -> None:
         self.stacked = lru_cache(maxsize=8)(self.stack)
@@ -126,6 +143,13 @@ class Pretrained(Denoiser):
     @cached_property
     def weights(self) -> str:
         return self.network.repository.revision([self.network.part])
+
+    def prepare(self, prompts: Iterable[str]) -> None:
+        super().prepare(prompts)
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        self.network.check()
 
     def release(self) -> None:
         self.network.release()
@@ -153,8 +177,21 @@ class Prompted(Pretrained):
         return {"encoder_hidden_states": rows} | ({"encoder_attention_mask": (rows != 0).any(-1)} if self.embeddings.padded else {})
 
     def prepare(self, prompts: Iterable[str]) -> None:
-        """Encodes the prompts; the UNet is loaded afterwards, by the first forward, so that both are never held at once."""
-        self.embeddings.prepare([self.understand(prompt) for prompt in prompts], self.network.release)
+        """Encodes the prompts, where need be, after all that is cheap to check.
+
+        The UNet is loaded afterwards, by the first forward, so that both are never held at once.
+        """
+        known = [self.understand(prompt) for prompt in prompts]
+        self.embeddings.prepare(known, self.make_room)
+        self.rows.check(self.embeddings(known[0]).shape[-1])
+        self.check_weights()
+
+    def make_room(self) -> None:
+        """Before an encoder is loaded: let go of the network, and refuse what encoding could not mend."""
+        self.network.release()
+        for width in self.embeddings.widths:
+            self.rows.check(width)
+        self.check_weights()
 
     def release(self) -> None:
         super().release()
