@@ -252,13 +252,6 @@ def test_the_second_stage_may_have_a_guidance_of_its_own(second_gamma, rows, sai
     assert f" · {said} · " in one.only(part, grid).note and f" · {said.split(', then ')[-1]} · " in alone.note
 
 
-@pytest.mark.parametrize("second_gamma", ["many", [1, 3]])
-def test_a_second_guidance_that_is_no_number_is_refused(second_gamma, toy, tmp_path):
-    with pytest.raises(Refusal, match=r"model\.second_gamma=.* does not fit: it is a number"):
-        run(task(toy, upscale=True, upscaler=Larger, second_gamma=second_gamma), tmp_path / "run")
-    assert toy.rows == []
-
-
 def test_what_the_second_stage_refuses_is_said_before_the_first_has_worked(toy, tmp_path):
     def upscaler(low, noise):
         raise Refusal("There is no second stage there.")
