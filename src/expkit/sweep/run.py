@@ -93,8 +93,8 @@ def shown(book: Book) -> Iterator[None]:
     try:
         with book.kept_up():
             yield
-    except KeyboardInterrupt:
-        say(f"expkit: interrupted; {counted(book.folder, book.cells)} cells are there. The same command goes on.")
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"{counted(book.folder, book.cells)} cells are there. The same command goes on.",)
         raise
     finally:
         book.write()
