@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -120,15 +122,34 @@ def hold(folder: Path, names: Sequence[str], alone: bool = True) -> Claim:
     """The claim of this command on its folder, made once."""
     place = Path(os.path.abspath(folder))
     if place not in HELD:
-        HELD[place] = Claim(folder, names, alone)
+        with undisturbed() as came:
+            HELD[place] = Claim(folder, names, alone)
+        for number in came:
+            signal.raise_signal(number)
     return HELD[place]
 
 
 def release() -> list[Path]:
     """Give free what this command has claimed; those of the folders in which something of a run is left."""
-    kept = [folder for folder, claim in HELD.items() if not claim.release()]
-    HELD.clear()
+    with undisturbed():
+        kept = [folder for folder, claim in HELD.items() if not claim.release()]
+        HELD.clear()
     return kept
+
+
+@contextmanager
+def undisturbed() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM do not interrupt what stands inside; those that come are in the list."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # no other one is interrupted
+        yield came
+        return
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
