@@ -259,7 +259,8 @@ def test_the_columns_of_a_sweep_are_one_file_and_other_events_beside_it_stay(sma
 def started(*arguments: str) -> subprocess.Popen:
     """The command as a process of its own; its errors go through a pipe."""
     told = [sys.executable, "-m", "expkit", *arguments]
-    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+    variables = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {"TQDM_DISABLE": "1"}
+    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
 
 
 def wait_for(there, process: subprocess.Popen) -> None:
@@ -295,7 +296,7 @@ def test_the_same_command_says_what_a_killed_run_has_left(small, tmp_path, monke
 @pytest.mark.slow
 def test_twenty_other_commands_leave_the_folder_of_a_run_as_it_is_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ("model=digits", "task=sample", "sampler=ddpm", "samples=12", "prompt=7", "logger=none")
+    command = ("model=digits", "task=sample", "sampler=ddpm", "samples=8", "prompt=7", "logger=none")
     others = [command, (*command[:-2], "prompt=77"), (*command, "gama=3"), ("model=digits", "task=hybrid"), ("task=train",)]
     signals = [None, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
     first = started(*command, "hydra.run.dir=run")
@@ -320,3 +321,91 @@ def test_twenty_other_commands_leave_the_folder_of_a_run_as_it_is_alone(tmp_path
     assert ours == theirs and list(ours) and sorted(path.name for path in tmp_path.iterdir()) == ["alone", "run"]
     untimed = [{key: value for key, value in one.items() if not key.startswith("seconds")} for one in numbers]
     assert untimed[0] == untimed[1]
+
+
+# ---- Weights & Biases
+
+
+@pytest.fixture
+def wandb_at_hand(monkeypatch, tmp_path):
+    """W&B as on a machine on which nobody has ever used it, and as if it had not been used in this process."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path.parent / f"{tmp_path.name}_home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    wandb.teardown()
+    yield wandb
+    wandb.teardown()
+
+
+def records(folder: Path) -> dict:
+    """The project, name, group, entity and saved files of an offline run, as W&B itself reads its records."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    read = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    lines = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [json.loads(line) for line in lines]
+    (known,) = [record["run"] for record in found if record["type"] == "run"]
+    files = {file["path"] for record in found if record["type"] == "files" for file in record["files"]["files"]}
+    said = {"project": "project", "name": "display_name", "group": "run_group", "entity": "entity"}
+    return {"files": files, **{key: known.get(name) for key, name in said.items()}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "known"),
+    [
+        ({"WANDB_MODE": "offline"}, [], {"project": "expkit", "name": "run"}),
+        ({}, ["logger.mode=offline", "logger.project=mine"], {"project": "mine", "name": "run"}),
+        ({"WANDB_MODE": "disabled", "WANDB_PROJECT": "theirs"}, ["logger.mode=offline", "logger.project=mine"], {"project": "mine"}),
+        ({"WANDB_MODE": "offline", "WANDB_PROJECT": "theirs", "WANDB_NAME": "other", "WANDB_ENTITY": "we", "WANDB_RUN_GROUP": "all"}, [],
+         {"project": "theirs", "name": "other", "entity": "we", "group": "all"}),
+    ],
+)  # fmt: skip
+def test_variables_of_wandb_hold_and_what_the_command_says_wins(variables, arguments, known, small, wandb_at_hand, monkeypatch, tmp_path):
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    done = small("prompt=7", "logger=wandb", "hydra.run.dir=run", *arguments)
+    assert done.code == 0, done.err
+    assert {key: records(tmp_path / "run")[key] for key in known} == known
+
+
+def test_wandb_writes_where_its_own_variable_says(small, wandb_at_hand, monkeypatch, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "theirs"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert small("prompt=7", "logger=wandb", "hydra.run.dir=run").code == 0
+    assert "recipe.yaml" in records(tmp_path / "theirs")["files"] and not (tmp_path / "run/wandb").exists()
+
+
+def test_what_was_said_by_wandb_disabled_holds(small, wandb_at_hand, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert small("prompt=7", "logger=wandb", "hydra.run.dir=run").code == 0
+    assert not [path for path in tmp_path.rglob("*") if "wandb" in path.name] and (tmp_path / "run/picture.png").is_file()
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/settings").write_text("[default]\nmode = offline\nproject = file\n")
+    monkeypatch.delenv("WANDB_MODE")
+    wandb_at_hand.teardown()
+    assert small("prompt=7", "logger=wandb", "hydra.run.dir=other").code == 0 and records(tmp_path / "other")["project"] == "file"
+
+
+def test_cells_have_a_run_each_of_real_files_and_can_be_moved(small, wandb_at_hand, tmp_path):
+    done = small("-m", "prompt=3,8", "logger=wandb", "logger.mode=offline", "hydra.sweep.dir=swept")
+    assert done.code == 0, done.err
+    (tmp_path / "swept").rename(tmp_path / "moved")
+    cells = [path for path in (tmp_path / "moved/cells").iterdir() if path.is_dir()]
+    assert len(cells) == 2 and not [path for path in (tmp_path / "moved").rglob("*") if path.is_symlink()]
+    for cell in cells:
+        (recipe,) = cell.glob("wandb/offline-run-*/files/recipe.yaml")
+        assert recipe.read_text() == (cell / "recipe.yaml").read_text() and "recipe.yaml" in records(cell)["files"]
+        assert list(cell.glob("wandb/offline-run-*/files/media/images/*.png"))
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_who_is_not_logged_in_is_told_before_anything_is_made(sweep, small, wandb_at_hand, tmp_path, monkeypatch):
+    monkeypatch.setattr("expkit.tasks.sampling.Sampling.__call__", lambda *given: pytest.fail("it was sampled"))
+    done = small("prompt=7", "logger=wandb", "hydra.run.dir=run", "hydra.sweep.dir=swept", *sweep)
+    assert done.code == 2 and "Log in with `wandb login`" in done.err
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob("swept/cells/*.txt"))
