@@ -27,7 +27,7 @@ from expkit.result import About
 from expkit.sweep.names import ASIDE, STAMP
 
 WRITTEN = "numbers.json"  # the last file of a run
-CLAIMED = "cells/.sweep"  # says that a sweep has made what lies in its folder
+CLAIMED = ".expkit.sweep"  # says that a sweep has made what lies in its folder
 SHOWN = ("sheet.png", "sheet_[0-9]*.png", "table.csv", "table.parquet", "index.html", "tensorboard", "search.png", "best.yaml", STAMP)
 ELSEWHERE = "with hydra.sweep.dir=FOLDER."
 LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to other processes
