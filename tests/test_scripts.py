@@ -48,3 +48,115 @@ def test_a_script_is_python_and_finds_all_that_it_imports(name):
 def test_the_help_of_a_script_says_nothing_of_its_shell(name, arguments, first):
     done = subprocess.run([sys.executable, ROOT / "scripts" / name, *arguments], capture_output=True, text=True)
     assert (done.stdout + done.stderr).startswith(first) and "exec" not in done.stdout + done.stderr
+
+
+# ---- the environment: nothing behind a link is removed or installed into
+
+PYTHON = """#!/bin/sh
+printf '%s\\n' "$*" >>"$CALLS"
+case "$*" in
+  *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && touch .venv/pyvenv.cfg ;;
+  --version) echo Python 3.11.0 ;;
+esac
+"""
+
+
+@pytest.fixture
+def unmade(tmp_path):
+    """A checkout without an environment, and run(script, ...): a process in which every Python is one that only notes what it is told."""
+    checkout, stub = tmp_path / "checkout", tmp_path / "stub"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    for name in ("pyproject.toml", "constraints.txt"):
+        (checkout / name).write_text("")
+    stub.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (stub / name).write_text(PYTHON)
+        (stub / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    calls.touch()
+
+    def run(script: str, *arguments: str) -> tuple[int, str, list[str]]:
+        """The exit code, what was said, and the installations and modules that were asked for."""
+        variables = {"PATH": f"{stub}:/usr/bin:/bin", "CALLS": str(calls)}
+        done = subprocess.run([checkout / "scripts" / script, *arguments], capture_output=True, text=True, env=variables)
+        asked, _ = calls.read_text().splitlines(), calls.write_text("")
+        return done.returncode, done.stderr, [line for line in asked if line.startswith("-m")]
+
+    return checkout, run
+
+
+def environment(folder: Path, checkout: str = "/another/checkout") -> dict[str, str]:
+    """Make one that belongs to some checkout; what lies in it."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib/python3.11/site-packages").mkdir(parents=True)
+    (folder / "lib/python3.11/site-packages/torch.py").write_text("theirs")
+    (folder / "bin/python").write_text(PYTHON)
+    (folder / "bin/python").chmod(0o755)
+    (folder / "pyvenv.cfg").write_text("")
+    (folder / "stamp").write_text(f"1 2 {checkout}")
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("stamp", ["1 2 /another/checkout", "making", "failed /another/checkout", ""])
+@pytest.mark.parametrize("script", ["run", "test", "tiny_if"])
+def test_the_environment_of_another_checkout_is_left_as_it_is_behind_a_link(script, stamp, unmade, tmp_path):
+    checkout, run = unmade
+    environment(tmp_path / "theirs")
+    (tmp_path / "theirs/stamp").write_text(stamp)
+    before = contents(tmp_path / "theirs")
+    (checkout / ".venv").symlink_to(tmp_path / "theirs")
+    code, said, asked = run(script)
+    assert code == 2 and f".venv is a link to {tmp_path / 'theirs'}" in said and "Remove the link" in said and said.count("\n") == 1
+    assert contents(tmp_path / "theirs") == before and not asked and (checkout / ".venv").is_symlink()
+
+
+def test_an_environment_of_this_checkout_is_used_through_a_link(unmade, tmp_path):
+    checkout, run = unmade
+    assert run("run")[0] == 0
+    (checkout / ".venv").rename(tmp_path / "elsewhere")
+    (checkout / ".venv").symlink_to(tmp_path / "elsewhere")
+    assert run("run", "task=sample") == (0, "", ["-m expkit task=sample"])
+
+
+@pytest.mark.parametrize("what", ["dangling", "link to a file", "file"])
+def test_what_is_no_folder_is_left_as_it_is(what, unmade, tmp_path):
+    checkout, run = unmade
+    place, target = checkout / ".venv", tmp_path / "target"
+    if what == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(target)
+    if what == "link to a file":
+        target.write_text("mine")
+    code, said, asked = run("run")
+    assert code == 2 and f".venv is a {what.split()[0].replace('dangling', 'link')}" in said and not asked
+    assert place.is_symlink() == (what != "file") and target.exists() == (what == "link to a file")
+    assert what == "dangling" or place.read_text() == "mine"
+
+
+@pytest.mark.parametrize("part", ["bin", "lib", "lib/python3.11", "lib/python3.11/site-packages", "stamp", "pyvenv.cfg"])
+def test_nothing_is_installed_behind_a_link_inside_of_the_environment(part, unmade, tmp_path):
+    checkout, run = unmade
+    environment(checkout / ".venv", str(checkout))
+    (checkout / ".venv" / part).rename(tmp_path / "target")
+    (checkout / ".venv" / part).symlink_to(tmp_path / "target")
+    before = contents(tmp_path)
+    code, said, asked = run("run")
+    assert code == 2 and f".venv/{part} is a link" in said and not asked
+    assert {name: text for name, text in contents(tmp_path).items() if name != "calls"} == {k: v for k, v in before.items() if k != "calls"}
+
+
+def test_a_copied_environment_is_made_again_and_links_in_it_are_not_followed(unmade, tmp_path):
+    checkout, run = unmade
+    environment(checkout / ".venv")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine").write_text("mine")
+    (checkout / ".venv/share").symlink_to(tmp_path / "data")
+    (checkout / ".venv/lib64").symlink_to("lib")
+    code, said, asked = run("run")
+    assert code == 0 and "the checkout has moved" in said and asked[0] == "-m venv .venv" and asked[-1] == "-m expkit"
+    assert contents(tmp_path / "data") == {"mine": "mine"} and not (checkout / ".venv/lib").exists()

@@ -15,7 +15,7 @@ from PIL import Image
 from expkit import pictures, replay
 from expkit.errors import Refusal
 from expkit.sweep import contact, names, rows
-from expkit.sweep.cells import Cell, clear, made
+from expkit.sweep.cells import Cell, made
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=1")
 EMPTY = repr("")
@@ -184,18 +184,6 @@ def test_tasks_that_share_no_batch_are_swept_too(ran):
     done = ran("-m", "task=forward,denoise", "t=[250],[500]")
     assert done.code == 0, done.err
     assert [row["task"] for row in table(done.folder)] == ["forward", "forward", "denoise", "denoise"]
-
-
-def test_half_written_cells_of_processes_that_are_gone_are_cleared(tmp_path):
-    import socket
-
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    folders = {pid: tmp_path / "cells" / f".3fa9.{socket.gethostname()}.{pid}.part" for pid in (gone.pid, 1)}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    clear(tmp_path)
-    assert not folders[gone.pid].exists() and folders[1].exists()
 
 
 def test_who_comes_second_to_a_cell_is_content_with_what_is_there(tmp_path):

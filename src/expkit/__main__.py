@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from expkit import command
+from expkit import claims, command
+from expkit.claims import follows
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 made again but not the same, 2 refused with a sentence, 130 interrupted."""
+    """The console script.
+
+    Exit codes: 0 done, 1 made again but not the same, 2 refused with a sentence, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
+    """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(command.manual())
         return
     full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
-    code = 0
-    try:
-        code = chosen(arguments, failed)()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        failed.append(error)
+    code, kept = 0, []
+    with terminable() as ended:
+        try:
+            code = chosen(arguments, failed)()
+        except KeyboardInterrupt as interrupt:
+            kept = claims.release()
+            sys.exit(interrupted(interrupt, kept, ended))
+        except claims.NotClaimed as refused:
+            failed.append(refused.error)
+        except Exception as error:
+            failed.append(error)
+        finally:
+            claims.release()
     for error in failed:
         said = command.sentence(error, arguments)
         if said is None or (full and not follows()):  # who follows was started with what is set above
@@ -92,31 +103,38 @@ def app(failed: list[Exception]):
 
             return alone(one, folder)
         try:
+            claims.hold(folder, claims.written(known.runtime.choices.task, known.runtime.choices.logger), not follows())
             result = run(one, folder, leads=not follows())
             if result.leads:
                 print(result.folder)
         except Exception as error:
             failed.append(error)
-            swept(folder)
-        except KeyboardInterrupt:
-            kept = "nothing was finished yet." if swept(folder) else f"what was finished is kept in {folder}"
-            print(f"expkit: interrupted; {kept}", file=sys.stderr)
-            raise
 
     return job
 
 
-def swept(folder: Path) -> bool:
-    """Remove a run's folder if it holds nothing but a recipe."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {"recipe.yaml"}:
-        return False
-    shutil.rmtree(folder)
-    return True
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """SIGTERM ends a command as Ctrl-C does. The list is empty until it has come."""
+    ended: list[int] = []
+
+    def end(number: int, _) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def follows() -> bool:
-    """Whether this is one of several processes of a training and not the first: Lightning, torchrun and SLURM number them."""
-    return any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
+def interrupted(interrupt: KeyboardInterrupt, kept: list[Path], ended: list[int]) -> int:
+    """Say what is left of a command that was interrupted; the exit code."""
+    left = f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
+    if not follows():
+        print(f"expkit: {'ended by SIGTERM' if ended else 'interrupted'}; {str(interrupt) or left}", file=sys.stderr)
+    return 143 if ended else 130
 
 
 if __name__ == "__main__":

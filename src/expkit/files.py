@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,26 @@ def sha256(path: Path) -> str:
 
 def in_one_move(path: Path, write: Callable[[Path], object]) -> None:
     """The file is whole or it is not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         write(part)
         os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def without_replacing(path: Path, write: Callable[[Path], object]) -> None:
+    """As `in_one_move`; raise FileExistsError where something has this name, also where it comes while `write` writes."""
+    part = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        write(part)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without such links
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -203,9 +203,12 @@ resident = Resident()
 
 def run(job: Job, folder: Path, leads: bool = True, about=None):
     """One run alone, written into its folder and mirrored; its Result."""
+    mirror = built(job.resolved["logger"])["mirror"]
+    if leads:
+        mirror.check()
     batch = merged([job])
     task = resident.task(batch)
-    result = begun(job, batch, folder, 0, built(job.resolved["logger"])["mirror"], leads, about)
+    result = begun(job, batch, folder, 0, mirror, leads, about)
     task(result)
     result.finish()
     return result

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from expkit import pictures
+from expkit.claims import ALWAYS, SAMPLED, hold
 from expkit.errors import Refusal
 from expkit.job import built, files_of, resident
 from expkit.recipe import Recipe, here
@@ -31,7 +32,9 @@ def replay(place: str, arguments: Sequence[str]) -> int:
         raise Refusal(f"replay={place} takes nothing else, and was given {' '.join(arguments)}: the recipe inside it says all.")
     path = Path(place)
     recipe, wanted = opened(path)
-    result = again(recipe)
+    folder = Path("outputs/replay") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
+    hold(folder, (*ALWAYS, *SAMPLED))
+    result = again(recipe, folder)
     apart = {name: difference(Image.open(old), result.folder / name) for name, old in wanted.items()}
     result.numbers |= {"replayed": str(path), "largest_difference_in_grey_levels": {k: v for k, v in apart.items() if v is not None}}
     result.finish()
@@ -58,13 +61,12 @@ def facts_of(recipe: Recipe) -> Mapping[str, str]:
     return here(resident.model(), files_of(recipe.config))
 
 
-def again(recipe: Recipe) -> Result:
-    """The run, with all pictures of its batch, written into a folder of its own."""
+def again(recipe: Recipe, folder: Path) -> Result:
+    """The run, with all pictures of its batch, written into this folder."""
     from expkit.tasks.sampling import Part
 
     ran = recipe.ran
     task = resident.task({**recipe.config, "task": ran["task"]})
-    folder = Path("outputs/replay") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
     result = Result(folder, replace(recipe, facts=facts_of(recipe)).text, built({"_target_": "expkit.result.Nowhere"}))
     if ran["pictures"]:
         (write,) = task.together([Part(range(*ran["pictures"]), ran["cells"], ran["note"])], result.say)

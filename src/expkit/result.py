@@ -9,9 +9,9 @@ look.json        how the page of a sweep can show it: what it started from, fram
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import shutil
 import struct
 import sys
 import time
@@ -25,10 +25,11 @@ from PIL import Image
 from torch import Tensor
 
 from expkit import pictures
+from expkit.claims import NO_SPACE, OTHER, unwritable
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+COLUMNS = "events.out.tfevents.0.columns"  # of a sweep: written anew by the sweep that goes on
 
 
 class Mirror(ABC):
@@ -45,6 +46,9 @@ class Mirror(ABC):
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         """Show a picture's file of a training run while it runs; those of one name are a series over its epochs."""
 
+
+    def check(self) -> None:  # noqa: B027
+        """Refuse what cannot be shown there, before the run begins."""
 
     def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:  # noqa: B027
         """Say once for all runs of a sweep what was swept, {key: values}, and which numbers they have."""
@@ -79,13 +83,12 @@ class Result:
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise
-            why = f"The folder {self.folder} cannot be made ({error.strerror}). Give another one with hydra.run.dir=FOLDER."
-            raise Refusal(why) from None
+            raise unwritable(self.folder, error) from None
         try:
             with (self.folder / "recipe.yaml").open("x", encoding="utf-8") as file:
                 file.write(recipe)
         except FileExistsError:
-            raise Refusal(f"The folder {self.folder} already holds a run. Give another one, or leave hydra.run.dir out.") from None
+            raise Refusal(f"The folder {self.folder} already holds a run. {OTHER}") from None
 
     def say(self, text: str) -> None:
         if self.leads:
@@ -180,9 +183,7 @@ class TensorBoard(Mirror):
         columns = {key: [column({key: value})[key] for value in values] for key, values in swept.items()}
         params = [HParam(key, Discrete(values) if of_one_kind(values) else None) for key, values in columns.items()]
         config = hparams_config_pb(params, [Metric(name) for name in numbers])
-        for old in (folder / "tensorboard").glob("events.*"):
-            old.unlink(missing_ok=True)
-        self.write(folder, config.value, 0)
+        self.write(folder, config.value, 0, COLUMNS)
 
     def lightning(self, result: Result):
         from pytorch_lightning.loggers import TensorBoardLogger
@@ -194,16 +195,17 @@ class TensorBoard(Mirror):
 
         self.write(result.folder, [Summary.Value(tag=name, image=_encoded(path))], epoch)
 
-    def write(self, folder: Path, values: Sequence, step: int) -> None:
+    def write(self, folder: Path, values: Sequence, step: int, name: str = "") -> None:
+        """Write an events file in one move, as a new one or as this one."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         place = folder / "tensorboard"
         place.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
-        with (place / name).open("wb") as file:
-            for told in ({"file_version": "brain.Event:2"}, {"step": step, "summary": Summary(value=values)}):
-                file.write(record(Event(wall_time=time.time(), **told).SerializeToString()))
+        name = name or f"events.out.tfevents.{time.time():.6f}.{uuid.uuid4().hex}"
+        events = ({"file_version": "brain.Event:2"}, {"step": step, "summary": Summary(value=values)})
+        data = b"".join(record(Event(wall_time=time.time(), **event).SerializeToString()) for event in events)
+        in_one_move(place / name, lambda part: part.write_bytes(data))
 
 
 def record(data: bytes) -> bytes:
@@ -242,28 +244,77 @@ def _encoded(path: Path):
     return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
 
 
-class WandB(Mirror):
-    """logger=wandb: one run of Weights & Biases a run of expkit. mode: online, or offline without an account."""
+def not_logged(error: Exception, kept: str = "") -> Refusal:
+    return Refusal(
+        f"Weights & Biases did not start ({str(error).splitlines()[0]}).{kept} "
+        "Log in with `wandb login`, or give logger.mode=offline or logger=none."
+    )
 
-    def __init__(self, project: str = "expkit", mode: str = "online") -> None:
+
+def materialize(folder: Path) -> None:
+    """Put files in the place of links to files, such as W&B's logs, so that the folder can be moved; remove links to nothing."""
+    for link in [path for path in folder.rglob("*") if path.is_symlink()]:
+        source = link.resolve()
+        link.unlink()
+        if source.is_file():
+            shutil.copyfile(source, link)
+
+
+def unsaid(ours: Mapping[str, Mapping]) -> dict:
+    """Those of {X: settings} for which there is no variable WANDB_X."""
+    return {key: value for name, settings in ours.items() if not os.environ.get(f"WANDB_{name}") for key, value in settings.items()}
+
+
+class WandB(Mirror):
+    """logger=wandb: one run of Weights & Biases a run of expkit.
+
+    project, mode: None for what WANDB_PROJECT and WANDB_MODE or W&B's own files of settings say, else expkit and online. Its other
+    variables hold too: WANDB_DIR, say, in place of the run's folder.
+    """
+
+    def __init__(self, project: str | None = None, mode: str | None = None) -> None:
         self.project, self.mode, self.run = project, mode, None
+
+    def settings(self, result: Result) -> dict:
+        """What W&B is begun with: what the command says, and of our own what nothing of W&B's says otherwise."""
+        import wandb
+
+        known, about = wandb.setup().settings, result.about
+        ours = {
+            "PROJECT": {"project": known.project or "expkit"},
+            "NAME": {"name": about.name},
+            "RUN_GROUP": {"group": about.sweep or None},
+            "DIR": {"dir": result.folder.resolve()},
+        }
+        quiet = {"SILENT": {"silent": True}, "CONSOLE": {"console": "off"}}
+        chosen = {key: value for key, value in {"project": self.project, "mode": self.mode}.items() if value}
+        return {
+            **unsaid(ours),
+            **chosen,
+            "settings": wandb.Settings(symlink=False, **unsaid(quiet)),  # a folder with links could not be moved
+            "config": {**column(about.swept), "recipe": result.recipe},
+        }
 
     def begun(self, result: Result):
         """The run, begun where it has not: a training run logs into it from the start."""
         import wandb
 
         try:
-            about, quiet = result.about, wandb.Settings(silent=True, console="off")
-            self.run = self.run or wandb.init(
-                project=self.project, mode=self.mode, dir=result.folder.resolve(), reinit="create_new", settings=quiet,
-                name=about.name, group=about.sweep or None, config={**column(about.swept), "recipe": result.recipe},
-            )  # fmt: skip
+            self.run = self.run or wandb.init(reinit="create_new", **self.settings(result))
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-            raise Refusal(
-                f"Weights & Biases did not start ({str(error).splitlines()[0]}). Files of the run are kept in {result.folder}. "
-                "Log in with `wandb login`, or give logger.mode=offline or logger=none."
-            ) from None
+            raise not_logged(error, f" Files of the run are kept in {result.folder}.") from None
         return self.run
+
+    def check(self) -> None:
+        """Log in, where the run is to be shown online."""
+        import wandb
+
+        if (self.mode or wandb.setup().settings.mode or "online") != "online":
+            return
+        try:
+            wandb.login(verify=False)
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            raise not_logged(error) from None
 
     def show(self, result: Result) -> None:
         import wandb
@@ -272,9 +323,12 @@ class WandB(Mirror):
         try:
             run.log({tag.replace("/", "."): number for tag, number in result.scalars().items()})
             run.log({tag: wandb.Image(Image.open(path), caption=tag) for tag, path in result.pngs().items()})
-            run.save(str(result.folder / "recipe.yaml"), base_path=str(result.folder), policy="now")
+            if not run.disabled:
+                shutil.copyfile(result.folder / "recipe.yaml", Path(run.dir) / "recipe.yaml")
+                run.save(str(Path(run.dir) / "recipe.yaml"), base_path=run.dir, policy="now")
         finally:
             run.finish()
+            materialize(Path(run.dir).parent)
             self.run = None
 
     def lightning(self, result: Result):

@@ -36,10 +36,11 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtyp
         part.chmod(0o644)
         os.replace(part, path)
     except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
         if number := re.search(r"os error (\d+)", str(error)):  # a full disk, as safetensors says it
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         raise
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read(path: Path, promised: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:

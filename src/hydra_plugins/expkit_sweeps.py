@@ -1,5 +1,9 @@
-"""Hydra's door to `expkit.sweep`: hydra/sweeper=cells, hydra/sweeper=search, hydra/launcher=rows. Hydra imports it at each start."""
+"""Hydra's door to `expkit.sweep`: hydra/sweeper=cells, hydra/sweeper=search, hydra/launcher=rows; and to `expkit.claims`.
 
+Hydra imports it at each start.
+"""
+
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
@@ -35,6 +39,22 @@ class Named(Given, Sweeper):
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.extend(placed)  # from which each cell is composed
+
+
+class ClaimRunFolder(Callback):
+    """Claims the folder of a run before Hydra makes it and before anything is loaded."""
+
+    def on_run_start(self, config, **kwargs):
+        from hydra.core.hydra_config import HydraConfig
+
+        from expkit import claims
+
+        HydraConfig.instance().set_config(config)  # which the name of the folder speaks of
+        chosen = config.hydra.runtime.choices
+        try:
+            claims.hold(config.hydra.run.dir, claims.written(chosen.task, chosen.logger), not claims.follows())
+        except Exception as error:
+            raise claims.NotClaimed(error) from None
 
 
 class CellsSweeper(Named):

@@ -10,21 +10,26 @@ import errno
 import hashlib
 import os
 import shutil
-import socket
 import traceback
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from expkit import command
+from expkit.claims import NO_SPACE, unwritable
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 from expkit.job import AXES, Composed, Job, identity_of, run
 from expkit.result import About
-from expkit.sweep.names import ASIDE
+from expkit.sweep.names import ASIDE, STAMP
 
 WRITTEN = "numbers.json"  # the last file of a run
+CLAIMED = ".expkit.sweep"  # says that a sweep has made what lies in its folder
+SHOWN = ("sheet.png", "sheet_[0-9]*.png", "table.csv", "table.parquet", "index.html", "tensorboard", "search.png", "best.yaml", STAMP)
+ELSEWHERE = "with hydra.sweep.dir=FOLDER."
 LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to other processes
 
 
@@ -116,8 +121,8 @@ def errors(folder: Path) -> Path:
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
     """A hidden folder beside it, which takes its name in one move when all is written. Who comes second finds it there, and is content."""
-    part = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.part")
-    part.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    part.mkdir(parents=True)
     try:
         yield part
         try:
@@ -127,7 +132,7 @@ def made(folder: Path) -> Iterator[Path]:
                 raise
         errors(folder).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)  # its name is known to this process alone
 
 
 def fail(folder: Path, error: BaseException, told: Sequence[str]) -> str:
@@ -159,22 +164,29 @@ def stopped(job: Job, sweep: Path) -> bool:
     return any(path.stat().st_mtime_ns > launched for path in sweep.glob("cells/*.error.txt"))
 
 
-def clear(sweep: Path) -> None:
-    """Remove what processes of this machine that are no more have left half-written."""
-    for part in sweep.glob("cells/.*.part"):
-        *host, pid = part.name.removesuffix(".part").split(".")[2:]
-        if ".".join(host) == socket.gethostname() and not alive(int(pid)):
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def alive(pid: int) -> bool:
+def claim(sweep: Path) -> None:
+    """Make the folder of a sweep, which several processes may share. Refuse one that holds what no sweep has written there."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        names = sorted(os.listdir(sweep)) if sweep.is_dir() else []
+        mine = (sweep / CLAIMED).exists() or any(sweep.glob(f"cells/*/{WRITTEN}"))  # as sweeps were before they left a mark
+        there = [name for name in names if any(fnmatch(name, pattern) for pattern in SHOWN)]
+        if there and not mine:
+            listed = ", ".join(there[:5]) + ", …" * (len(there) > 5)
+            raise Refusal(f"The folder {sweep} already holds {listed}, which a sweep would overwrite. Give another one {ELSEWHERE}")
+        (sweep / "cells").mkdir(parents=True, exist_ok=True)
+        (sweep / CLAIMED).touch()
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise unwritable(sweep, error, "hydra.sweep.dir") from None
+
+
+def check_free(sweep: Path, cells: Sequence[Cell]) -> None:
+    """Refuse where something else has the name of a cell that is to be made."""
+    for cell in cells:
+        folder = cell.folder(sweep)
+        if os.path.lexists(folder) and not done(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+            raise Refusal(f"{folder} is no finished run, and a cell of this sweep needs its name. Remove it, or give a folder {ELSEWHERE}")
 
 
 class Incomplete(Refusal):

@@ -13,7 +13,7 @@ from expkit.errors import Refusal
 from expkit.job import Composed, built, files_of
 from expkit.sweep import names
 from expkit.sweep.book import Book
-from expkit.sweep.cells import LAUNCHED, Cell, Incomplete, clear, composed, done, fail, reason
+from expkit.sweep.cells import LAUNCHED, Cell, Incomplete, check_free, claim, composed, done, fail, reason
 
 Launch = Callable[[Sequence[Sequence[str]], int], object]  # arguments of cells, and the number of the first of them
 
@@ -77,8 +77,11 @@ def elsewhere(name: str, launch: Launch, config, tellings: Sequence[Sequence[str
 
 def complete(folder: Path, cells: Sequence[Cell], arguments: Sequence[str], launch: Launch) -> None:
     """Run what is missing of these cells, and show all of them: while they run, and at the end, however it comes."""
+    claim(folder)
     left = missing(folder, cells)
     say(f"sweep: {len(cells)} cells, {sum(done(cell.folder(folder)) for cell in cells)} of them there already, in {folder}")
+    if left:
+        built(left[0].job.resolved["logger"])["mirror"].check()
     with shown(Book(folder, cells, arguments)):
         if left:
             launch([cell.told for cell in left], 0)
@@ -89,12 +92,12 @@ def complete(folder: Path, cells: Sequence[Cell], arguments: Sequence[str], laun
 
 def missing(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     """Those that are to be run, each once; of those that cannot be composed it is written down why."""
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
-    clear(folder)
+    left = list({cell.id: cell for cell in cells if cell.job and not done(cell.folder(folder))}.values())
+    check_free(folder, left)
     for cell in cells:
         if not cell.job:
             fail(cell.folder(folder), Incomplete(cell.error), cell.told)
-    return list({cell.id: cell for cell in cells if cell.job and not done(cell.folder(folder))}.values())
+    return left
 
 
 @contextmanager
@@ -103,8 +106,8 @@ def shown(book: Book) -> Iterator[None]:
     try:
         with book.kept_up():
             yield
-    except KeyboardInterrupt:
-        say(f"expkit: interrupted; {counted(book.folder, book.cells)} cells are there. The same command goes on.")
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"{counted(book.folder, book.cells)} cells are there. The same command goes on.",)
         raise
     finally:
         book.write()

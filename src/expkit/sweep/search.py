@@ -11,7 +11,7 @@ from pathlib import Path
 
 from expkit import schema
 from expkit.errors import Refusal
-from expkit.sweep.cells import COMPOSED, Cell, composed, done
+from expkit.sweep.cells import COMPOSED, Cell, claim, composed, done
 from expkit.sweep.run import check, check_sweeper, launcher, missing, parsed, shown
 from expkit.sweep.trials import BLIND, Aim, Trials
 
@@ -27,6 +27,7 @@ def search(context, job, config, arguments: Sequence[str], aim: Aim) -> None:
     folder, launch = Path(config.hydra.sweep.dir), launcher(context, job, config)
     study = optuna.create_study(direction=aim.direction, sampler=optuna.samplers.TPESampler(seed=aim.seed, n_startup_trials=BLIND))
     book = Trials(folder, list(space), [*config.hydra.overrides.hydra, *arguments], aim)
+    claim(folder)
     with shown(book):
         while len(book.trials) < aim.trials:
             asked = [study.ask({key: of for key, (of, _) in space.items()}) for _ in range(min(aim.batch, aim.trials - len(book.trials)))]

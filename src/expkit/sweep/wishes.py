@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expkit import command, sources
+from expkit.claims import claimed
 from expkit.errors import Refusal
 from expkit.job import Composed, Job, run
 from expkit.sweep import drawn
@@ -82,9 +82,5 @@ def made(arguments: Sequence[str]) -> Path:
     """The folder of a run with these arguments, as the command would have made it."""
     config = composed(arguments)
     folder = Path(config.hydra.run.dir)
-    try:
+    with claimed(folder):
         return run(Job(Composed(config), [a for a in arguments if not a.startswith("hydra")]), folder).folder
-    except BaseException:
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"recipe.yaml"}:
-            shutil.rmtree(folder)
-        raise

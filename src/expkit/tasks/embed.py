@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from expkit.embeddings import Embedding, Entry, imported, write
 from expkit.errors import Refusal
+from expkit.files import without_replacing
 from expkit.prompts import Embeddings, shortened
 from expkit.result import Result
 
@@ -29,6 +31,8 @@ class Embed:
     def __call__(self, result: Result) -> None:
         if self.embeddings is None:
             raise Refusal(f"model={self.model} needs no embeddings: it reads no text. Give a model that does, such as model=deepfloyd.")
+        if self.export:
+            check_export(self.export)
         told = {entry: "imported" for entry in self.copied()}
         told |= self.filled() if self.texts() else {e: "" for e in self.embeddings.store.list() if not self.source}
         if self.export:
@@ -59,12 +63,28 @@ class Embed:
         return {e.entry: "encoded" if text in encoded else "there already" for text, e in self.embeddings.held.items()}
 
     def exported(self, entries: Sequence[Entry]) -> None:
-        path = Path(self.export)
-        if path.suffix != ".safetensors" or path.is_dir():
-            raise Refusal(f"export={self.export} does not fit: give a file whose name ends in .safetensors.")
         held = {e.entry: e for e in self.embeddings.held.values()}
         found = [held.get(entry) or self.embeddings.store.get(entry.text, entry.provenance) for entry in entries]
-        write(path, distinct([embedding for embedding in found if embedding]))
+        embeddings = distinct([embedding for embedding in found if embedding])
+        try:
+            Path(self.export).parent.mkdir(parents=True, exist_ok=True)
+            without_replacing(Path(self.export), lambda part: write(part, embeddings))
+        except FileExistsError:
+            raise there_already(self.export) from None
+        except OSError as error:
+            raise Refusal(f"export={self.export} cannot be written ({error.strerror}). Give another file.") from None
+
+
+def check_export(name: str) -> None:
+    """Refuse what cannot be a new file, before anything is encoded."""
+    if Path(name).suffix != ".safetensors" or Path(name).is_dir():
+        raise Refusal(f"export={name} does not fit: give a file whose name ends in .safetensors.")
+    if os.path.lexists(name):
+        raise there_already(name)
+
+
+def there_already(name: str) -> Refusal:
+    return Refusal(f"export={name} does not fit: this file is there already, and nothing is overwritten. Give another name, or remove it.")
 
 
 def distinct(embeddings: Sequence[Embedding]) -> Sequence[Embedding]:

@@ -79,11 +79,17 @@ def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> Non
     kept = schedule.alpha**2
     betas = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
     steps = DDPMScheduler(len(schedule), trained_betas=betas.tolist(), prediction_type=names[kind], clip_sample=False)
-    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-    network.save_pretrained(part / "unet")
-    steps.save_pretrained(part / "scheduler")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    part = folder.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        network.save_pretrained(part / "unet")
+        steps.save_pretrained(part / "scheduler")
+        if folder.is_dir():  # what an earlier epoch has written, file by file: others may lie beside
+            for file in (path for path in part.rglob("*") if path.is_file()):
+                file.replace(folder / file.relative_to(part))
+        else:
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # its name is known to this process alone
 
 
 def home(weights: str) -> Repository:
