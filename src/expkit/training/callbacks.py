@@ -32,7 +32,8 @@ class AfterEpoch(Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's checkpoints, each at the end of an optimizer step, so that it can be gone on from.
+    """Lightning's checkpoints, each at the end of an optimizer step, an epoch's last step after the epoch's test, so that it can be gone on
+    from: Lightning would not make up for a test that was missed.
 
     Amid a step, or while the averaged weights are tested, what the trainer holds is neither the state before nor the one after: what an
     exception leaves then is not written. So the first Ctrl-C ends a training after the step that is being made, and the second at once.
@@ -56,9 +57,19 @@ class Checkpoints(ModelCheckpoint):
         self.between_steps = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        self.between_steps = batch.ends_step
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.interrupted and self.between_steps:
+        if batch.ends_step and not trainer.is_last_batch:
+            self.step_made(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self.interrupted = False  # all is trained: what is left takes no time
+        self.step_made(trainer, pl_module)
+
+    def step_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint if it is time for one; stop here if that was asked for."""
+        self.between_steps = True
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -63,8 +63,8 @@ def find(resume: str | None, folder: Path, training: Training, say: Callable[[st
     say(f"  resuming from {found.path}, {found.done} of {training.steps * training.epochs} steps done")
     for key, values in found.apart(training).items():
         say(f"  from here on, {told({key: values})}: the command is obeyed")
-    if unsaid := [key for key in training.settings if key not in found.settings]:
-        say(f"  the checkpoint, of an earlier version, does not say {', '.join(unsaid)}: the command's are taken")
+    if unsaid := dict.fromkeys(".".join(key.split(".")[:2]) for key in training.settings if key not in found.settings):
+        say(f"  the checkpoint, of an earlier version, does not say all of {', '.join(unsaid)}: the command's are taken")
     return found.path
 
 

@@ -97,17 +97,24 @@ class Train:
         images, held_out = self.pictures()
         network = self.network(images)
         batches, tests = self.batches(images), self.tests(held_out)
-        told = settings(self.recipe, self.limits(batches, tests), self.precision(), network, images, held_out, self.seed)
-        training = checkpoints.Training(told, self.options(), batches.steps, self.recipe.epochs)
+        training = self.training(network, batches, tests)
         checkpoint = checkpoints.find(self.resume, result.folder, training, result.say)
         # What does not fit is refused by now: captions, which take minutes to encode, come last.
-        self.told(images).train(network, batches, tests, told, checkpoint, result)
+        self.told(images).train(network, batches, tests, training, checkpoint, result)
 
     def told(self, images: Pictures) -> Train:
         """With an objective that knows of what the pictures are."""
         return replace(self, recipe=replace(self.recipe, objective=self.recipe.objective.told(images)))
 
-    def train(self, network, batches: Batches, tests: Batches, told: dict, checkpoint: Path | None, result: Result) -> None:
+    def training(self, network, batches: Batches, tests: Batches) -> checkpoints.Training:
+        """What a checkpoint must agree with."""
+        limits, pictures = self.limits(batches, tests), (batches.pictures, tests.pictures)
+        known = settings(self.recipe, limits, self.precision(), network, *pictures, self.seed)
+        return checkpoints.Training(known, self.options(), batches.steps, self.recipe.epochs)
+
+    def train(
+        self, network, batches: Batches, tests: Batches, training: checkpoints.Training, checkpoint: Path | None, result: Result
+    ) -> None:
         images, held_out = batches.pictures, tests.pictures
         hush()
         trainer = self.trainer(result, held_out)
@@ -117,7 +124,7 @@ class Train:
         self.check_processes(trainer, network)
         for part in (batches, tests):
             part.rank, part.world = trainer.global_rank, trainer.world_size
-        module = self.module(network, batches.steps, told)
+        module = self.module(network, training)
         try:
             trainer.fit(module, batches, tests, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # Lightning's way of passing an interrupt on
@@ -148,9 +155,10 @@ class Train:
         return count_batches(len(images.labels), self.recipe.batch_size)
 
     def limits(self, batches: Batches, tests: Batches) -> dict:
-        """Those of Lightning's arguments that decide numbers, defaults filled in."""
+        """Those of Lightning's arguments that decide numbers, None for what was not given or leaves all."""
         clip = {name: self.recipe.lightning.get(name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
-        limits = {"limit_train_batches": len(batches), "limit_val_batches": len(tests)}
+        left = {"limit_train_batches": batches, "limit_val_batches": tests}
+        limits = {name: len(part) if len(part) < self.count(part.pictures) else None for name, part in left.items()}
         return {"accumulate_grad_batches": self.recipe.accumulate, **limits, **clip}
 
     def options(self) -> dict:
@@ -232,11 +240,11 @@ class Train:
                 "model is not that of one process. trainer.network.norm=group has none."
             )
 
-    def module(self, network, steps_of_an_epoch: int, told: dict):
+    def module(self, network, training: checkpoints.Training):
         from expkit.training.module import Learning
 
         recipe = self.recipe
-        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, steps_of_an_epoch, self.seed, told)
+        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, training.steps, self.seed, dict(training.settings))
 
     def callbacks(self, result: Result, held_out: Pictures) -> list:
         from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar

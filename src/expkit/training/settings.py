@@ -113,7 +113,11 @@ def only_apart(item: tuple[str, tuple]) -> tuple[str, tuple]:
 
 
 def short(value: object, most: int = 60) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A value as the command line has it, cut where it is long."""
+    if isinstance(value, list):
+        text = ", ".join(map(short, value))
+    else:
+        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
