@@ -291,7 +291,8 @@ def test_another_training_is_refused_with_both_values(changed, said, known, tmp_
 def test_what_may_change_is_obeyed_and_said(changed, said, known, tmp_path):
     lines, path = [], written(tmp_path / "4.ckpt", known)
     assert str(checkpoints.find(path, tmp_path / "run", training(**changed), lines.append)) == path
-    assert said in "\n".join(lines) and ("the command is obeyed" in "\n".join(lines)) == bool(said) and "earlier version" not in "\n".join(lines)
+    text = "\n".join(lines)
+    assert said in text and ("the command is obeyed" in text) == bool(said) and "earlier version" not in text
 
 
 def test_a_checkpoint_of_an_earlier_version_is_checked_as_far_as_it_says(known, tmp_path):
@@ -361,14 +362,16 @@ def test_resume_and_begin_exclude_each_other():
         Train(DIGITS, Data(None), 1, "a.ckpt", "digits")
 
 
-def test_checkpoints_are_looked_at_before_captions_are_encoded(tmp_path):
+def test_checkpoints_are_looked_at_before_captions_are_encoded(known, tmp_path):
     class Dear(Near):
         def told(self, images):
             raise AssertionError("captions were encoded")
 
-    train = Train(replace(RECIPE, objective=Dear()), Data(pictures), SEED, str(tmp_path / "no.ckpt"))
+    for resume, said in ((str(tmp_path / "no.ckpt"), "There is no checkpoint"), (written(tmp_path / "4.ckpt", known), "another training")):
+        with pytest.raises(Refusal, match=said):
+            Train(replace(RECIPE, objective=Dear()), Data(pictures), SEED, resume)(Result(tmp_path / said))
     with pytest.raises(Refusal, match="There is no checkpoint"):
-        train(Result(tmp_path / "run"))
+        Train(RECIPE, Data(None), SEED, str(tmp_path / "no.ckpt"))(Result(tmp_path / "run"))
 
 
 def test_each_part_of_a_recipe_is_decided_upon():
@@ -412,6 +415,11 @@ def test_arguments_that_would_make_numbers_untrue_are_refused(name, value, said)
     with pytest.raises(Refusal) as refused:
         replace(RECIPE, lightning={name: value})
     assert said in str(refused.value)
+
+
+def test_arguments_are_refused_before_anything_is_made(expkit):
+    done = expkit("task=train", "+trainer.lightning.callbacks=[{_target_:no.such.Thing}]", "logger=none")
+    assert done.code == 2 and "trainer.lightning.callbacks is not taken" in done.err.replace("=[{'_target_': 'no.such.Thing'}]", "")
 
 
 def test_lightning_knows_what_is_allowed():

@@ -20,6 +20,7 @@ from pathlib import Path
 from expkit import command
 from expkit.errors import Refusal
 from expkit.files import sha256
+from expkit.training import lightning_arguments
 
 SAID = ("prompt", "far", "middle", "near", "grey", "colour", "moving", "still", "first", "second", "upright", "turned")
 AXES = (*SAID, "negative", "gamma", "image", "i_start", "seed")
@@ -74,6 +75,7 @@ class Job:
     def resolved(self) -> dict:
         known = self.composed.known(self.values)
         command.check_values(known)
+        lightning_arguments.check((known.get("trainer") or {}).get("lightning", {}))
         return known
 
     @cached_property

@@ -130,6 +130,8 @@ def read(resume: str) -> Checkpoint:
     except Exception:  # torch raises many kinds for a file that was cut off
         raise Refusal(f"The checkpoint {resume} is damaged, or of another program. {wanted}.") from None
     try:
+        if not isinstance(found, dict):
+            raise TypeError
         history, group = found["history"], found["optimizer_states"][0]["param_groups"][0]
         known = history.get("settings") or {**of_old(history["origin"], group), AVERAGED: "averaging_state" in found}
         return Checkpoint(path, int(found["global_step"]), dict(known), "settings" in history)

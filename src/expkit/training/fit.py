@@ -94,6 +94,8 @@ class Train:
             )
 
     def __call__(self, result: Result) -> None:
+        if self.resume and self.resume != "auto":
+            checkpoints.read(self.resume)
         images, held_out = self.pictures()
         network = self.network(images)
         batches, tests = self.batches(images), self.tests(held_out)
@@ -227,7 +229,7 @@ class Train:
         return (
             f"train: a network of {parameters(network):,} parameters on {len(images.labels):,} pictures of {width} × {height}"
             f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {tested:,} held out to test on\n"
-            f"  {self.recipe.epochs} epochs of {batches.steps} steps, {each} pictures each"
+            f"  {self.recipe.epochs} epochs of {batches.steps} step{'s' * (batches.steps > 1)}, {each} pictures each"
             f"{f', {shown:,} an epoch' if shown < len(images.labels) else ''}; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
         )
