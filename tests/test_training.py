@@ -301,23 +301,6 @@ def test_weights_that_a_training_cannot_begin_with(weights, said):
         checkpoints.begin(UNet(8, True, 10, 1, 28), weights)
 
 
-def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
-    mine = {"network": "a", "seed": 1}
-    with pytest.raises(Refusal, match="missing or damaged"):
-        checkpoints.find(str(tmp_path / "no.ckpt"), tmp_path / "run", mine)
-    assert checkpoints.find("auto", tmp_path / "run", mine) is None
-    torn, others = (tmp_path / name / "checkpoints" / "step=5.ckpt" for name in ("torn", "others"))
-    for path in (torn, others):
-        path.parent.mkdir(parents=True)
-    torn.write_bytes(b"PK\x03\x04 torn")
-    torch.save({"history": {"origin": mine | {"network": "b"}}}, others)
-    assert checkpoints.find("auto", tmp_path / "run", mine) is None
-    with pytest.raises(Refusal, match="its network differ"):
-        checkpoints.find(str(others), tmp_path / "run", mine)
-    torch.save({"history": {"origin": mine}}, torn)
-    assert checkpoints.find("auto", tmp_path / "run", mine) == torn
-
-
 TINY = ("task=train", "trainer=digits", "trainer.network.hidden=8", "data.limit=320", "data.test_limit=64", "trainer.epochs=3",
         "trainer.batch_size=32", "trainer.checkpoint_every=4", 
         "trainer.lightning.log_every_n_steps=4", "trainer.accelerator=cpu")  # fmt: skip

@@ -20,6 +20,7 @@ from pathlib import Path
 from expkit import schema
 from expkit.errors import Refusal
 from expkit.files import sha256
+from expkit.training import lightning_arguments
 
 AXES = schema.batch_keys()
 ASIDE = ("logger", "sweep")  # what has no say in what is made
@@ -83,6 +84,7 @@ class Job:
     def resolved(self) -> dict:
         known = self.composed.known(self.values)
         schema.check(known, self.composed.declared)
+        lightning_arguments.check((known.get("trainer") or {}).get("lightning", {}))
         return known
 
     @cached_property

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from expkit.charts import drawn
@@ -26,6 +29,65 @@ class AfterEpoch(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.show(pl_module, trainer.current_epoch + 1)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's checkpoints, each at the end of an optimizer step, an epoch's last step after the epoch's test, so that it can be gone on
+    from: Lightning would not make up for a test that was missed.
+
+    Amid a step, or while the averaged weights are tested, what the trainer holds is neither the state before nor the one after: what an
+    exception leaves then is not written. So the first Ctrl-C ends a training after the step that is being made, and the second at once.
+    Several processes stop at once: they would not agree on the step.
+    """
+
+    between_steps = interrupted = False
+    handler = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.world_size == 1 and current_thread() is main_thread():
+            self.handler = signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, number: int, frame) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
+        self.between_steps = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if batch.ends_step and not trainer.is_last_batch:
+            self.step_made(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self.interrupted = False  # all is trained: what is left takes no time
+        self.step_made(trainer, pl_module)
+
+    def step_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint if it is time for one; stop here if that was asked for."""
+        self.between_steps = True
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.between_steps = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.between_steps:
+            super().on_exception(trainer, pl_module, exception)
+        self.restore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Give Ctrl-C back its own meaning."""
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
+            self.handler = None
 
 
 class Whole(TorchCheckpointIO):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,48 +15,133 @@ from expkit.denoisers import trained
 from expkit.denoisers.pretrained.network import Machine, Network
 from expkit.denoisers.pretrained.worded import home
 from expkit.errors import Refusal
-from expkit.training.data import Pictures
+from expkit.training.settings import REFUSED, differences, of_old, of_optimizer, on_resume, told
+
+AVERAGED = "whether weights are averaged (trainer.ema)"  # all that a checkpoint without settings says of it
 
 
-def origin(network: nn.Module, images: Pictures, batch_size: int, seed: int) -> dict:
-    """What a checkpoint must agree with a run in, to be gone on from."""
-    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    return {
-        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12],
-        "pictures": images.sha256[:12],
-        "batch size": batch_size,
-        "seed": seed,
-    }
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What a command trains, for checkpoints to agree with. settings: see `expkit.training.settings`.
+
+    optimizer: the options of its optimizer, which checkpoints without settings are compared by. steps: of one epoch.
+    """
+
+    settings: Mapping
+    optimizer: Mapping
+    steps: int
+    epochs: int
 
 
-def find(resume: str | None, folder: Path, origin: dict) -> Path | None:
-    """The checkpoint that `resume` names: a file of a run of the same origin, which is refused where it is not; with "auto" the newest
-    of the unfinished runs beside `folder`, or None."""
+class Checkpoint(NamedTuple):
+    """A checkpoint as far as a decision needs it. done: its steps. settings: of its training. complete: whether they are all there."""
+
+    path: Path
+    done: int
+    settings: Mapping
+    complete: bool
+
+    def apart(self, training: Training) -> dict[str, tuple]:
+        """What it says otherwise than a command: {key: (its value, the command's)}."""
+        if self.complete:
+            return differences(self.settings, training.settings)
+        averaged = {AVERAGED: training.settings.get("trainer.ema") is not None}
+        return differences(self.settings, {**training.settings, **of_optimizer(training.optimizer), **averaged})
+
+
+def find(resume: str | None, folder: Path, training: Training, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint that a training goes on from, and what is to be said of it.
+
+    `resume` names a file, or is "auto" for the newest of the unfinished runs beside `folder` that agrees in all settings, or None. Raises
+    Refusal where a named checkpoint cannot be gone on from as the command says.
+    """
     if not resume:
         return None
-    if resume != "auto":
-        if (found := origin_of(Path(resume))) is None:
-            raise Refusal(
-                f"The checkpoint {resume} is missing or damaged, or not expkit's. Expected a .ckpt file of a run's folder checkpoints, "
-                "or resume=auto for the newest."
-            )
-        if other := [name for name in origin if found.get(name) != origin[name]]:
-            raise Refusal(
-                f"The checkpoint {resume} is of another training: its {' and '.join(other)} differ from this command's "
-                f"({', '.join(f'{found.get(name)}, not {origin[name]}' for name in other)}). Give the command that it was made with."
-            )
-        return Path(resume)
-    unfinished = [p for p in folder.parent.glob("*/checkpoints/*.ckpt") if not (p.parents[1] / "numbers.json").exists()]
-    newest = sorted(unfinished, key=lambda p: p.stat().st_mtime, reverse=True)
-    return next((p for p in newest if origin_of(p) == origin), None)
-
-
-def origin_of(path: Path) -> dict | None:
-    """What a checkpoint says of its run; None where the file cannot be gone on from."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["history"]["origin"]
-    except Exception:  # torch raises many kinds for a file that was cut off
+    found = newest(folder, training, say) if resume == "auto" else agreeing(read(resume), resume, training)
+    if found is None:
         return None
+    say(f"  resuming from {found.path}, {found.done} of {training.steps * training.epochs} steps done")
+    for key, values in found.apart(training).items():
+        say(f"  from here on, {told({key: values})}: the command is obeyed")
+    if unsaid := dict.fromkeys(".".join(key.split(".")[:2]) for key in training.settings if key not in found.settings):
+        say(f"  the checkpoint, of an earlier version, does not say all of {', '.join(unsaid)}: the command's are taken")
+    return found.path
+
+
+def agreeing(found: Checkpoint, resume: str, training: Training) -> Checkpoint:
+    """The checkpoint, if the command may go on from it; else a Refusal that names the values of both."""
+    apart = {key: values for key, values in found.apart(training).items() if on_resume(key) == REFUSED}
+    if apart:
+        raise Refusal(
+            f"resume={resume} would go on as another training: {told(apart)}. Give what the checkpoint says; or leave resume out and train "
+            "anew, from a run's weights with begin=."
+        )
+    if found.done >= training.steps * training.epochs:
+        raise Refusal(
+            f"resume={resume} has {epochs_done(found, training)} behind it, and trainer.epochs={training.epochs} asks for no more: "
+            "nothing is left to train. Give more epochs, or an earlier checkpoint."
+        )
+    return found
+
+
+def newest(folder: Path, training: Training, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint of an unfinished run beside `folder` that agrees in everything and has steps left; says where there is none."""
+    unfinished = [path for path in folder.parent.glob("*/checkpoints/*.ckpt") if not (path.parents[1] / "numbers.json").exists()]
+    known = [found for path in sorted(unfinished, key=written, reverse=True) if (found := readable(path))]
+    left = [found for found in known if found.done < training.steps * training.epochs]
+    agreed = next((found for found in left if not found.apart(training)), None)
+    if agreed is None and known:
+        apart = known[0].apart(training)
+        why = f"is another training: {told(apart)}" if apart else f"has all its {known[0].done} steps behind it"
+        say(f"  resume=auto: the newest unfinished run, {known[0].path}, {why}. This one starts anew; resume=PATH asks for a run by name")
+    elif agreed is None:
+        say(f"  resume=auto: there is no unfinished run in {folder.parent}, so this one starts anew")
+    return agreed
+
+
+def written(path: Path) -> float:
+    """When a file was written; 0 where it is gone by now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
+
+
+def readable(path: Path) -> Checkpoint | None:
+    try:
+        return read(str(path))
+    except Refusal:
+        return None
+
+
+def read(resume: str) -> Checkpoint:
+    """What a checkpoint says of its training. Raises Refusal where it is no checkpoint of a training of expkit's."""
+    path, wanted = Path(resume).expanduser(), "Expected a .ckpt file in a run's folder checkpoints, or resume=auto for the newest"
+    if path.is_dir():
+        inside = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")], key=written)
+        instead = f" The newest in it is resume={inside[-1]}" if inside else ""
+        raise Refusal(f"resume={resume} is a folder. {wanted}.{instead}")
+    if not path.is_file():
+        raise Refusal(f"There is no checkpoint {resume}. {wanted}.")
+    if path.suffix == ".safetensors":
+        raise Refusal(f"resume={resume} has weights, and not where their training stood: begin={resume} starts a training from them.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch raises many kinds for a file that was cut off
+        raise Refusal(f"The checkpoint {resume} is damaged, or of another program. {wanted}.") from None
+    try:
+        if not isinstance(found, dict):
+            raise TypeError
+        history, group = found["history"], found["optimizer_states"][0]["param_groups"][0]
+        known = history.get("settings") or {**of_old(history["origin"], group), AVERAGED: "averaging_state" in found}
+        return Checkpoint(path, int(found["global_step"]), dict(known), "settings" in history)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise Refusal(f"The checkpoint {resume} is not of a training of expkit's. {wanted}.") from None
+
+
+def epochs_done(found: Checkpoint, training: Training) -> str:
+    count = found.done / training.steps
+    return f"{count:.3g} epoch{'s' * (count != 1)} ({found.done} steps)"
 
 
 def begin(network: nn.Module, weights: str) -> None:

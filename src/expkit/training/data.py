@@ -54,7 +54,9 @@ class Pictures:
 class Batch(NamedTuple):
     """This process's rows of a global batch: images in [0, 1] (n, C, H, W), labels (n,), and whose rows they are.
 
-    The epoch and index of the batch name its random stream; `count` is the rows of all processes together.
+    The epoch and index of the batch name its random stream; `count` is the rows of all processes together. `weight` is what the mean
+    loss of its rows counts among the batches of its optimizer step, 1 on average where these are equally large; `ends_step` says whether
+    it is the last of them.
     """
 
     images: Tensor
@@ -62,24 +64,49 @@ class Batch(NamedTuple):
     epoch: int
     index: int
     count: int
+    weight: float = 1.0
+    ends_step: bool = True
 
 
 class Batches:
     """Mini-batches that can be taken up again in mid-epoch (Lightning asks for `state_dict`).
 
     `sampler` and `batch_sampler` are where Lightning looks for `set_epoch`. With several processes each takes every
-    world-th picture of the same global batch.
+    world-th picture of the same global batch. limit: the first so many batches of each epoch only. accumulate: batches of one
+    optimizer step.
     """
 
     batch_sampler = None
 
-    def __init__(self, pictures: Pictures, size: int, seed: int, shuffle: bool = True, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, pictures: Pictures, size: int, seed: int, shuffle: bool = True, rank: int = 0, world: int = 1, limit: int | None = None,
+        accumulate: int = 1,
+    ) -> None:  # fmt: skip
         self.pictures, self.size, self.seed, self.shuffle = pictures, size, seed, shuffle
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.limit, self.accumulate = rank, world, limit, accumulate
         self.epoch = self.position = self.start = 0
 
     def __len__(self) -> int:
-        return -(-len(self.pictures.labels) // self.size)
+        every = count_batches(len(self.pictures.labels), self.size)
+        return every if self.limit is None else min(every, self.limit)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return count_batches(len(self), self.accumulate)
+
+    def rows(self, first: int, end: int) -> int:
+        """The pictures of the batches from `first` up to but not including `end`, those of all processes."""
+        count = len(self.pictures.labels)
+        return min(count, min(end, len(self)) * self.size) - min(count, first * self.size)
+
+    def weight(self, index: int) -> float:
+        """What a batch's mean loss is multiplied by, so that the mean over the step's batches is that over its pictures.
+
+        Lightning divides by `accumulate`, in an epoch's last step too, which may have fewer batches.
+        """
+        first = index - index % self.accumulate
+        return self.accumulate * self.rows(index, index + 1) / self.rows(first, first + self.accumulate)
 
     @property
     def sampler(self) -> Batches:
@@ -101,5 +128,11 @@ class Batches:
         for index in range(start, len(self)):
             self.position = index + 1
             every = order[index * self.size : (index + 1) * self.size]
-            rows = every[self.rank :: self.world]
-            yield Batch(self.pictures.shown(rows).float() / 255, self.pictures.labels[rows], self.epoch, index, len(every))
+            rows, ends_step = every[self.rank :: self.world], (index + 1) % self.accumulate == 0 or index + 1 == len(self)
+            images, labels = self.pictures.shown(rows).float() / 255, self.pictures.labels[rows]
+            yield Batch(images, labels, self.epoch, index, len(every), self.weight(index), ends_step)
+
+
+def count_batches(items: int, size: int) -> int:
+    """How many batches of `size` it takes, the last of which may have fewer."""
+    return -(-items // size)

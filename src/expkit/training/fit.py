@@ -16,9 +16,11 @@ from expkit import devices
 from expkit.errors import Refusal, warn
 from expkit.result import Result
 from expkit.sheets import stacked
-from expkit.training import checkpoints
-from expkit.training.data import Batches, Pictures
+from expkit.training import checkpoints, lightning_arguments
+from expkit.training.data import Batches, Pictures, count_batches
+from expkit.training.lightning_arguments import batches_of
 from expkit.training.objectives import Objective, parameters
+from expkit.training.settings import settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,8 @@ class Recipe:
     network: (classes, channels, size) of the pictures -> Module. rate: see `Learning`. ema: decay of the averaged weights, or None.
     show: epochs after which there are pictures and a copy of the weights. compile: whether the network is compiled first.
     accelerator, devices, num_nodes, strategy, precision and what is in `lightning` are arguments of Lightning's Trainer; precision
-    "auto" is bfloat16 where the machine has instructions for it. batch_size is that of all processes together.
+    "auto" is bfloat16 where the machine has instructions for it; which others may be given, `lightning_arguments` says. batch_size is
+    that of all processes together.
     """
 
     network: Callable
@@ -49,6 +52,13 @@ class Recipe:
     compile: bool = False
     lightning: dict = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        lightning_arguments.check(self.lightning)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches of one optimizer step."""
+        return self.lightning.get("accumulate_grad_batches") or 1
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -72,31 +82,55 @@ class Train:
     resume: str | None = None
     begin: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.resume and self.begin:
+            raise Refusal(
+                f"resume={self.resume} and begin={self.begin} exclude each other: resume goes on with a training where it stood, begin "
+                "starts one from weights. Give one of them."
+            )
+
     def __call__(self, result: Result) -> None:
+        if self.resume and self.resume != "auto":
+            checkpoints.read(self.resume)
         images, held_out = self.pictures()
-        network = self.network(images)  # first: it refuses weights that do not fit at once, and captions take minutes to encode
-        self.told(images).train(network, images, held_out, result)
+        network = self.network(images)
+        batches, tests = self.batches(images), self.tests(held_out)
+        training = self.training(network, batches, tests)
+        checkpoint = checkpoints.find(self.resume, result.folder, training, result.say)
+        # What does not fit is refused by now: captions, which take minutes to encode, come last.
+        self.told(images).train(network, batches, tests, training, checkpoint, result)
 
     def told(self, images: Pictures) -> Train:
         """With an objective that knows of what the pictures are."""
         return replace(self, recipe=replace(self.recipe, objective=self.recipe.objective.told(images)))
 
-    def train(self, network, images: Pictures, held_out: Pictures, result: Result) -> None:
-        origin = checkpoints.origin(network, images, self.recipe.batch_size, self.seed)
-        checkpoint = checkpoints.find(self.resume, result.folder, origin)
+    def training(self, network, batches: Batches, tests: Batches) -> checkpoints.Training:
+        """What a checkpoint must agree with."""
+        limits, pictures = self.limits(batches, tests), (batches.pictures, tests.pictures)
+        known = settings(self.recipe, limits, self.precision(), network, *pictures, self.seed)
+        return checkpoints.Training(known, self.options(), batches.steps, self.recipe.epochs)
+
+    def train(
+        self, network, batches: Batches, tests: Batches, training: checkpoints.Training, checkpoint: Path | None, result: Result
+    ) -> None:
+        images, held_out = batches.pictures, tests.pictures
         hush()
         trainer = self.trainer(result, held_out)
-        result.say(self.header(trainer, network, images, held_out))
-        start = f"from the weights {self.begin}" if self.begin else "from the beginning"
-        result.say(f"  resuming from {checkpoint}" if checkpoint else f"  {start}")
+        result.say(self.header(trainer, network, batches, tests))
+        if not checkpoint:
+            result.say(f"  from the weights {self.begin}" if self.begin else "  from the beginning")
         self.check_processes(trainer, network)
-        size, share = self.recipe.batch_size, {"rank": trainer.global_rank, "world": trainer.world_size}
-        batches, tests = Batches(images, size, self.seed, True, **share), Batches(held_out, size, self.seed, False, **share)
-        module = self.module(network, len(batches), origin)
+        for part in (batches, tests):
+            part.rank, part.world = trainer.global_rank, trainer.world_size
+        module = self.module(network, training)
         try:
             trainer.fit(module, batches, tests, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # Lightning's way of passing an interrupt on
             raise KeyboardInterrupt from None
+        except RuntimeError as error:
+            if said := stopped_because(error):
+                raise Refusal(said) from None
+            raise
         result.numbers |= {"data": {"train": images.facts(), "test": held_out.facts()}}
         self.report(module, images.names, result)
 
@@ -104,6 +138,36 @@ class Train:
         """Those to train on and those held out to test on."""
         images = self.data.pictures(train=True).first(self.data.limit)
         return images, self.data.pictures(train=False).first(self.data.test_limit)
+
+    def batches(self, images: Pictures) -> Batches:
+        """The batches of an epoch."""
+        limit = batches_of("limit_train_batches", self.recipe.lightning.get("limit_train_batches"), self.count(images))
+        return Batches(images, self.recipe.batch_size, self.seed, True, limit=limit, accumulate=self.recipe.accumulate)
+
+    def tests(self, held_out: Pictures) -> Batches:
+        """The batches that are tested on after each epoch."""
+        limit = batches_of("limit_val_batches", self.recipe.lightning.get("limit_val_batches"), self.count(held_out))
+        return Batches(held_out, self.recipe.batch_size, self.seed, False, limit=limit)
+
+    def count(self, images: Pictures) -> int:
+        return count_batches(len(images.labels), self.recipe.batch_size)
+
+    def limits(self, batches: Batches, tests: Batches) -> dict:
+        """Those of Lightning's arguments that decide numbers, None for what was not given or leaves all."""
+        clip = {name: self.recipe.lightning.get(name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
+        left = {"limit_train_batches": batches, "limit_val_batches": tests}
+        limits = {name: len(part) if len(part) < self.count(part.pictures) else None for name, part in left.items()}
+        return {"accumulate_grad_batches": self.recipe.accumulate, **limits, **clip}
+
+    def options(self) -> dict:
+        """The options of the optimizer, the defaults of what was not given among them."""
+        try:
+            return dict(self.recipe.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups[0])
+        except (TypeError, ValueError) as error:
+            raise Refusal(f"trainer.optimizer cannot be made: {error}.") from None
+
+    def precision(self) -> str:
+        return precision() if self.recipe.precision == "auto" else self.recipe.precision
 
     def network(self, images: Pictures):
         torch.manual_seed(self.seed)
@@ -129,7 +193,7 @@ class Train:
                 devices=recipe.devices,
                 num_nodes=recipe.num_nodes,
                 strategy=recipe.strategy,
-                precision=precision() if recipe.precision == "auto" else recipe.precision,
+                precision=self.precision(),
                 sync_batchnorm=torch.cuda.is_available(),
                 default_root_dir=result.folder,
                 logger=result.mirror.lightning(result),
@@ -138,7 +202,7 @@ class Train:
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
-                **recipe.lightning,
+                **self.lightning(result),
             )
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise Refusal(
@@ -146,13 +210,23 @@ class Train:
                 f"precision={recipe.precision} here: {str(error).splitlines()[0]}"
             ) from None
 
-    def header(self, trainer, network, images: Pictures, held_out: Pictures) -> str:
-        count, (channels, height, width) = len(images.labels), images.shape
+    def lightning(self, result: Result) -> dict:
+        """What is given to Lightning's Trainer of `recipe.lightning`: limits are those of our own batches."""
+        given = {name: value for name, value in self.recipe.lightning.items() if value is not None and not name.startswith("limit_")}
+        if "profiler" in given:
+            given["profiler"] = profiler(given["profiler"], result.folder)
+        return given
+
+    def header(self, trainer, network, batches: Batches, tests: Batches) -> str:
+        images, (channels, height, width) = batches.pictures, batches.pictures.shape
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        each = self.recipe.batch_size * self.recipe.accumulate
+        shown, tested = batches.rows(0, len(batches)), tests.rows(0, len(tests))
         return (
-            f"train: a network of {parameters(network):,} parameters on {count:,} pictures of {width} × {height}"
-            f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {len(held_out.labels):,} held out to test on\n"
-            f"  {self.recipe.epochs} epochs of {-(-count // self.recipe.batch_size)} steps, {self.recipe.batch_size} pictures each; "
+            f"train: a network of {parameters(network):,} parameters on {len(images.labels):,} pictures of {width} × {height}"
+            f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {tested:,} held out to test on\n"
+            f"  {self.recipe.epochs} epochs of {batches.steps} step{'s' * (batches.steps > 1)}, {each} pictures each"
+            f"{f', {shown:,} an epoch' if shown < len(images.labels) else ''}; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
         )
 
@@ -164,25 +238,26 @@ class Train:
                 "model is not that of one process. trainer.network.norm=group has none."
             )
 
-    def module(self, network, steps_of_an_epoch: int, origin: dict):
+    def module(self, network, training: checkpoints.Training):
         from expkit.training.module import Learning
 
-        recipe, steps = self.recipe, steps_of_an_epoch * self.recipe.epochs
-        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, steps, self.seed, origin)
+        recipe = self.recipe
+        return Learning(network, recipe.objective, recipe.optimizer, recipe.rate, training.steps, self.seed, dict(training.settings))
 
     def callbacks(self, result: Result, held_out: Pictures) -> list:
-        from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+        from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar
 
-        from expkit.training.callbacks import AfterEpoch
+        from expkit.training.callbacks import AfterEpoch, Checkpoints
 
         recipe = self.recipe
         average = [EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)] if recipe.ema else []
-        saves = ModelCheckpoint(
+        saves = Checkpoints(
             result.folder / "checkpoints", "{step:06d}", auto_insert_metric_name=False, monitor="step", mode="max", save_top_k=2,
             every_n_train_steps=recipe.checkpoint_every, save_on_exception=True,
         )  # fmt: skip
         after = AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))
-        return [after, *average, saves, TQDMProgressBar(refresh_rate=10)]
+        bar = [TQDMProgressBar(refresh_rate=10)] if recipe.lightning.get("enable_progress_bar") is not False else []
+        return [after, *average, *bar, saves]
 
     def keep(self, module, epoch: int, held_out: Pictures, result: Result) -> None:
         """The weights after each epoch; at some of them a copy, and pictures of what they can do."""
@@ -245,6 +320,23 @@ def hush() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
+
+
+def profiler(kind: str, folder: Path):
+    """Lightning's, which writes how long each part took into the run's folder."""
+    from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
+
+    return {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[kind](dirpath=folder, filename="profile")
+
+
+def stopped_because(error: RuntimeError) -> str | None:
+    """A sentence for what trainer.lightning.detect_anomaly and deterministic find; None for any other error."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    if "returned nan values" in text:
+        return f"{text} The last checkpoint is kept. Try a smaller rate (trainer.optimizer.lr=…) or trainer.precision=32-true."
+    if "deterministic" in text:
+        return f"{text} Give trainer.lightning.deterministic=warn, or leave it out."
+    return None
 
 
 def precision() -> str:

@@ -1,0 +1,114 @@
+"""Which arguments of Lightning's Trainer a command may give as trainer.lightning.NAME=VALUE, and why the others are refused.
+
+What is allowed leaves every number true: losses, rows, counts and rates are those of the batches that are trained and tested on. No torch
+and no Lightning is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import NamedTuple
+
+from expkit.errors import Refusal, nearest
+
+
+class Allowed(NamedTuple):
+    """An argument that may be given. expected: its values in words. fits: whether a value is one of them."""
+
+    expected: str
+    fits: Callable[[object], bool]
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_limit(value: object) -> bool:
+    return (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1)
+
+
+LIMIT = Allowed("a whole number of batches, 1 or more, or a share of them above 0.0 up to 1.0", is_limit)
+COUNT = Allowed("a whole number of 1 or more", lambda value: is_whole(value) and value >= 1)
+SWITCH = Allowed("true or false", lambda value: isinstance(value, bool))
+
+ALLOWED: Mapping[str, Allowed] = {
+    "limit_train_batches": LIMIT,
+    "limit_val_batches": LIMIT,
+    "accumulate_grad_batches": COUNT,
+    "log_every_n_steps": COUNT,
+    "gradient_clip_val": Allowed(
+        "a number above 0", lambda value: (is_whole(value) or isinstance(value, float)) and value > 0 and isfinite(value)
+    ),
+    "gradient_clip_algorithm": Allowed("norm or value", lambda value: value in ("norm", "value")),
+    "deterministic": Allowed("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
+    "profiler": Allowed("simple or advanced", lambda value: value in ("simple", "advanced")),
+    "benchmark": SWITCH,
+    "detect_anomaly": SWITCH,
+    "enable_progress_bar": SWITCH,
+    "inference_mode": SWITCH,
+}
+
+ONCE_AN_EPOCH = "the network is tested once, at the end of each epoch: data.test_limit=N makes that quick"
+SHORTER = "for a short training give trainer.epochs=1 trainer.lightning.limit_train_batches=N, which makes N steps"
+NOTHING_STOPS = "nothing stops a training before trainer.epochs are done"
+NO_SUCH_LOOP = "task=train trains and tests after each epoch, and has no other loop"
+
+REFUSED: Mapping[str, str] = {
+    "accelerator": "give trainer.accelerator",
+    "devices": "give trainer.devices",
+    "num_nodes": "give trainer.num_nodes",
+    "strategy": "give trainer.strategy",
+    "precision": "give trainer.precision",
+    "max_epochs": "give trainer.epochs",
+    "logger": "give logger=tensorboard, wandb or none; the files of a run's folder hold all that is logged",
+    "default_root_dir": "give hydra.run.dir",
+    "enable_checkpointing": "checkpoints are what resume= goes on from: trainer.checkpoint_every=N says how many steps apart they are",
+    "val_check_interval": ONCE_AN_EPOCH,
+    "check_val_every_n_epoch": ONCE_AN_EPOCH,
+    "num_sanity_val_steps": "nothing is tested before the first step",
+    "fast_dev_run": f"it keeps no weights and no numbers; {SHORTER}, and trainer.lightning.limit_val_batches=N tests on N batches",
+    "max_steps": f"the rate falls over whole epochs: give trainer.epochs; {SHORTER}",
+    "max_time": "the rate falls over all epochs, and how many fit into a time is not known: interrupt the run, and go on with resume=auto",
+    "min_epochs": NOTHING_STOPS,
+    "min_steps": NOTHING_STOPS,
+    "overfit_batches": "data.limit=N trains on the first N pictures only",
+    "reload_dataloaders_every_n_epochs": "the pictures are in memory, and their order is drawn anew for each epoch",
+    "limit_test_batches": NO_SUCH_LOOP,
+    "limit_predict_batches": NO_SUCH_LOOP,
+    "callbacks": "what runs beside a training decides its numbers, and is expkit's own",
+    "plugins": "how checkpoints are written is expkit's own",
+    "use_distributed_sampler": "expkit shares each batch among the processes itself",
+    "sync_batchnorm": "expkit does that wherever GPUs share a training",
+    "barebones": "it keeps no numbers and no checkpoints",
+    "enable_model_summary": "a run says its network's parameters itself",
+    "enable_autolog_hparams": "a run's recipe.yaml has all settings",
+    "model_registry": "a run keeps its weights in its own folder",
+}
+
+
+def check(arguments: object) -> None:
+    """Refuse what is unknown, what would make numbers untrue or contradict a key of expkit's, and values that fit nothing."""
+    if not isinstance(arguments, Mapping):
+        raise Refusal(f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, trainer.lightning.NAME=VALUE.")
+    for name, value in arguments.items():
+        given = f"trainer.lightning.{name}={str(value).lower() if isinstance(value, bool) else value}"
+        if name in REFUSED:
+            raise Refusal(f"{given} is not taken: {REFUSED[name]}.")
+        if name not in ALLOWED:
+            raise Refusal(
+                f"{given}: Lightning's Trainer has no argument {name!r} that may be given here.{nearest(name, ALLOWED)} "
+                f"There are: {', '.join(ALLOWED)}."
+            )
+        if value is not None and not ALLOWED[name].fits(value):
+            raise Refusal(f"{given} does not fit: it is {ALLOWED[name].expected}.")
+
+
+def batches_of(name: str, limit: float | None, count: int) -> int:
+    """How many of `count` batches a limit leaves: so many, or a share of them rounded down. Raises Refusal where none is left."""
+    if limit is None:
+        return count
+    left = min(count, limit) if is_whole(limit) else int(count * limit)
+    if count and not left:
+        raise Refusal(f"trainer.lightning.{name}={limit} of {count} batches is none: give {1 / count:.3g} or more, or a number of batches.")
+    return left
