@@ -51,12 +51,13 @@ class Denoise:
         if not isinstance(self.image, str):
             raise Refusal(f"task=denoise compares ways to denoise one picture, and was given image={self.image}: give one.")
         model = Counting(self.model)
-        grid = self.sampler.grid(len(model.schedule))
+        grid = self.sampler.timesteps(model.schedule)
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         levels = listed(self.t, len(model.schedule))
         if model.generates:
-            plan = replace(check(model, self.estimate, grid, 1, clip=self.sampler.clip), calls=self.calls(model, levels, grid))
+            plan = check(model, self.estimate, grid, 1, clip=self.sampler.clip, rule=self.sampler.rule)
+            plan = replace(plan, calls=self.calls(model, levels, grid))
             result.say(header("denoise", model, [max(levels)], plan, 1, [f"from t = {', '.join(map(str, levels))}"]))
         else:
             result.say("denoise: a single-step denoiser, so there is no iterative way")

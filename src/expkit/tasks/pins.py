@@ -15,6 +15,7 @@ from torch import Tensor
 from expkit import pictures
 from expkit.denoiser import Denoiser
 from expkit.errors import Refusal
+from expkit.grids import descent, strength
 from expkit.maps import Map, Mask
 from expkit.pin import Pin
 
@@ -44,13 +45,17 @@ def nothing(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
 def whole(
     model: Denoiser, grid: Sequence[int], image: str | Sequence[str], i_start: int | Sequence[int] | None, fit: str = "crop", times: int = 1
 ) -> Pinned:
-    """SDEdit: the whole picture, until the level at index i_start of the grid, None for its end. With lists, one a picture."""
-    source, last = images(image, model, fit), len(grid) - 1
+    """SDEdit: the whole picture, until the level at index i_start of the grid, None for its end. With lists, one a picture.
+
+    The index is that of `grids.descent`: where a grid goes up again, i_start means the same levels as where it does not.
+    """
+    source, down = images(image, model, fit), descent(grid)
+    last = len(down) - 1
     starts = list(i_start) if isinstance(i_start, Sequence) else [last if i_start is None else i_start]
     if late := [i for i in starts if i > last]:
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
-    pin = Pin(model.encode(source), until=tuple(grid[i] for i in starts))
-    table = [{"i_start": i, "t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)]
+    pin = Pin(model.encode(source), until=tuple(down[i] for i in starts))
+    table = [{"i_start": i, "t": down[i], "strength": strength(i, down)} for i in dict.fromkeys(starts)]
     return Pinned(pin, after={"original": source}, numbers={"starts": table})
 
 

@@ -86,9 +86,9 @@ class Sampling:
         """Sample the pictures of several runs in one batch; for each run, what writes it as if it had been alone."""
         self.check()
         model, seeds = Counting(self.model), self.seeds()
-        grid = self.sampler.grid(len(model.schedule))
+        grid = self.sampler.timesteps(model.schedule)
         pinned = self.pin(model, grid)
-        plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip)
+        plan = check(model, self.estimate, grid, len(seeds), pinned.pin, self.sampler.clip, self.sampler.rule)
         say(header(self.name, model, grid, plan, len(seeds), [self.note, speed.said(model.name, sum(plan.calls))]))
         filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
         x = self.run(model, grid, seeds, pinned.pin, filmed)
@@ -164,8 +164,11 @@ class Sampling:
         x = None
         for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
             x = step.x
-            for row, shots in filmed.items() if step.s in grid else ():
-                if not pin or row in pin.free(step.s, len(seeds)):
+            if not filmed or step.s not in grid:
+                continue
+            free = set(pin.free(step.s, len(seeds)) if pin else filmed)
+            for row, shots in filmed.items():
+                if row in free:
                     shots.append(self.film.shot(model, step, row))
         return x
 
@@ -174,10 +177,10 @@ class Sampling:
         seeds = [seeds[row] for row in kept]
         model = Counting(self.upscaler(low, lambda shape: noises(seeds, "low", 0, shape)))
         times = model.shape[-1] // low.shape[-1]
-        grid, estimate = self.sampler.grid(len(model.schedule)), self.second.only(kept).scaled(times)
+        grid, estimate = self.sampler.timesteps(model.schedule), self.second.only(kept).scaled(times)
         pinned = self.pin(model, grid, times=times)
         pin = pinned.pin.only(kept) if pinned.pin and pinned.pin.part != Identity() else None
-        plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip)
+        plan = check(model, estimate, grid, len(seeds), pin, self.sampler.clip, self.sampler.rule)
         say(header("upscale", model, grid, plan, len(seeds), [speed.said(model.name, sum(plan.calls))]))
         steps = sample(model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second ")
         *_, end = watched(steps, "upscale", grid, pin)
@@ -259,7 +262,7 @@ def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):
     """The steps, with a progress bar."""
     from tqdm import tqdm
 
-    return tqdm(steps, total=len(grid) - 1 + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2)
+    return tqdm(steps, total=updates(grid) + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2)
 
 
 def spent(model: Counting) -> dict:
