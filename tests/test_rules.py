@@ -45,7 +45,8 @@ def test_ddpm_is_diffusers(ours, theirs, t, s, monkeypatch):
 
 
 ODD = {  # no two updates alike, and ends that are neither level 0 nor close to it
-    "one call": (990,), "two": (700, 40), "falling": (999, 931, 640, 639, 300, 77, 5), "to level 0": (800, 333, 1, 0), "noisy end": (500, 400),
+    "one call": (990,), "two": (700, 40), "falling": (999, 931, 640, 639, 300, 77, 5), "to level 0": (800, 333, 1, 0),
+    "noisy end": (500, 400),
 }  # fmt: skip
 
 

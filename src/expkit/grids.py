@@ -61,7 +61,7 @@ def repaint(levels: int, steps: int = 33, jump: int = 3, times: int = 3) -> tupl
     there. T = 250, j = 10, r = 10 is their schedule: 4570 transitions, of which 2410 are network calls.
     """
     if not (1 <= jump < steps and times >= 1):
-        raise Refusal(f"A walk of {steps} steps cannot go up again by jump={jump} levels, times={times}: give 1 ≤ jump < steps and times ≥ 1.")
+        raise Refusal(f"A walk of {steps} steps cannot go up again with jump={jump}, times={times}: give 1 ≤ jump < steps and times ≥ 1.")
     walk: list[int] = []
     for t in range(steps - 1, -2, -1):
         walk.append(t)

@@ -49,5 +49,5 @@ class Film:
         kinds = {"state": [shot.state for shot in shots], "its estimate": [shot.clean for shot in shots]}
         strip = torch.cat([torch.cat([*pictures, end], 2) for pictures in kinds.values()], 1)
         result.picture(as_image(strip), "frames")
-        size, times = [end.shape[-1], end.shape[-2]], [*[shot.t for shot in shots], "result"]
+        size, times = [end.shape[-1], end.shape[-2]], [*[round(shot.t, 3) for shot in shots], "result"]
         result.look["frames"] = {"file": "frames.png", "t": times, "size": size, "rows": list(kinds)}
