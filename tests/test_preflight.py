@@ -8,6 +8,7 @@ import torch
 
 from expkit import grids, maps, views
 from expkit.clips import Static
+from expkit.denoiser import Counting
 from expkit.errors import Refusal
 from expkit.estimate import (
     Rescaled,
@@ -26,7 +27,8 @@ from expkit.estimate import (
 )
 from expkit.pin import Pin
 from expkit.preflight import Plan, agree, check, check_stages, consistent, header
-from expkit.schedule import cosine
+from expkit.rules import DDPM, Euler
+from expkit.schedule import cosine, flow
 from tests.conftest import Toy
 
 GRID = grids.strided(1000)
@@ -115,9 +117,26 @@ def test_the_header_states_calls_rows_and_conventions(net):
 def test_the_header_says_where_sdedit_starts_in_three_ways(net):
     image, starts = torch.zeros(1, 3, 8, 8), (1, 3, 5, 7, 10, 20)
     plan = check(net, A, GRID, 6, Pin(image, until=tuple(GRID[i] for i in starts)))
-    assert "i_start 1 = t 960 = strength 0.97; i_start 3 = t 900 = strength 0.91" in plan.notes[-1]
-    assert "i_start 7 = t 780 = strength 0.79; i_start 10 = t 690 = strength 0.70; i_start 20 = t 390 = strength 0.39" in plan.notes[-1]
+    assert "i_start 1 = t 960 = strength 0.98; i_start 3 = t 900 = strength 0.92" in plan.notes[-1]
+    assert "i_start 7 = t 780 = strength 0.8; i_start 10 = t 690 = strength 0.71; i_start 20 = t 390 = strength 0.42" in plan.notes[-1]
     assert "for each pixel" in check(net, A, GRID, 1, Pin(image, until=torch.full((8, 8), 500))).notes[-1]
+
+
+def test_the_header_says_jump_and_count_of_a_walk_that_goes_up_again(net):
+    walk = grids.repaint(1000)
+    said = header("inpaint", net, walk, check(net, A, walk, 1), 1)
+    assert "93 network calls" in said
+    assert "goes up again to blend: jump 3, 3 times each stretch; up 20 times, first from t = 840" in said
+    assert "goes up again" not in header("inpaint", net, GRID, check(net, A, GRID, 1), 1)
+
+
+@pytest.mark.parametrize("rule", [DDPM(), DDPM("learned"), DDPM("large")], ids=repr)
+def test_a_rule_that_cannot_walk_a_schedule_is_refused_before_anything_is_asked(rule):
+    flowing = Counting(Toy(schedule=flow(1000, continuous=True)))
+    with pytest.raises(Refusal, match="sampler=euler"):
+        check(flowing, A, GRID, 1, rule=rule)
+    assert flowing.rows == [] and check(flowing, A, GRID, 1, rule=Euler()).calls
+    check(Toy(schedule=cosine(1000)), A, GRID, 1, rule=rule)
 
 
 def test_the_header_says_the_mask_s_polarity_and_coverage(net):

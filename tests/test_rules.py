@@ -9,7 +9,7 @@ from expkit import grids, schedule
 from expkit.clips import DynamicThreshold, Static
 from expkit.errors import Refusal
 from expkit.estimate import asked
-from expkit.rules import DDIM, DDPM, DPMpp, renoise
+from expkit.rules import DDIM, DDPM, DPMpp, Euler, Step, renoise
 from expkit.sample import noises, sample, seeded
 from expkit.schedule import CLEAN
 from tests.conftest import Toy
@@ -42,6 +42,97 @@ def test_ddpm_is_diffusers(ours, theirs, t, s, monkeypatch):
     expected = reference(theirs, [level for level in grids.strided(1000)]).step(answer, t, x).prev_sample
     step = DDPM(ours)(IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
     assert torch.allclose(step, expected, atol=2e-4, rtol=2e-4)  # theirs forms its coefficients in float32
+
+
+ODD = {  # no two updates alike, and ends that are neither level 0 nor close to it
+    "one call": (990,), "two": (700, 40), "falling": (999, 931, 640, 639, 300, 77, 5), "to level 0": (800, 333, 1, 0),
+    "noisy end": (500, 400),
+}  # fmt: skip
+
+
+def doubled(theirs):
+    """A scheduler of diffusers with its coefficients in float64."""
+    theirs.alphas_cumprod, theirs.one = IF.alpha**2, torch.tensor(1.0, dtype=torch.float64)
+    theirs.alphas = torch.cat([theirs.alphas_cumprod[:1], theirs.alphas_cumprod[1:] / theirs.alphas_cumprod[:-1]])
+    theirs.betas = 1 - theirs.alphas
+    return theirs
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("small", "fixed_small"), ("large", "fixed_large"), ("learned", "learned_range")])
+@pytest.mark.parametrize("levels", ODD.values(), ids=ODD)
+def test_ddpm_is_diffusers_on_any_grid_to_its_end(ours, theirs, levels, monkeypatch):
+    """Each of their calls is an update of ours; the last goes to clean, with noise unless it starts at level 0."""
+    from diffusers.schedulers import scheduling_ddpm
+
+    made, x = doubled(reference(theirs, levels)), drawn(0)
+    for index, (t, s) in enumerate(pairwise((*levels, CLEAN))):
+        eps, v, noise = drawn(10 + index), drawn(30 + index).tanh(), drawn(50 + index)
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, z=noise, **k: z)
+        expected = made.step(torch.cat([eps, v], 1) if ours == "learned" else eps, t, x).prev_sample
+        x = DDPM(ours)(IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
+        assert torch.allclose(x, expected, atol=1e-9, rtol=1e-9), (t, s)
+
+
+def test_a_last_update_to_clean_is_noiseless_from_level_0_alone():
+    x, x0, noise = drawn(0), drawn(1), drawn(3)
+    beta = 1 - IF.alpha_bar(30)
+    assert torch.allclose(DDPM("large")(IF, x, x0, None, 30, CLEAN, noise, None), x0 + beta**0.5 * noise)
+    assert torch.allclose(DDPM("small")(IF, x, x0, None, 30, CLEAN, noise, None), x0, atol=1e-9)
+    assert torch.allclose(DDPM("large")(IF, x, x0, None, 0, CLEAN, noise, None), x0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("gaps", [(333, 333, 333), (142, 90, 11, 200, 250)], ids=str)
+def test_ddim_is_diffusers_on_any_grid_to_its_end(eta, gaps):
+    from diffusers import DDIMScheduler
+
+    theirs, x, t = DDIMScheduler(1000, beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=True), drawn(0), sum(gaps)
+    theirs.alphas_cumprod, theirs.final_alpha_cumprod = IF.alpha**2, torch.tensor(1.0, dtype=torch.float64)
+    for index, gap in enumerate((*gaps, 333)):
+        theirs.num_inference_steps = next(n for n in range(1, 1000) if 1000 // n == gap)  # they go to t − 1000 // n
+        eps, noise, s = drawn(10 + index), drawn(50 + index), max(t - gap, CLEAN)
+        expected = theirs.step(eps, t, x, eta=eta, variance_noise=noise).prev_sample
+        x = DDIM(eta)(IF, x, IF.denoised(x, t, eps, "eps"), None, t, s, noise, None)
+        assert torch.allclose(x, expected, atol=1e-9, rtol=1e-9), (t, s)
+        t = s
+
+
+@pytest.mark.parametrize("levels", [(995, 931, 640, 639, 300, 77, 5), (700, 40), (990,), (800, 333, 1, 0)], ids=str)
+def test_dpmpp_is_diffusers_on_any_grid_to_its_end(levels):
+    from diffusers import DPMSolverMultistepScheduler
+
+    theirs = DPMSolverMultistepScheduler(1000, beta_schedule="squaredcos_cap_v2", lower_order_final=False)
+    theirs.set_timesteps(timesteps=list(levels))
+    theirs.sigmas = torch.tensor([*[IF.at(t)[1] / IF.at(t)[0] for t in levels], 0.0], dtype=torch.float64)
+    x, last = drawn(0), None
+    for index, (t, s) in enumerate(pairwise((*levels, CLEAN))):
+        eps = drawn(10 + index)
+        expected = theirs.step(eps, t, x).prev_sample
+        x0 = IF.denoised(x, t, eps, "eps")
+        moved = DPMpp(lowest=-20)(IF, x, x0, None, t, s, torch.zeros_like(x), last)
+        last, x = Step(t, s, moved, x0, x), moved
+        assert torch.allclose(x, expected.double(), atol=1e-5, rtol=1e-5), (t, s)  # theirs is float32
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_euler_is_diffusers_along_a_flow(steps):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    made, theirs = schedule.flow(1000, continuous=True), FlowMatchEulerDiscreteScheduler(1000)
+    theirs.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+    theirs.sigmas, x = torch.tensor([1 - i / steps for i in range(steps + 1)], dtype=torch.float64), drawn(0)
+    for index, (t, s) in enumerate(pairwise(grids.trailing(1000, steps))):
+        u = drawn(10 + index)
+        expected = theirs.step(-u, theirs.timesteps[index], x).prev_sample  # theirs is the way from the picture to noise
+        x = Euler()(made, x, made.denoised(x, t, u, "flow"), None, t, s, torch.zeros_like(x), None)
+        assert torch.allclose(x, expected.double(), atol=1e-6, rtol=1e-6)  # theirs is float32
+
+
+def test_euler_is_ddim_without_noise_on_any_schedule():
+    x, x0, noise = drawn(0), drawn(1), drawn(3)
+    for made in (IF, schedule.flow(1000), schedule.added(1000)):
+        for t, s in ((990, 960), (30, 0), (30, CLEAN)):
+            assert torch.allclose(Euler()(made, x, x0, None, t, s, noise, None), DDIM()(made, x, x0, None, t, s, noise, None), atol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

@@ -1,5 +1,6 @@
 """The loop: exact denoisers land where they must, noise belongs to its picture, pins hold what they say."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -133,6 +134,23 @@ def test_going_up_again_asks_nothing_and_draws_noise_of_its_own(toy):
     ups = sum(s > t for t, s in pairwise(walk))
     assert len(net.rows) == len(walk) - 1 - ups == sum(1 for _ in calls(guided("a"), toy.schedule, walk, 1))
     assert end.isfinite().all()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_step_takes_time_in_proportion_to_pictures(pinned):
+    """Eight times as many pictures take about eight times as long, and 64 times as long if anything looks at them in pairs."""
+
+    def fastest(count: int) -> float:
+        until = tuple(GRID[1] if row % 2 else CLEAN for row in range(count))  # every other one is never asked
+        pin = Pin(torch.zeros(1, 1, 1, 1), until=until) if pinned else None
+        steps, taken = sample(Toy((1, 1, 1)), guided("a"), GRID, seeded(0, count), pin=pin), []
+        for _ in range(4):
+            began = time.perf_counter()
+            next(steps)
+            taken.append(time.perf_counter() - began)
+        return min(taken[1:])
+
+    assert fastest(16_000) < 24 * fastest(2_000)
 
 
 def test_splitting_a_forward_changes_nothing(toy):

@@ -1,6 +1,7 @@
 """The numbers of DeepFloyd IF and of the course, and conversions that undo each other."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from expkit import grids, schedule
 from expkit.errors import Refusal
 from expkit.rules import DDPM
+from expkit.sample import Sampler
 
 IF = schedule.cosine(1000)
 
@@ -85,7 +87,7 @@ def test_leaks():
 
 
 @pytest.mark.parametrize("kind", schedule.KINDS)
-@pytest.mark.parametrize("made", [schedule.linear(), schedule.scaled(), schedule.cosine(), schedule.flow()])
+@pytest.mark.parametrize("made", [schedule.linear(), schedule.scaled(), schedule.cosine(), schedule.flow(), schedule.flow(continuous=True)])
 def test_what_a_perfect_network_answers_means_its_picture(kind, made):
     x0, noise, t = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), 120
     alpha, sigma = made.at(t)
@@ -108,11 +110,113 @@ def test_grids():
     assert grids.full(300) == (*range(299, -1, -1), schedule.CLEAN)
 
 
-def test_repaint_walks_each_leg_as_often_as_asked_and_ends_clean():
-    walk = grids.repaint(1000, jump=3, times=2)
-    assert walk[:8] == (990, 960, 930, 900, 990, 960, 930, 900) and walk[-1] == 0
-    ups = [(t, s) for t, s in pairwise(walk) if s > t]
-    assert len(ups) == 11 and {grids.strided(1000).index(t) - grids.strided(1000).index(s) for t, s in ups} == {3}
+def test_repaint_walks_a_small_grid_as_by_hand():
+    """Six updates 5 … 0 with j = 2 and r = 2: up again once at 2 and at 0, which are the multiples of 2 below 6 − 2."""
+    down = grids.strided(1000, 6)
+    walk = [down.index(t) for t in grids.repaint(1000, 6, jump=2, times=2)]
+    assert walk == [0, 1, 2, 3, 2, 1, 2, 3, 4, 5, 4, 3, 4, 5, 6]
+    assert grids.repaint(1000, 6, jump=2, times=1) == down
+    assert grids.repaint(1000, 6, jump=5, times=2) == (*down[:6], *down[4::-1], *down[1:])
+
+
+def test_repaint_is_the_published_schedule():
+    """T = 250, j = 10, r = 10 (Lugmayr et al. 2022): 24 places of 9 ways up and down of 10 levels each, beside the 250 updates down."""
+    walk = grids.repaint(1000, 250, jump=10, times=10)
+    down = grids.strided(1000, 250)
+    counted = [249 - down.index(t) for t in walk]  # as the paper counts: 249 is the first level, −1 the end
+    assert len(walk) - 1 == 250 + 24 * 9 * 20 == 4570 and grids.updates(walk) == 250 + 24 * 9 * 10 == 2410
+    turns = [t for before, t, after in zip(counted, counted[1:], counted[2:], strict=False) if before > t < after]
+    assert turns == [t for t in range(230, -1, -10) for _ in range(9)]
+    tops = [t for before, t, after in zip(counted, counted[1:], counted[2:], strict=False) if before < t > after]
+    assert tops == [t + 10 for t in turns]
+    assert {abs(t - s) for t, s in pairwise(counted)} == {1} and (counted[0], counted[-1]) == (249, -1)
+
+
+@pytest.mark.parametrize("wrong", [{"jump": 0}, {"jump": 33}, {"times": 0}, {"jump": -1}])
+def test_a_walk_that_cannot_be_is_refused(wrong):
+    with pytest.raises(Refusal, match="cannot go up again"):
+        grids.repaint(1000, **wrong)
+
+
+def test_where_a_grid_goes_up_and_what_it_comes_down_to():
+    walk = grids.repaint(1000, 6, jump=2, times=2)
+    assert grids.descent(walk) == grids.strided(1000, 6) and grids.descent(grids.full(300)) == grids.full(300)
+    assert grids.rises(walk) == [(grids.strided(1000, 6)[3], 2), (grids.strided(1000, 6)[5], 2)] and grids.rises(grids.ays(1000)) == []
+
+
+@pytest.mark.parametrize("steps", [1, 7, 33, 50, 300, 1500])
+def test_equal_steps_of_a_flow_are_at_its_published_times(steps):
+    made = schedule.flow(1000, continuous=True)
+    grid = grids.trailing(1000, steps)
+    assert len(grid) == steps + 1 and made.at(grid[0]) == (0, 1) and grid[-1] == schedule.CLEAN
+    for i, t in enumerate(grid):
+        assert made.time(t) == pytest.approx(i / steps, abs=1e-15)
+        assert made.at(t) == pytest.approx((i / steps, 1 - i / steps), abs=1e-15)
+
+
+@pytest.mark.parametrize(("levels", "steps"), [(1000, 33), (1000, 7), (300, 300), (1000, 400), (300, 33), (1000, 1)])
+def test_equal_steps_are_those_of_diffusers_where_levels_are_integers(levels, steps):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(levels, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    assert grids.rounded(grids.trailing(levels, steps), levels) == (*theirs.timesteps.tolist(), schedule.CLEAN)
+    assert Sampler(partial(grids.trailing, steps=steps)).timesteps(schedule.scaled(levels))[:-1] == tuple(theirs.timesteps.tolist())
+
+
+def test_too_many_steps_for_levels_that_are_integers_are_refused():
+    many = Sampler(partial(grids.trailing, steps=1500))
+    assert len(many.timesteps(schedule.flow(1000, continuous=True))) == 1501
+    with pytest.raises(Refusal, match="from 1 to 1000"):
+        many.timesteps(schedule.flow(1000))
+    with pytest.raises(Refusal, match="from 1"):
+        grids.trailing(1000, 0)
+
+
+def test_only_a_continuous_schedule_has_levels_between_its_levels():
+    straight = schedule.flow(1000, continuous=True)
+    assert straight.at(499.25) == pytest.approx((1 - 0.50025, 0.50025), abs=1e-15)
+    assert all(straight.at(t) == schedule.flow(1000).at(t) for t in (0, 333, 999, schedule.CLEAN))
+    alpha, sigma = straight.rows(torch.tensor([499.25, 999.0], dtype=torch.float64))
+    assert torch.allclose(alpha.flatten(), torch.tensor([0.49975, 0])) and torch.allclose(sigma.flatten(), torch.tensor([0.50025, 1]))
+    for t in (999.5, -1.5):
+        with pytest.raises(ValueError, match="outside this schedule"):
+            straight.at(t)
+    with pytest.raises(ValueError, match="outside this schedule"):
+        IF.at(499.25)
+
+
+def test_a_network_is_told_the_time_as_it_was_trained():
+    assert (schedule.flow(300).time(299), schedule.flow(300).time(0)) == (1, 1 / 300)  # from the picture to noise
+    assert (schedule.flow(300, continuous=True).time(299), schedule.flow(300, continuous=True).time(schedule.CLEAN)) == (0, 1)
+
+
+STRENGTHS = {
+    "strided": grids.strided(1000), "strided_clean": grids.strided_clean(1000), "ays": grids.ays(1000), "full": grids.full(300),
+    "full of 1000": grids.full(1000), "trailing": grids.trailing(1000), "trailing of 50": grids.trailing(1000, 50),
+    "repaint": grids.descent(grids.repaint(1000)), "one step": grids.strided(1000, 1), "few": grids.strided_clean(300, 3),
+    "99 steps": grids.strided(1000, 99), "100 steps": grids.trailing(1000, 100), "999 steps": grids.strided(1000, 999),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_diffusers_starts_where_i_start_does_when_it_is_given_the_strength(name):
+    """img2img of diffusers with N timesteps begins at index N − min(int(N · strength), N)."""
+    grid = STRENGTHS[name]
+    updates = len(grid) - 1
+    found = [grids.strength(i, grid) for i in range(updates + 1)]
+    assert [updates - min(int(updates * strength), updates) for strength in found] == list(range(updates + 1))
+    assert all(0 <= strength <= 1 for strength in found) and found == sorted(found, reverse=True)
+    assert all(float(f"{strength:g}") == strength for strength in found)  # as the header says it
+    if grid[-1] != schedule.CLEAN:  # the list as diffusers would take it: asked at its last level too
+        many = len(grid)
+        assert [many - min(int(many * strength), many) for strength in found[:-1]] == list(range(updates))
+
+
+def test_strengths_are_said_as_short_as_they_can_be():
+    grid = grids.strided_clean(1000)
+    assert [grids.strength(i, grid) for i in (0, 1, 3, 10, 20, 34)] == [1.0, 0.98, 0.92, 0.71, 0.42, 0.0]
+    assert grids.strength(43, grids.trailing(1000, 100)) == 0.571  # int(100 * 0.57) is 56
 
 
 def test_impossible_grids_and_levels_are_refused():

@@ -396,7 +396,7 @@ def test_the_second_stage_starts_from_the_picture_itself(toy, tmp_path):
 
 
 def test_updates_are_those_of_the_grid():
-    walks = {10: grids.ays(1000), 300: grids.full(300), 33: grids.strided(1000), 34: grids.strided_clean(1000), 99: grids.repaint(1000)}
+    walks = {10: grids.ays(1000), 300: grids.full(300), 33: grids.strided(1000), 34: grids.strided_clean(1000), 93: grids.repaint(1000)}
     assert [grids.updates(grid) for grid in walks.values()] == list(walks)
 
 

@@ -196,6 +196,8 @@ def test_what_diffusers_has_no_name_for_is_not_written(tmp_path):
     for schedule, kind in ((flow(100), "flow"), (flow(100), "v")):
         with pytest.raises(Refusal, match="preserves variance"):
             worded.save(tmp_path / "model", worded.unet(1, 3, 16, width=16), schedule, kind)
+        with pytest.raises(Refusal, match="preserves variance"):
+            TextDiffusion(schedule, kind).told(None)  # before anything of the pictures is looked at
 
 
 # ---- training

@@ -10,19 +10,23 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
 import torch
+import yaml
 
-from expkit import judges
-from expkit.denoiser import Prediction
+from expkit import judges, store
+from expkit.command import configuration
+from expkit.denoiser import Counting, Prediction
 from expkit.denoisers import trained
 from expkit.denoisers.unets import UNet
 from expkit.errors import Refusal
 from expkit.estimate import guided
+from expkit.pin import Pin
 from expkit.randomness import Draws, stream
 from expkit.readers import Plain
 from expkit.rules import DDIM, DDPM
-from expkit.sample import sample, seeded
+from expkit.sample import Sampler, calls, noises, sample, seeded
 from expkit.schedule import CLEAN, Schedule, added, cosine, flow, linear, pure_noise, scaled, target, zero_terminal
 from expkit.training import checkpoints, rates
 from expkit.training.data import Batches, Pictures
@@ -217,6 +221,140 @@ def test_eulers_steps_along_a_known_flow_land_on_the_picture():
     assert torch.allclose(end.x, torch.full_like(end.x, 0.5), atol=1e-5)
     with pytest.raises(Refusal, match="sampler=euler"):
         list(sample(model, guided("", 1.0), (299, 200), seeded(0, 2), DDPM()))
+
+
+class Fixed(Draws):
+    """Draws that are kept: the time, the noise, and whose class is forgotten, in the order in which they are asked for."""
+
+    def __init__(self, t: torch.Tensor, noise: torch.Tensor, chance: torch.Tensor) -> None:
+        super().__init__(torch.Generator(), len(t))
+        object.__setattr__(self, "kept", {(): t, (1,): chance, noise.shape[1:]: noise})
+
+    def normal(self, shape):
+        return self.kept[shape]
+
+    def uniform(self, shape):
+        return self.kept[tuple(shape)]
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_the_loss_of_a_flow_is_the_courses(classes):
+    """x_t = (1 − t) noise + t x1, u(x_t, t) against x1 − noise, t in [0, 1), one class in ten forgotten."""
+    net = UNet(8, True, classes, product=not classes).double()  # in training, so that it looks at the whole batch
+    images, labels = torch.rand(32, 1, 28, 28, dtype=torch.float64), torch.arange(32) % 10
+    t, noise, chance = torch.rand(32), torch.randn(32, 1, 28, 28).double(), torch.rand(32, 1)
+    t[0] = 0.0
+    found = Diffusion(flow(1000, continuous=True), "flow")(net, images, labels, Fixed(t, noise, chance))
+    at = t.double()[:, None, None, None]
+    label = torch.nn.functional.one_hot(labels, 10).double() * (chance >= 0.1) if classes else None
+    u = net((1 - at) * noise + at * images, t.double()[:, None], label)
+    assert found.item() == pytest.approx((u - (images - noise)).square().mean().item(), abs=1e-6)
+
+
+def test_the_time_of_a_flow_is_uniform_and_real():
+    class Told(torch.nn.Module):
+        classes = 0
+
+        def forward(self, x, u, label):
+            self.u, self.x = u[:, 0], x
+            return x
+
+    net, images = Told(), torch.zeros(4000, 1, 2, 2)
+    Diffusion(flow(1000, continuous=True), "flow")(net, images, torch.zeros(4000).long(), drawn(4000))
+    assert net.u.min() >= 0 and net.u.max() < 1 and len(net.u.unique()) > 3990  # of 1000 levels there were fewer
+    assert torch.allclose(net.u.sort().values, (torch.arange(4000) + 0.5) / 4000, atol=0.03)
+    assert float(net.x[net.u > 0.9].std()) < 0.1 < 0.9 < float(net.x[net.u < 0.1].std())  # told 0 at noise
+
+
+@pytest.mark.parametrize("kind", ["flow", "x0", "v"])
+def test_min_snr_weighs_every_time_of_a_flow(kind):
+    made, t = flow(1000, continuous=True), torch.tensor([999.0, 998.5, 499.5, 0.25, -0.9], dtype=torch.float64)
+    found = Diffusion(made, kind, min_snr=5.0).weight(t).flatten()
+    alpha, sigma = 1 - (t + 1) / 1000, (t + 1) / 1000
+    slope = {"flow": sigma, "x0": 1.0, "v": sigma / (alpha**2 + sigma**2)}[kind]
+    assert torch.allclose(found, (((alpha / sigma) ** 2).clamp(max=5) * slope**2).float()) and found[0] == 0
+    with pytest.raises(Refusal, match="eps says nothing"):
+        Diffusion(made, "eps")
+
+
+def flowing(classes: int, dtype: torch.dtype) -> trained.TrainedUNet:
+    net = UNet(8, True, classes, size=8, product=not classes).eval().to(dtype)
+    facts = trained.Facts.of(net, "flow", 0.0, 1.0, "0123456789")
+    return trained.TrainedUNet(net, flow(1000, continuous=True), facts, precision=str(dtype).removeprefix("torch."))
+
+
+def plainly(net: UNet, x: torch.Tensor, steps: int, label: torch.Tensor | None = None, gamma: float = 5.0) -> torch.Tensor:
+    """The course's loop: x + u(x, i/N)/N from pure noise, guided where there are classes."""
+    with torch.no_grad():
+        for i in range(steps):
+            t = torch.full((len(x), 1), i / steps, dtype=x.dtype)
+            if label is None:
+                u = net(x, t)
+            else:
+                null = net(x, t, torch.zeros_like(label))
+                u = null + gamma * (net(x, t, label) - null)
+            x = x + u / steps
+    return x
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("steps", "classes"), [(1, 0), (33, 10), (50, 0), (50, 10), (300, 0)])
+def test_eulers_sampler_is_a_plain_loop(classes, steps, dtype, atol):
+    model, prompts = flowing(classes, dtype), ["3", "9"] if classes else ""
+    counted, seeds, chosen = Counting(model), seeded(5, 2), euler(steps)
+    grid, wish = chosen.timesteps(model.schedule), guided(prompts, 5.0 if classes else 1.0)
+    x = noises(seeds, "start", 0, model.shape).to(dtype)
+    *_, end = sample(counted, wish, grid, seeds, chosen.rule, x=x)
+    label = torch.eye(10, dtype=dtype)[[3, 9]] if classes else None
+    assert torch.allclose(end.x, plainly(model.network, x, steps, label), atol=atol, rtol=0)
+    assert len(counted.rows) == steps and counted.rows == calls(wish, model.schedule, grid, 2)
+
+
+def euler(steps: int) -> Sampler:
+    """sampler=euler, as its YAML has it."""
+    said = yaml.safe_load((configuration() / "sampler" / "euler.yaml").read_text())
+    return hydra.utils.instantiate(said | {"grid": said["grid"] | {"steps": steps}})
+
+
+def test_a_flow_is_begun_from_pure_noise_and_ends_at_the_picture():
+    """SDEdit on a flow: at i_start i there is i/N of the picture and 1 − i/N of noise, and Euler goes on from there."""
+    model, seeds, chosen = flowing(0, torch.float32), seeded(1, 4), euler(8)
+    grid, image = chosen.timesteps(model.schedule), torch.rand(1, 1, 8, 8)
+    starts = (0, 1, 5, 8)
+    *_, end = sample(model, guided("", 1.0), grid, seeds, chosen.rule, Pin(image, until=tuple(grid[i] for i in starts)))
+    for row, i in enumerate(starts):
+        x = i / 8 * image + (1 - i / 8) * noises(seeds[row : row + 1], "pin", i, model.shape)
+        for step in range(i, 8):
+            x = x + model.network(x, torch.full((1, 1), step / 8)) / 8
+        assert torch.allclose(end.x[row], x[0], atol=1e-4), i
+    assert torch.equal(end.x[3], image[0])
+
+
+def test_weights_of_a_flow_say_how_time_is_told_and_old_ones_are_told_it_as_before(tmp_path):
+    net = UNet(8, True, product=True).eval()
+    x, times = torch.randn(2, 1, 28, 28), {}
+    for name, made in (("new", flow(1000, continuous=True)), ("old", flow(300))):
+        trained.save(tmp_path / name, net, made, trained.Facts.of(net, "flow", 0.0, 1.0, ()))
+        times[name] = trained.load(str(tmp_path / name), device="cpu", precision="float32")
+    assert times["new"].schedule.continuous and times["new"].facts.continuous
+    answer = times["new"].predict(x, 249.5, [""] * 2).native
+    assert torch.allclose(answer, net(x, torch.full((2, 1), 1 - 250.5 / 1000)), atol=1e-6)
+    assert torch.allclose(times["old"].predict(x, 99, [""] * 2).native, net(x, torch.full((2, 1), 100 / 300)), atol=1e-6)
+    kept, facts = store.read(tmp_path / "old", None, "task=train")
+    store.write(tmp_path / "older", kept, {key: value for key, value in facts.items() if key != "continuous"})
+    assert not trained.load(str(tmp_path / "older"), device="cpu", precision="float32").schedule.continuous
+
+
+@pytest.mark.parametrize("name", ["flow", "flow_class_conditional"])
+def test_the_recipe_of_a_flow_is_the_courses(name):
+    with hydra.initialize_config_dir(str(configuration()), version_base=None):
+        recipe = hydra.utils.instantiate(hydra.compose(f"trainer/{name}").trainer, _convert_="all")
+    assert (recipe.batch_size, recipe.epochs, recipe.objective.kind, recipe.objective.drop) == (64, 10, "flow", 0.1)
+    assert (recipe.objective.low, recipe.objective.high, recipe.objective.only, recipe.objective.min_snr) == (0.0, 1.0, None, None)
+    assert recipe.objective.schedule.continuous and recipe.objective.schedule.at(999) == (0, 1)
+    net = recipe.network(classes=10, channels=1, size=28)
+    assert (net.hidden, net.classes, net.product) == ((64, 0, True) if name == "flow" else (64, 10, False))
+    assert recipe.optimizer([torch.zeros(1)]).param_groups[0]["lr"] == 1e-2 and recipe.rate(0.1, 10) == pytest.approx(0.1**0.1)
 
 
 def test_rates():

@@ -58,7 +58,7 @@ class Denoiser(ABC):
         return f"{type(self).__name__} {'×'.join(map(str, self.shape))} {self.device}"
 
     @abstractmethod
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         """One forward: x (R, C, H, W) at level t, one prompt a row, with what `beside` joined to it."""
 
     @abstractmethod

@@ -31,13 +31,13 @@ class Pin:
 
     image: Tensor
     part: Map = Identity()  # noqa: RUF009
-    until: int | tuple[int, ...] | Tensor = CLEAN
+    until: float | tuple[float, ...] | Tensor = CLEAN
     at_first: bool = True
     note: str = ""
 
     def levels(self) -> Tensor:
         """`until` as (1 or B, 1, 1, 1) or (1 or B, 1, H, W)."""
-        levels = torch.as_tensor(self.until)
+        levels = torch.as_tensor(self.until, dtype=torch.float64)
         return levels.view(-1, 1, *levels.shape[-2:]) if levels.ndim > 1 else levels.view(-1, 1, 1, 1)
 
     def only(self, pictures: Sequence[int]) -> Pin:
@@ -46,7 +46,7 @@ class Pin:
         image = self.image[rows] if len(self.image) > 1 else self.image
         return replace(self, image=image, until=levels[rows] if len(levels) > 1 else levels)
 
-    def __call__(self, x: Tensor, t: int, schedule: Schedule, noise: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: float, schedule: Schedule, noise: Tensor) -> Tensor:
         """x (B, C, H, W) at level t with the pinned part put back; noise (B, C, H, W), standard normal, of the pin's own stream."""
         known = schedule.noised(self.image.to(x), t, noise)
         return torch.where((self.levels() <= t).to(x.device), self.part(known) + (x - self.part(x)), x)
@@ -60,4 +60,4 @@ class Pin:
         if self.part != Identity():
             return list(range(count))
         held = (self.levels() <= s).expand(count, *self.levels().shape[1:]).flatten(1).all(1)
-        return [row for row in range(count) if not held[row]]
+        return (~held).nonzero().flatten().tolist()

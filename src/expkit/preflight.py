@@ -18,6 +18,7 @@ from torch import Tensor
 from expkit.denoiser import Denoiser, Prediction, Wrapped
 from expkit.errors import Refusal
 from expkit.estimate import Term, Wish
+from expkit.grids import descent, rises, strength
 from expkit.maps import Identity, Map
 from expkit.pin import Pin
 from expkit.sample import Clip, Rule, calls
@@ -73,7 +74,7 @@ def plan(
     """Make ready what the prompts need, which may take long and refuses what is not known; what will happen."""
     said = sorted(prompts(estimate.terms))
     denoiser.prepare(said)
-    notes = (*denoiser.taken(said), *guidance(estimate.terms), *(held(pin, grid) if pin else ()))
+    notes = (*denoiser.taken(said), *guidance(estimate.terms), *(held(pin, grid) if pin else ()), *resampled(grid))
     return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
 
 
@@ -192,19 +193,29 @@ def held(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:
     if levels[0].numel() > 1:
         said.append("held until a level of its own for each pixel")
     elif pin.part == Identity():
-        said.append("start: " + some([started(int(level), grid) for level in dict.fromkeys(levels.flatten().tolist())], "; "))
+        said.append("start: " + some([started(level, grid) for level in dict.fromkeys(levels.flatten().tolist())], "; "))
     return tuple(said)
 
 
-def started(level: int, grid: Sequence[int]) -> str:
-    """Where a run starts from its picture: i_start on this grid, the level t, and diffusers' strength, the part of the updates made."""
-    updates = len(grid) - 1
+def started(level: float, grid: Sequence[float]) -> str:
+    """Where a run starts from its picture: i_start on this grid, the level t, and diffusers' strength."""
+    down = descent(grid)
     if level == CLEAN:
-        return f"i_start {updates} = the picture itself, given back as it is = strength 0.00"
-    if level not in grid:
-        return f"t {level}"
-    at = grid.index(level)
-    return f"i_start {at} = t {level} = strength {(updates - at) / updates:.2f}"
+        return f"i_start {len(down) - 1} = the picture itself, given back as it is = strength 0"
+    if level not in down:
+        return f"t {level:g}"
+    at = down.index(level)
+    return f"i_start {at} = t {level:g} = strength {strength(at, down):g}"
+
+
+def resampled(grid: Sequence[float]) -> tuple[str, ...]:
+    """How far and how often a grid goes up again (RePaint's jump and count); nothing where it does not."""
+    found = rises(grid)
+    if not found:
+        return ()
+    jumps, times = sorted({by for _, by in found}), sorted({1 + count for count in Counter(level for level, _ in found).values()})
+    each = f"jump {', '.join(map(str, jumps))}, {', '.join(map(str, times))} times each stretch"
+    return (f"goes up again to blend: {each}; up {len(found)} times, first from t = {found[0][0]:g}",)
 
 
 def some(words: Sequence[str], between: str = ", ") -> str:
@@ -218,7 +229,7 @@ def header(what: str, denoiser: Denoiser, grid: Sequence[int], plan: Plan, count
     many = "" if len(set(planned)) <= 3 else ", …"
     work = f"{len(planned)} network calls (calls × rows: {rows}{many}; {sum(planned)} rows)" if planned else "no network call"
     first = (
-        f"{what}: {count} picture{'s' * (count != 1)} of {denoiser.shape[2]} × {denoiser.shape[1]} from level {grid[0]} of "
+        f"{what}: {count} picture{'s' * (count != 1)} of {denoiser.shape[2]} × {denoiser.shape[1]} from level {grid[0]:g} of "
         f"{len(denoiser.schedule)}, {work}"
     )
     return "\n".join([first, *plan.warnings, *[f"  {line}" for line in (*plan.notes, *extra)]])

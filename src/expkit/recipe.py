@@ -25,7 +25,7 @@ from expkit.files import sha256
 
 LIBRARIES = ("torch", "hydra-core", "pillow")
 CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white or transparent is repainted.
-# i_start: the index on the grid of levels at which a picture is let go; strength = 1 − i_start / updates.
+# i_start: the index on the grid of levels at which a picture is let go; strength: what diffusers' img2img is given to start there.
 # sampler strided is the course's mode, sampler diffusers is that of diffusers.
 """
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

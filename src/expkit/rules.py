@@ -23,8 +23,8 @@ class Step(NamedTuple):
     x is the state at s, x0 the estimate of the clean picture made at t.
     """
 
-    t: int
-    s: int
+    t: float
+    s: float
     x: Tensor
     x0: Tensor
     seen: Tensor
@@ -41,17 +41,18 @@ class DDPM:
     beta_t = 1 − ab_t/ab_s;  mean = sqrt(ab_s) beta_t/(1 − ab_t) x0 + sqrt(1 − beta_t)(1 − ab_s)/(1 − ab_t) x.
 
     variance: "small" (1 − ab_s)/(1 − ab_t) beta_t; "large" beta_t; "learned" between the two, as a fraction of their logarithms
-    (Nichol & Dhariwal 2021, eq. 15); "model" learned where the model learned one, else small.
+    (Nichol & Dhariwal 2021, eq. 15); "model" learned where the model learned one, else small. Noise of this variance is added unless
+    the update starts at level 0, wherever it ends: a grid that goes to clean from a noisier level adds some there, as diffusers does.
     """
 
     variance: Literal["small", "large", "learned", "model"] = "model"
 
-    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: float, s: float, noise: Tensor, last) -> Tensor:
         check_preserving(schedule)
         ab_t, ab_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
         beta = 1 - ab_t / ab_s
         mean = math.sqrt(ab_s) * beta / (1 - ab_t) * x0 + math.sqrt(1 - beta) * (1 - ab_s) / (1 - ab_t) * x
-        return mean if s == CLEAN else mean + self.sigma(beta, (1 - ab_s) / (1 - ab_t) * beta, frac) * noise
+        return mean if t == 0 else mean + self.sigma(beta, (1 - ab_s) / (1 - ab_t) * beta, frac) * noise
 
     def sigma(self, large: float, small: float, frac: Tensor | None) -> float | Tensor:
         small = max(small, 1e-20)
@@ -72,16 +73,29 @@ def check_preserving(schedule: Schedule) -> None:
 class DDIM:
     """eta = 0 is deterministic, eta = 1 is DDPM with the small variance (Song et al. 2021, eq. 12 and 16).
 
-    On straight lines from noise to picture, alpha = 1 − u and sigma = u, eta = 0 is Euler's step along x0 − noise.
+    On straight lines from noise to picture, alpha = 1 − u and sigma = u, eta = 0 is Euler's step along x0 − noise: see `Euler`.
     """
 
     eta: float = 0.0
 
-    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: float, s: float, noise: Tensor, last) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         eps = (x - alpha_t * x0) / sigma_t
         sigma = self.eta * sigma_s / sigma_t * math.sqrt(max(0.0, 1 - (alpha_t / alpha_s) ** 2))
         return alpha_s * x0 + math.sqrt(max(0.0, sigma_s**2 - sigma**2)) * eps + sigma * noise
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Euler's step along a flow, x + (alpha_s − alpha_t) u with u = x0 − noise (Lipman et al. 2023).
+
+    On any schedule it is DDIM with eta = 0, put as a small change of x, so that the rounding of hundreds of small steps does not add up.
+    """
+
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: float, s: float, noise: Tensor, last) -> Tensor:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
+        kept = sigma_s / sigma_t
+        return x + ((alpha_s - alpha_t * kept) * x0 - (1 - kept) * x)
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class DPMpp:
 
     lowest: float = -5.1
 
-    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: int, s: int, noise: Tensor, last) -> Tensor:
+    def __call__(self, schedule: Schedule, x: Tensor, x0: Tensor, frac: Tensor | None, t: float, s: float, noise: Tensor, last) -> Tensor:
         if s == CLEAN:
             return x0
         (_, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
@@ -100,12 +114,12 @@ class DPMpp:
             x0 = x0 + (x0 - last.x0) / (2 * ratio) if ratio > 0 else x0
         return sigma_s / sigma_t * x - alpha_s * math.expm1(-h) * x0
 
-    def level(self, schedule: Schedule, t: int) -> float:
+    def level(self, schedule: Schedule, t: float) -> float:
         alpha, sigma = schedule.at(t)
         return max(math.log(alpha) - math.log(sigma), self.lowest) if alpha else self.lowest
 
 
-def renoise(schedule: Schedule, x: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+def renoise(schedule: Schedule, x: Tensor, t: float, s: float, noise: Tensor) -> Tensor:
     """Up again, from level t to the noisier s: x_s = (alpha_s/alpha_t) x + noise for what is missing (RePaint, eq. 1)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
     kept = alpha_s / alpha_t

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
 from expkit.estimate import Wish
+from expkit.grids import rounded
 from expkit.pin import Pin
 from expkit.randomness import stream
 from expkit.rules import DDPM, Step, renoise
@@ -45,9 +46,14 @@ def noises(seeds: Sequence[Seed], purpose: str, index: int, shape: Sequence[int]
 class Sampler:
     """A rule, the grid it walks as a function of the number of levels, and what is done to each estimate of the clean picture."""
 
-    grid: Callable[[int], tuple[int, ...]]
+    grid: Callable[[int], tuple[float, ...]]
     rule: Rule = DDPM()  # noqa: RUF009
     clip: Clip | None = None
+
+    def timesteps(self, schedule: Schedule) -> tuple[float, ...]:
+        """The levels that it visits of a schedule; integers, unless the schedule is continuous."""
+        grid = self.grid(len(schedule))
+        return grid if schedule.continuous or all(t == int(t) for t in grid) else rounded(grid, len(schedule))
 
 
 def sample(
@@ -74,7 +80,7 @@ def sample(
 
     schedule, every = denoiser.schedule, list(range(len(seeds)))
     x = noise("start", 0) if x is None else x
-    x0, last, stepped = torch.zeros_like(x), None, []
+    x0, last, stepped = torch.zeros_like(x), None, torch.zeros(len(seeds), dtype=torch.bool)  # stepped: at the update before
     for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
         if pin and (index > 0 or pin.at_first):
             x = pin(x, t, schedule, noise("pin", index))
@@ -83,11 +89,12 @@ def sample(
             continue
         seen, free = x, pin.free(s, len(seeds)) if pin else every
         if free:
-            rows, late = slice(None) if free == every else on(x, free), [row not in stepped for row in free]
-            before = last and last.of(rows)
+            rows = slice(None) if free == every else on(x, free)
+            before, late = last and last.of(rows), ~stepped[free]
             new, clean = update(denoiser, estimate, rule, clip, x[rows], t, s, noise("step", index)[rows], before, free, late)
             x, x0 = (new, clean) if free == every else (x.index_copy(0, rows, new), x0.index_copy(0, rows, clean))
-        last, stepped = Step(t, s, x, x0, seen), free
+        last = Step(t, s, x, x0, seen)
+        stepped = torch.zeros_like(stepped).index_fill(0, torch.tensor(free, dtype=torch.long), True)
         yield last
     if pin:
         held = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
@@ -99,8 +106,8 @@ def update(denoiser, estimate, rule: Rule, clip: Clip | None, x: Tensor, t: int,
     out = estimate(denoiser, x, t, rows)
     x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.kind)
     x0 = clip(x0, denoiser) if clip else x0
-    if last and any(late):
-        last = last._replace(x0=torch.where(torch.tensor(late, device=x.device)[:, None, None, None], x0, last.x0))
+    if last and late.any():
+        last = last._replace(x0=torch.where(late.to(x.device)[:, None, None, None], x0, last.x0))
     return rule(denoiser.schedule, x, x0, out.frac, t, s, noise, last), x0
 
 

@@ -4,7 +4,7 @@
 
 Level t is an integer, 0 … T − 1, counted from 0; `CLEAN` (−1) is the picture itself. Variance-preserving schedules have
 alpha = sqrt(alpha_bar), sigma = sqrt(1 − alpha_bar); a flow has alpha = 1 − u, sigma = u; where noise is only added, alpha = 1.
-Coefficients are formed in float64.
+The levels of a continuous schedule are all real numbers from `CLEAN` to T − 1. Coefficients are formed in float64.
 """
 
 from __future__ import annotations
@@ -22,34 +22,57 @@ KINDS = ("eps", "v", "x0", "flow")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """(alpha_t, sigma_t) for t = 0 … T − 1, both float64 of shape (T,)."""
+    """(alpha_t, sigma_t) for t = 0 … T − 1, both float64 of shape (T,).
+
+    continuous: whether there is a level at every real number between `CLEAN` and T − 1. alpha and sigma are straight lines then, and the
+    network is told the time of flow matching, which runs from 0 at noise to 1 at the picture.
+    """
 
     alpha: Tensor
     sigma: Tensor
+    continuous: bool = False
 
     def __len__(self) -> int:
         return len(self.alpha)
 
-    def at(self, t: int) -> tuple[float, float]:
+    def at(self, t: float) -> tuple[float, float]:
         """alpha and sigma at one level, as Python floats; `CLEAN` gives (1, 0)."""
-        if not CLEAN <= t < len(self):
+        if not CLEAN <= t <= len(self) - 1 or not (self.continuous or t == int(t)):
             raise ValueError(f"level {t} is outside this schedule: its levels are 0 … {len(self) - 1}, and {CLEAN} for clean")
-        return (1.0, 0.0) if t == CLEAN else (float(self.alpha[t]), float(self.sigma[t]))
+        if t == CLEAN:
+            return 1.0, 0.0
+        alpha, sigma = self.of(torch.tensor(float(t), dtype=torch.float64) if self.continuous else torch.tensor(int(t)))
+        return float(alpha), float(sigma)
 
-    def alpha_bar(self, t: int) -> float:
+    def of(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at many levels, float64 of the shape of t: integers, or float64 where the schedule is continuous."""
+        if not self.continuous:
+            return self.alpha.to(t.device)[t], self.sigma.to(t.device)[t]
+        u = (t.double() + 1) / len(self)
+        return 1 - (1 - self.leak) * u, float(self.sigma[-1]) * u
+
+    def alpha_bar(self, t: float) -> float:
         return self.at(t)[0] ** 2
 
     def rows(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma for one level a row: t (N,) -> two float32 (N, 1, 1, 1)."""
-        a, s = self.alpha.to(t.device)[t], self.sigma.to(t.device)[t]
-        return a.float().view(-1, 1, 1, 1), s.float().view(-1, 1, 1, 1)
+        alpha, sigma = self.of(t)
+        return alpha.float().view(-1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1)
 
-    def noised(self, x0: Tensor, t: int, noise: Tensor) -> Tensor:
+    def time(self, t: float | Tensor) -> float | Tensor:
+        """Level t as a network is told it: (t + 1)/T, which is 0 at the picture and 1 at noise.
+
+        Of a continuous schedule 1 − (t + 1)/T, which is 0 at noise and 1 at the picture (Lipman et al. 2023).
+        """
+        fraction = (t + 1) / len(self)
+        return 1 - fraction if self.continuous else fraction
+
+    def noised(self, x0: Tensor, t: float, noise: Tensor) -> Tensor:
         """The picture at level t: alpha_t x0 + sigma_t noise."""
         alpha, sigma = self.at(t)
         return alpha * x0 + sigma * noise
 
-    def denoised(self, x: Tensor, t: int, native: Tensor, kind: str) -> Tensor:
+    def denoised(self, x: Tensor, t: float, native: Tensor, kind: str) -> Tensor:
         """The estimate of x0 that a network's answer of this kind means (v: Salimans & Ho 2022; flow: Lipman et al. 2023)."""
         alpha, sigma = self.at(t)
         match kind:
@@ -124,10 +147,14 @@ def zero_terminal(schedule: Schedule) -> Schedule:
     return variance_preserving(((schedule.alpha - last) * first / (first - last)) ** 2)
 
 
-def flow(levels: int = 1000) -> Schedule:
-    """Straight lines from noise to picture: alpha = 1 − u, sigma = u, u = (t + 1) / levels; the published time is 1 − u."""
+def flow(levels: int = 1000, continuous: bool = False) -> Schedule:
+    """Straight lines from noise to picture: alpha = 1 − u, sigma = u, u = (t + 1) / levels; the published time is 1 − u.
+
+    continuous: whether it is trained at every time in [0, 1), and told the published time (Lipman et al. 2023). Otherwise it is trained
+    at integer levels and told u.
+    """
     u = (torch.arange(levels, dtype=torch.float64) + 1) / levels
-    return Schedule(1 - u, u)
+    return Schedule(1 - u, u, continuous)
 
 
 def added(levels: int = 100, most: float = 1.0) -> Schedule:

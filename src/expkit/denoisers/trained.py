@@ -7,7 +7,7 @@ else is needed to ask it in its metadata. Nothing is unpickled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,10 @@ MADE_BY = "task=train"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file of weights says of itself: the network's arguments, what it answers, and the names of the classes it was shown."""
+    """What a file of weights says of itself: the network's arguments, what it answers, and the names of the classes it was shown.
+
+    continuous: of its schedule; files that do not say it have levels that are integers.
+    """
 
     hidden: int
     timed: bool
@@ -41,6 +44,7 @@ class Facts:
     norm: str = "batch"
     product: bool = False
     names: Sequence[str] = DIGITS
+    continuous: bool = False
 
     @classmethod
     def of(cls, net: UNet, kind: str, low: float, high: float, names: Sequence[str]) -> Facts:
@@ -54,7 +58,8 @@ class Facts:
 def save(path: Path, network: UNet, schedule: Schedule, facts: Facts, dtype: torch.dtype = torch.float32) -> None:
     """Write network, schedule and facts as one file, in one move; the schedule stays float64."""
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    store.write(path, tensors | {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}, asdict(facts), dtype)
+    told = asdict(replace(facts, continuous=schedule.continuous))
+    store.write(path, tensors | {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}, told, dtype)
 
 
 def read(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, Facts]:
@@ -65,7 +70,7 @@ def read(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, Facts]:
         known = Facts(**facts)
         network = known.network()
         network.load_state_dict(weights)
-        return network, Schedule(tensors["schedule.alpha"], tensors["schedule.sigma"]), known
+        return network, Schedule(tensors["schedule.alpha"], tensors["schedule.sigma"], known.continuous), known
     except (TypeError, KeyError, RuntimeError) as error:
         raise store.unreadable(path, error, MADE_BY) from None
 
@@ -99,13 +104,13 @@ class TrainedUNet(Denoiser):
         return F.one_hot(torch.tensor([self.classes.index(p) if p else null for p in prompts]), null + 1)[:, :null].float()
 
     @torch.inference_mode()
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         label = self.labels([self.understand(p) for p in prompts]).to(self.device)
-        u = torch.full((len(x), 1), time_fraction(t, len(self.schedule)), device=self.device)
+        u = torch.full((len(x), 1), self.schedule.time(t), device=self.device, dtype=x.dtype)
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            native = self.ask(x, u, label)
-        return Prediction(native.float())
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision in (torch.bfloat16, torch.float16)):
+            native = self.ask(x, u, label.to(x.dtype))
+        return Prediction(native.to(x.dtype))
 
 
 def newest(folder: str = "outputs/train") -> str:
@@ -139,8 +144,3 @@ def load(
     model = TrainedUNet(network, schedule, facts, place, precision_of(precision, place, "model.precision"), compile)
     model.weights = promised or sha256(path)
     return Split(model, max_rows) if max_rows else model
-
-
-def time_fraction(t: int | Tensor, levels: int) -> float | Tensor:
-    """Level t as the network is told it, t/T in (0, 1]: levels are counted from 0, so t = 0 is told as 1/T."""
-    return (t + 1) / levels

@@ -53,7 +53,7 @@ class Denoise:
         if unknown := set(self.ways) - set(WAYS):
             raise Refusal(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
         model = Counting(self.model)
-        grid = self.sampler.grid(len(model.schedule))
+        grid = self.sampler.timesteps(model.schedule)
         levels = listed(self.t, len(model.schedule))
         source, notes = images(self.image, model, self.fit), papers(self.image)
         if model.generates:

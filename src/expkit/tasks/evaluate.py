@@ -60,7 +60,7 @@ class Evaluate:
 
     def __call__(self, result: Result) -> None:
         self.check()
-        model, grid, wish = Counting(self.model), self.sampler.grid(len(self.model.schedule)), self.wish()
+        model, grid, wish = Counting(self.model), self.sampler.timesteps(self.model.schedule), self.wish()
         plan = self.plan(model, wish, grid)
         tests, trains = (held_out.opened(self.data, model, train) for train in (False, True))
         panel = Panel(self.judges, tests.names, fidelity.inception_at_hand())
@@ -102,7 +102,7 @@ class Evaluate:
 
     @property
     def noted(self) -> str:
-        return f"{self.note} · {updates(self.sampler.grid(len(self.model.schedule)))} updates from noise · seed {self.seed}"
+        return f"{self.note} · {updates(self.sampler.timesteps(self.model.schedule))} updates from noise · seed {self.seed}"
 
     @property
     def count(self) -> int:
@@ -153,7 +153,7 @@ class Evaluate:
         from tqdm import tqdm
 
         done = []
-        with tqdm(total=len(self.parts) * (len(grid) - 1), desc="evaluate", unit="step", leave=False, mininterval=0.2) as bar:
+        with tqdm(total=len(self.parts) * updates(grid), desc="evaluate", unit="step", leave=False, mininterval=0.2) as bar:
             for rows in self.parts:
                 seeds = [Seed(self.seed, row % self.samples) for row in rows]
                 for step in sample(model, wish.only(rows), grid, seeds, self.sampler.rule, clip=self.sampler.clip):

@@ -20,7 +20,7 @@ from expkit.sheets import sheet
 class Shot(NamedTuple):
     """A moment: the level, and two pictures (C, H, W) in [0, 1], the state and the clean picture it was taken for."""
 
-    t: int
+    t: float
     state: Tensor
     clean: Tensor
 
@@ -41,13 +41,13 @@ class Film:
         """Write trajectory.png, trajectory.gif and frames.png, in which the frames lie side by side; end (C, H, W) is the result."""
         frames = shots[:: self.every]
         rows = [[*[shot.state for shot in frames], end], [*[shot.clean for shot in frames], end]]
-        across = [*[f"t = {shot.t}" for shot in frames], "result"]
+        across = [*[f"t = {shot.t:g}" for shot in frames], "result"]
         result.picture(sheet(rows, ["state", "its estimate"], across, "trajectory", note), "trajectory")
-        pages = [sheet([[s.state, s.clean]], [], [f"t = {s.t}", "estimate"], side=256) for s in shots]
+        pages = [sheet([[s.state, s.clean]], [], [f"t = {s.t:g}", "estimate"], side=256) for s in shots]
         pages.append(sheet([[end, end]], [], ["result", "result"], side=256))
         animation(pages, result.folder / "trajectory.gif", result.recipe, self.seconds)
         kinds = {"state": [shot.state for shot in shots], "its estimate": [shot.clean for shot in shots]}
         strip = torch.cat([torch.cat([*pictures, end], 2) for pictures in kinds.values()], 1)
         result.picture(as_image(strip), "frames")
-        size, times = [end.shape[-1], end.shape[-2]], [*[shot.t for shot in shots], "result"]
+        size, times = [end.shape[-1], end.shape[-2]], [*[round(shot.t, 3) for shot in shots], "result"]
         result.look["frames"] = {"file": "frames.png", "t": times, "size": size, "rows": list(kinds)}

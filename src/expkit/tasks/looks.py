@@ -30,7 +30,8 @@ class Shown(NamedTuple):
 
 def shown(images: Tensor, readings: Mapping[str, Reading], rows: Sequence[int], count: int) -> list[Shown]:
     """The pictures, rows of a run of `count`, as each reading shows them; as they are where there is no reading."""
-    looks = [Shown(name, r.through(images), [r.prompts(count)[row] for row in rows]) for name, r in readings.items()]
+    prompts = {name: reading.prompts(count) for name, reading in readings.items()}
+    looks = [Shown(name, r.through(images), [prompts[name][row] for row in rows]) for name, r in readings.items()]
     return looks or [Shown("picture", images, [""] * len(rows))]
 
 

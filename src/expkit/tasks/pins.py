@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from expkit import pictures, sources
 from expkit.denoiser import Denoiser
 from expkit.errors import Refusal
+from expkit.grids import descent, strength
 from expkit.maps import Map, Mask
 from expkit.pin import Pin
 from expkit.schedule import CLEAN
@@ -62,16 +63,18 @@ def whole(
 ) -> Pinned:
     """SDEdit: the whole picture, until the level at index i_start of the grid. With lists, one a picture.
 
-    At the grid's end (its last index, or None) it is given back as it is. A second stage only shows it.
+    The index is that of `grids.descent`: where a grid goes up again, i_start means the same levels as where it does not. At the grid's end
+    (its last index, or None) the picture is given back as it is. A second stage only shows it.
     """
-    source, last = images(image, model, fit), len(grid) - 1
+    source, down = images(image, model, fit), descent(grid)
     if times > 1:
         return Pinned(after={"original": source})
+    last = len(down) - 1
     starts = [last if i is None else i for i in (i_start if isinstance(i_start, Sequence) else [i_start])]
     if late := [i for i in starts if i > last]:
         raise Refusal(f"i_start={late[0]} is past the end of a grid of {last} updates: give 0 (noise) to {last} (the picture).")
-    table = [{"i_start": i, "t": grid[i], "strength": round(1 - i / last, 3)} for i in dict.fromkeys(starts)]
-    pin = Pin(model.encode(source), until=tuple(CLEAN if i == last else grid[i] for i in starts))
+    table = [{"i_start": i, "t": down[i], "strength": strength(i, down)} for i in dict.fromkeys(starts)]
+    pin = Pin(model.encode(source), until=tuple(CLEAN if i == last else down[i] for i in starts))
     ended = torch.tensor([float(i == last) for i in starts])[:, None, None, None]
     returned = {"source": source, "returned": ended} if ended.any() else {}
     return Pinned(pin, {}, {"original": source}, {"starts": table}, tuple(starts), papers(image), **returned)

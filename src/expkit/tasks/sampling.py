@@ -99,7 +99,7 @@ class Sampling:
         """
         self.check(parts)
         model, seeds, sampler = Counting(self.model), self.seeds(), self.sampler
-        grid = sampler.grid(len(model.schedule))
+        grid = sampler.timesteps(model.schedule)
         tried = self.pin(Echo(model), grid)
         warnings = examine(model, self.estimate, grid, len(seeds), tried.pin, sampler.clip, sampler.rule)
         self.check_readings(parts)
@@ -187,7 +187,7 @@ class Sampling:
     def second_stage(self) -> SecondStage:
         """What the second stage will do; refuses now what it would refuse after the first one's work."""
         model, sampler = self.blank_stage(), self.sampler
-        times, grid = model.shape[-1] // self.model.shape[-1], sampler.grid(len(model.schedule))
+        times, grid = model.shape[-1] // self.model.shape[-1], sampler.timesteps(model.schedule)
         estimate, pinned = self.second.scaled(times), self.pin(model, grid, times=times)
         pinned = pinned if pinned.pin and pinned.pin.part != Identity() else replace(pinned, pin=None)
         warnings = examine(model, estimate, grid, self.count, pinned.pin, sampler.clip, sampler.rule)
@@ -206,8 +206,11 @@ class Sampling:
         x = None
         for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
             x = step.x
-            for row, shots in filmed.items() if step.s in grid else ():
-                if not pin or row in pin.free(step.s, len(seeds)):
+            if not filmed or step.s not in grid:
+                continue
+            free = set(pin.free(step.s, len(seeds)) if pin else filmed)
+            for row, shots in filmed.items():
+                if row in free:
                     shots.append(self.film.shot(model, step, row))
         return x
 
@@ -305,7 +308,7 @@ def watched(steps, name: str, grid: Sequence[int], pin: Pin | None):
     """The steps, with a progress bar."""
     from tqdm import tqdm
 
-    return tqdm(steps, total=len(grid) - 1 + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2)
+    return tqdm(steps, total=updates(grid) + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2)
 
 
 def spent(model: Counting) -> dict:

@@ -4,7 +4,8 @@
     Reading     L = E [ −log softmax(f(a(x)))_c ],                   a the picture moved, seen from afar, in another light
 
 with the class c forgotten one time in ten, so that one network answers for the null prompt too (Ho & Salimans 2022, algorithm 1). A
-single-step denoiser is trained for x0 at one level of a schedule that only adds noise; flow matching is `flow` on the schedule `flow`.
+single-step denoiser is trained for x0 at one level of a schedule that only adds noise; flow matching is `flow` on the schedule `flow`,
+whose time is uniform in [0, 1).
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from torch import Tensor, nn
 
 from expkit import judges, readers
 from expkit.denoisers import trained
-from expkit.denoisers.trained import time_fraction
 from expkit.errors import Refusal
 from expkit.estimate import guided
-from expkit.grids import listed, strided
+from expkit.grids import listed, strided, trailing
 from expkit.randomness import Draws, stream
-from expkit.rules import DDIM, DDPM
+from expkit.rules import DDPM, Euler
 from expkit.sample import Seed, sample
 from expkit.schedule import KINDS, Schedule, target
 from expkit.sheets import sheet
 from expkit.training.data import Pictures
+
+EULER_STEPS = 50  # of a flow, in pictures that are shown while it trains
 
 
 class Objective(ABC):
@@ -83,28 +85,35 @@ class Diffusion(Objective):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise Refusal(f"objective.kind={self.kind} is unknown: give one of {', '.join(KINDS)}.")
-        if not self.schedule.leak and len(self.schedule) > 1 and (self.kind == "eps" or self.min_snr):
+        if not self.schedule.leak and len(self.schedule) > 1 and (self.kind == "eps" or (self.min_snr and not self.schedule.continuous)):
             said = "min_snr gives it no weight" if self.min_snr else "eps says nothing of the picture there"
             raise Refusal(f"The last level of this schedule is pure noise, and {said}: train for v, x0 or flow, without min_snr.")
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        t, noise, kept = draws.integers(len(self.schedule)), draws.normal(images.shape[1:]), draws.uniform((1,)) >= self.drop
-        t = t if self.only is None else torch.full_like(t, self.schedule.nearest(self.only))
+        t, noise, kept = self.levels(draws), draws.normal(images.shape[1:]), draws.uniform((1,)) >= self.drop
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
         answer, wanted = self.answer(network, x, t, labels, kept), target(x0, noise, alpha, sigma, self.kind)
         return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
 
+    def levels(self, draws: Draws) -> Tensor:
+        """The level of each row (N,): float64, its time uniform in [0, 1), where the schedule is continuous, else integers."""
+        if self.schedule.continuous:
+            t = len(self.schedule) * (1 - draws.uniform(()).double()) - 1
+        else:
+            t = draws.integers(len(self.schedule))
+        return t if self.only is None else torch.full_like(t, self.schedule.nearest(self.only))
+
     def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
         """The network's, told the class of the rows that are kept (N, 1)."""
-        u = time_fraction(t, len(self.schedule)).to(x)[:, None]
+        u = self.schedule.time(t).to(x)[:, None]
         label = (F.one_hot(labels, network.classes) * kept).to(x.dtype) if network.classes else None
         return network(x, u, label)
 
     def weight(self, t: Tensor) -> Tensor:
         """min(SNR, gamma) of an error in x0, carried over to one in the network's own answer: (d x0 / d answer)² as much, (N, 1, 1, 1)."""
-        alpha, sigma = self.schedule.alpha.to(t.device)[t], self.schedule.sigma.to(t.device)[t]
+        alpha, sigma = self.schedule.of(t)
         slope = {"x0": torch.ones_like(alpha), "eps": sigma / alpha, "v": sigma / (alpha**2 + sigma**2), "flow": sigma / (alpha + sigma)}
         return ((alpha / sigma) ** 2).clamp(max=self.min_snr).mul(slope[self.kind] ** 2).float().view(-1, 1, 1, 1)
 
@@ -139,8 +148,9 @@ class Diffusion(Objective):
 
 
 def samples(model: trained.TrainedUNet, seed: int) -> Image.Image:
-    """Four samples of each of the first classes at gamma 5, or forty where it knows none, on the course's grid."""
-    grid, rule = strided(len(model.schedule)), DDPM() if model.schedule.preserves_variance else DDIM()
+    """Four samples of each of the first classes at gamma 5, or forty where it knows none, as the course samples."""
+    grid = trailing(len(model.schedule), EULER_STEPS) if model.schedule.continuous else strided(len(model.schedule))
+    rule = DDPM() if model.schedule.preserves_variance else Euler()
     names, gamma = (model.classes[:10], 5.0) if model.classes else ([""] * 10, 1.0)
     seeds = [Seed(seed, k if model.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
     *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)

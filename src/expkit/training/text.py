@@ -68,6 +68,7 @@ class TextDiffusion(Diffusion):
     def told(self, images: Pictures) -> TextDiffusion:
         if (self.low, self.high, self.only) != (-1.0, 1.0, None):
             raise Refusal("trainer=text_conditional trains all levels on pictures in [-1, 1]: leave low, high and only of the objective.")
+        worded.check_kept(self.schedule, self.kind)  # before captions are encoded
         scenes = Scenes.of(images, self.captions, self.vary)
         said, names = scenes.captions.texts, [name for concept in images.concepts for name in (concept.name, *concept.others)]
         known = kept(["known", *OFTEN, *images.names, *names], self.encoder, lambda: known_things(names, self.encoder, images.names))

@@ -69,13 +69,19 @@ def second_unet(classes: int, channels: int, size: int, width: int = 16, layers:
     return unet(classes, channels, size, width, layers, attend, **more)
 
 
+def check_kept(schedule: Schedule, kind: str) -> dict[str, str]:
+    """What diffusers calls each kind of prediction; refuses a schedule and a kind that its format cannot hold."""
+    names = {ours: theirs for theirs, ours in KINDS.items()}
+    if kind not in names or not schedule.preserves_variance:
+        raise Refusal(f"A model in diffusers' format answers {', '.join(names)} on a schedule that preserves variance: {kind} is another.")
+    return names
+
+
 def save(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
     """Write network and schedule as diffusers does, in one move."""
     from diffusers import DDPMScheduler
 
-    names = {ours: theirs for theirs, ours in KINDS.items()}
-    if kind not in names or not schedule.preserves_variance:
-        raise Refusal(f"A model in diffusers' format answers {', '.join(names)} on a schedule that preserves variance: {kind} is another.")
+    names = check_kept(schedule, kind)
     kept = schedule.alpha**2
     betas = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
     steps = DDPMScheduler(len(schedule), trained_betas=betas.tolist(), prediction_type=names[kind], clip_sample=False)
