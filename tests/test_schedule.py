@@ -115,7 +115,7 @@ def test_repaint_walks_a_small_grid_as_by_hand():
     down = grids.strided(1000, 6)
     walk = [down.index(t) for t in grids.repaint(1000, 6, jump=2, times=2)]
     assert walk == [0, 1, 2, 3, 2, 1, 2, 3, 4, 5, 4, 3, 4, 5, 6]
-    assert grids.repaint(1000, 6, jump=2, times=1) == down
+    assert grids.repaint(1000, 6, jump=2, times=1) == grids.repaint(1000, 6, jump=6, times=2) == down
     assert grids.repaint(1000, 6, jump=5, times=2) == (*down[:6], *down[4::-1], *down[1:])
 
 
@@ -132,7 +132,7 @@ def test_repaint_is_the_published_schedule():
     assert {abs(t - s) for t, s in pairwise(counted)} == {1} and (counted[0], counted[-1]) == (249, -1)
 
 
-@pytest.mark.parametrize("wrong", [{"jump": 0}, {"jump": 33}, {"times": 0}, {"jump": -1}])
+@pytest.mark.parametrize("wrong", [{"jump": 0}, {"times": 0}, {"jump": -1}])
 def test_a_walk_that_cannot_be_is_refused(wrong):
     with pytest.raises(Refusal, match="cannot go up again"):
         grids.repaint(1000, **wrong)

@@ -220,8 +220,8 @@ class Train:
     def header(self, trainer, network, batches: Batches, tests: Batches) -> str:
         images, (channels, height, width) = batches.pictures, batches.pictures.shape
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-        each = self.recipe.batch_size * self.recipe.accumulate
         shown, tested = batches.rows(0, len(batches)), tests.rows(0, len(tests))
+        each = min(self.recipe.batch_size * self.recipe.accumulate, shown)
         return (
             f"train: a network of {parameters(network):,} parameters on {len(images.labels):,} pictures of {width} × {height}"
             f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {tested:,} held out to test on\n"
