@@ -28,7 +28,7 @@ class Toy(Denoiser):
     def __init__(self, shape=(1, 8, 8), skewed: float = 0.0, frac: bool = False, schedule=None) -> None:
         self.shape, self.schedule = shape, schedule or scaled(100)
         self.picture = skewed * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        self.frac, self.rows, self.asked = frac, [], []
+        self.frac, self.learned, self.rows, self.asked = frac, frac, [], []
 
     def understand(self, prompt: str) -> str:
         return prompt

@@ -132,11 +132,11 @@ def test_the_header_says_jump_and_count_of_a_walk_that_goes_up_again(net):
 
 @pytest.mark.parametrize("rule", [DDPM(), DDPM("learned"), DDPM("large")], ids=repr)
 def test_a_rule_that_cannot_walk_a_schedule_is_refused_before_anything_is_asked(rule):
-    flowing = Counting(Toy(schedule=flow(1000, continuous=True)))
+    flowing = Counting(Toy(frac=True, schedule=flow(1000, continuous=True)))
     with pytest.raises(Refusal, match="sampler=euler"):
         check(flowing, A, GRID, 1, rule=rule)
     assert flowing.rows == [] and check(flowing, A, GRID, 1, rule=Euler()).calls
-    check(Toy(schedule=cosine(1000)), A, GRID, 1, rule=rule)
+    check(Toy(frac=True, schedule=cosine(1000)), A, GRID, 1, rule=rule)
 
 
 def test_the_header_says_the_mask_s_polarity_and_coverage(net):
