@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from expkit import command
+from expkit.arguments import CommandLine
 
 
 def main() -> None:
@@ -41,16 +42,17 @@ def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | 
         word, _, value = argument.partition("=")
         if word in OWN and (value or word != "replay"):
             return OWN[word](value, [other for other in arguments if other is not argument])
-    command.check_additions(arguments)
-    many = {"-m", "--multirun"} & set(arguments)
-    if many:
+    line = CommandLine.of(arguments)
+    command.check_overrides(line.overrides)
+    placed = []
+    if line.many:
         from expkit.sweep import names
 
-        rest = [argument for argument in arguments if argument not in many]
-        folder = names.folder(rest)
-        if names.finished(folder, rest):
+        folder = names.folder(line)
+        if names.finished(folder, line):
             return lambda: print(folder)
-        sys.argv[1:] = ["-m", *rest, *names.placed(folder, rest)]  # Hydra takes -m before the overrides only
+        placed = names.placed(folder, line)
+    sys.argv[1:] = [*line.typed, *placed]
     return app(failed)
 
 
