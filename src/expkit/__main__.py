@@ -79,7 +79,11 @@ OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # words that Hydr
 
 def app(failed: list[Exception]):
     """The Hydra app; a job's error is kept in `failed`."""
+    import warnings
+
     import hydra
+
+    warnings.filterwarnings("error", message=r"provider=hydra\.searchpath.* is not available")  # as which it is told
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
     def job(config) -> None:

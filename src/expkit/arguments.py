@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
             word = match[1].split()[0]
             key = word.lstrip("-")
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            near = nearest(word.partition("=")[0], known) or (f" Keys are set without dashes: {key}." if "=" in key else "")
+            near = f" Keys are set without dashes: {key}." if "=" in key else nearest(word, known)
             raise Refusal(f"There is no option {word}.{near} See --help.")
         raise Refusal(f"{message.removeprefix('argument ')}. See --help.".replace("..", "."))
 
@@ -70,14 +70,19 @@ class CommandLine:
             raise Refusal(f"{told} do not go together: a command runs, sweeps, or shows its configuration. Leave all but one out.")
         if "resolve" in self.options and "cfg" not in self.options:
             raise Refusal("--resolve says how --cfg shows a configuration: add --cfg job.")
+        if "package" in self.options and "cfg" not in self.options:
+            raise Refusal("--package says which part of a configuration --cfg shows: add --cfg job.")
+        shells = [argument for argument in self.overrides if argument.startswith(("install=", "uninstall=", "query="))]
+        if "shell_completion" in self.options and len(shells) != 1:
+            raise Refusal('--shell-completion needs one of install=SHELL and uninstall=SHELL: eval "$(expkit --shell-completion install=bash)"')
         for name in ("config_dir", "config_path"):
             place = self.options.get(name)
             if place is not None and "://" not in place and not os.path.isdir(place):
                 what = "is a file" if os.path.exists(place) else "is not there"
                 raise Refusal(f"{PLACES[name]} expects a folder of YAML files, and {place!r} {what}.")
         for argument in self.overrides:
-            if not argument:
-                raise Refusal("One of the arguments is empty: give KEY=VALUE, or leave it out.")
+            if not argument.partition("=")[0].strip():
+                raise Refusal(f"An argument is {argument!r}, which has no key: give KEY=VALUE, or leave it out.")
 
     @property
     def many(self) -> bool:

@@ -173,6 +173,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
         return unread(error)
     if kind == "HydraException":
         return text.splitlines()[0] if text else None
+    if kind == "UserWarning" and (match := re.fullmatch(r"provider=(hydra.searchpath).*, path=(.*) is not available\.", text)):
+        return f"There is no folder {match[2]} to seek YAML in: {match[1]}=[file://FOLDER] expects folders that are there."
     if isinstance(error, OSError):
         return unwritten(error, arguments)
     if isinstance(error, ValueError) and ("null byte" in text or "null character" in text):
@@ -292,8 +294,8 @@ def no_configuration(error: BaseException, text: str) -> str:
     if not name:
         return f"{text.splitlines()[0]} See --help."
     known = [path.stem for path in configuration().glob("*.yaml")]
-    folders = re.findall(r"path=(?:file://)?([^\s\]]+)", text)
-    where = f" in {', '.join(place for place in folders if '/' in place)}" if folders else ""
+    folders = [place for place in re.findall(r"path=(?:file://)?([^\s\]]+)", text) if "://" not in place]
+    where = f" in {' or '.join(folders)}" if folders else ""
     return f"There is no {str(name).removesuffix('.yaml')}.yaml{where}: --config-name names the first file of YAML.{nearest(name, known)}"
 
 
