@@ -192,7 +192,8 @@ def unwritten(error: OSError, arguments: Sequence[str]) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"There is no space left to write {name or 'the run'}. Free some, or give another disk with hydra.run.dir=FOLDER."
     if error.errno == errno.ENAMETOOLONG:
-        told = next((a.partition("=")[0] for a in arguments if len(a) > 200 and str(name)[:100] in a), None)
+        given = [argument.partition("=")[::2] for argument in arguments]
+        told = next((key for key, value in given if len(value) > 200 and value[:100] in str(name)), None)
         where = f"{told}=… names" if told else "The command names"
         return f"{where} a file or folder of {len(str(name))} letters, more than this machine allows: {str(name)[:40]}… Give a shorter one."
     placed = [value for key, _, value in (a.partition("=") for a in arguments) if key in ("hydra.run.dir", "hydra.sweep.dir")]
