@@ -83,6 +83,9 @@ def app(failed: list[Exception]):
 
     import hydra
 
+    from expkit import resolvers
+
+    resolvers.READ.clear()
     warnings.filterwarnings("error", message=r"provider=hydra\.searchpath.* is not available")  # as which it is told
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
