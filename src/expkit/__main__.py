@@ -92,10 +92,11 @@ def app(failed: list[Exception]):
     def job(config) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from expkit.job import Composed, Job, run
+        from expkit.job import Composed, Job, overrides_of, run
 
         known = HydraConfig.get()
-        folder, one = Path(known.runtime.output_dir), Job(Composed(config), [*known.overrides.task])
+        whole = HydraConfig.instance().cfg
+        folder, one = Path(known.runtime.output_dir), Job(Composed(config, whole), overrides_of(whole)[1])
         if known.mode.name == "MULTIRUN":  # another launcher's: one cell of a sweep
             from expkit.sweep.cells import alone
 

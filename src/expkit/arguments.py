@@ -74,7 +74,8 @@ class CommandLine:
             raise Refusal("--package says which part of a configuration --cfg shows: add --cfg job.")
         shells = [argument for argument in self.overrides if argument.startswith(("install=", "uninstall=", "query="))]
         if "shell_completion" in self.options and len(shells) != 1:
-            raise Refusal('--shell-completion needs one of install=SHELL and uninstall=SHELL: eval "$(expkit --shell-completion install=bash)"')
+            example = 'eval "$(expkit --shell-completion install=bash)"'
+            raise Refusal(f"--shell-completion needs one of install=SHELL and uninstall=SHELL: {example}")
         for name in ("config_dir", "config_path"):
             place = self.options.get(name)
             if place is not None and "://" not in place and not os.path.isdir(place):

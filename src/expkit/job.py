@@ -29,9 +29,10 @@ ASIDE = ("logger", "sweep")  # what has no say in what is made
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """A configuration as Hydra composes it, not resolved; Hydra's own node may be in it."""
+    """A configuration as Hydra composes it, not resolved. Hydra's own node is in it, or in `beside`."""
 
     config: Mapping
+    beside: Mapping = field(default_factory=dict)
 
     def known(self, values: Mapping) -> dict:
         """The whole of it as plain values, less Hydra's own node, with these for some of `AXES`."""
@@ -62,12 +63,12 @@ class Composed:
     @cached_property
     def origin(self) -> list[str]:
         """The arguments that say where its YAML comes from, beside expkit's own: Hydra's options, and what is set of Hydra's node."""
-        if "hydra" not in self.config:
+        config = self.config if "hydra" in self.config else self.beside
+        if not config:
             return []
-        hydra = self.config.hydra
-        told = sources_of(self.config, beside)
-        told += [argument for argument in hydra.overrides.hydra if not argument.startswith((*ELSEWHERE, *SWEEPERS))]
-        own = str(hydra.mode or "").endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in hydra.overrides.hydra
+        hydra, _ = overrides_of(config)
+        told = [*sources_of(config, beside), *(a for a in hydra if not a.startswith((*ELSEWHERE, *SWEEPERS)))]
+        own = str(config.hydra.mode or "").endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in hydra
         return [*told, "hydra.mode=RUN"] if own else told  # where an experiment says by itself that it sweeps
 
     @cached_property
@@ -150,6 +151,14 @@ def sources_of(config, told: Callable[[str], str] = str) -> list[str]:
     found = [f"--config-path={told(main)}"] if main and main != str(command.configuration()) else []
     found += [f"--config-name={name}"] if name != "config" else []
     return found + ([f"--config-dir={told(sources['command-line'])}"] if "command-line" in sources else [])
+
+
+def overrides_of(config) -> tuple[list[str], list[str]]:
+    """What Hydra was told of itself, and what of the configuration, as it was typed: ${…} in it are not resolved."""
+    from omegaconf import OmegaConf
+
+    told = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return told["hydra"], told["task"]
 
 
 def resolved(config) -> dict:

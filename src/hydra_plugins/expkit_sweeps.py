@@ -26,11 +26,12 @@ class Named(Given, Sweeper):
         from omegaconf import OmegaConf, read_write
 
         from expkit.arguments import CommandLine
-        from expkit.job import sources_of
+        from expkit.job import overrides_of, sources_of
         from expkit.sweep import names
 
         super().setup(config=config, **given)
-        line = CommandLine.of([*sources_of(config), *config.hydra.overrides.hydra, *config.hydra.overrides.task])
+        hydra, told = overrides_of(config)
+        line = CommandLine.of([*sources_of(config), *hydra, *told])
         folder = names.folder(line)
         placed = names.placed(folder, line)
         if placed and "${now:" in OmegaConf.to_container(config.hydra.sweep)["dir"]:

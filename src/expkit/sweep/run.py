@@ -13,7 +13,7 @@ from pathlib import Path
 from expkit import inputs, resolvers
 from expkit.arguments import CommandLine, beside, shell
 from expkit.errors import Refusal
-from expkit.job import Composed, built, sources_of
+from expkit.job import Composed, built, overrides_of, sources_of
 from expkit.sweep import names
 from expkit.sweep.book import Book
 from expkit.sweep.cells import LAUNCHED, Cell, Incomplete, clear, composed, done, fail, reason
@@ -36,9 +36,9 @@ def sweep(context, job, config, arguments: Sequence[str]) -> None:
 
 def typed(config) -> str:
     """The command of a whole sweep, as a shell takes it."""
-    told = config.hydra.overrides
-    hydra = [argument for argument in told.hydra if not argument.startswith(("hydra.run.", "hydra.sweep.", "hydra.mode=", "hydra.verbose"))]
-    return shell(["-m", *sources_of(config, beside), *hydra, *told.task], Composed(config).environment)
+    hydra, told = overrides_of(config)
+    kept = [argument for argument in hydra if not argument.startswith(("hydra.run.", "hydra.sweep.", "hydra.mode=", "hydra.verbose"))]
+    return shell(["-m", *sources_of(config, beside), *kept, *told], Composed(config).environment)
 
 
 def parsed(context, arguments: Sequence[str]) -> list:
@@ -92,8 +92,8 @@ def complete(folder: Path, cells: Sequence[Cell], config, launch: Launch) -> Non
 
 def asked(config) -> list[str]:
     """What decides what a sweep makes, as `arguments.CommandLine.asked` knows it of the typed command."""
-    told = config.hydra.overrides
-    return CommandLine({}, (*told.hydra, *told.task)).asked_of(sources_of(config))
+    hydra, told = overrides_of(config)
+    return CommandLine({}, (*hydra, *told)).asked_of(sources_of(config))
 
 
 def folders(config) -> list[Path]:
