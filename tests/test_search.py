@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from expkit.arguments import CommandLine
 from expkit.errors import Refusal
 from expkit.sweep import names
 from expkit.sweep.trials import Aim, Trial
@@ -58,11 +59,12 @@ def test_a_search_that_is_run_again_makes_nothing_again_and_with_more_trials_goe
 
 def test_searches_for_something_else_have_folders_of_their_own_and_longer_ones_have_not():
     command = ["hydra/sweeper=search", "task=evaluate", "gamma=interval(1,10)", "hydra.sweeper.objective=seconds"]
-    one = names.folder(command)
+    folder = lambda *arguments: names.folder(CommandLine.of([*command, *arguments]))  # noqa: E731
+    one = folder()
     other = ("hydra.sweeper.direction=minimize", "hydra.sweeper.objective=network_calls", "hydra.sweeper.seed=1", "hydra/sweeper=cells")
-    assert one.name.startswith("evaluate-gamma-") and len({one, *[names.folder([*command, argument]) for argument in other]}) == 5
+    assert one.name.startswith("evaluate-gamma-") and len({one, *map(folder, other)}) == 5
     same = ("hydra.sweeper.trials=40", "hydra.sweeper.batch=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=none")
-    assert names.folder([*command, *same]) == one
+    assert folder(*same) == one
 
 
 def test_a_search_for_something_else_is_not_written_over_the_first(searched):

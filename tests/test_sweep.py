@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from expkit import pictures, replay
+from expkit.arguments import CommandLine
 from expkit.errors import Refusal
 from expkit.sweep import contact, names, rows
 from expkit.sweep.cells import Cell, made
@@ -206,10 +207,16 @@ def test_what_stands_for_several_values(value, several):
 
 
 def test_a_sweep_has_one_name_whatever_the_order_and_the_launcher():
-    one = names.folder(["task=sdedit", "gamma=1,7", "i_start=1,3"])
-    assert one.name.startswith("sdedit-gamma-i_start-")
-    assert names.folder(["i_start=1,3", "hydra/launcher=joblib", "task=sdedit", "gamma=1,7"]).name[-8:] == one.name[-8:]
-    assert names.folder(["task=sdedit", "gamma=1,8", "i_start=1,3"]) != one
+    def folder(*arguments: str) -> Path:
+        return names.folder(CommandLine.of(arguments))
+
+    told = ("task=sdedit", "gamma=1,7", "i_start=1,3")
+    assert folder(*told).name.startswith("sdedit-gamma-i_start-")
+    assert folder("i_start=1,3", "hydra/launcher=joblib", "task=sdedit", "gamma=1,7").name[-8:] == folder(*told).name[-8:]
+    assert folder("task=sdedit", "gamma=1,8", "i_start=1,3") != folder(*told)
+    others = ("--config-dir=src", "--config-name=other", "hydra.searchpath=[file://A]", "hydra.searchpath=[file://B]")
+    assert len({folder(*told, *other) for other in ((), *((one,) for one in others))}) == 5
+    assert folder("-cd", "src", *told) == folder(*told, "--config-dir", "src") == folder("--config-dir=src/", *told)
 
 
 def test_a_finished_sweep_is_answered_without_hydra_and_torch(ran, tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expkit import claims, command
+from expkit.arguments import CommandLine
 from expkit.claims import follows
 
 
@@ -52,16 +53,17 @@ def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | 
         word, _, value = argument.partition("=")
         if word in OWN and (value or word != "replay"):
             return OWN[word](value, [other for other in arguments if other is not argument])
-    command.check_additions(arguments)
-    many = {"-m", "--multirun"} & set(arguments)
-    if many:
+    line = CommandLine.of(arguments)
+    command.check_overrides(line.overrides)
+    placed = []
+    if line.many:
         from expkit.sweep import names
 
-        rest = [argument for argument in arguments if argument not in many]
-        folder = names.folder(rest)
-        if names.finished(folder, rest):
+        folder = names.folder(line)
+        if names.finished(folder, line):
             return lambda: print(folder)
-        sys.argv[1:] = ["-m", *rest, *names.placed(folder, rest)]  # Hydra takes -m before the overrides only
+        placed = names.placed(folder, line)
+    sys.argv[1:] = [*line.typed, *placed]
     return app(failed)
 
 
@@ -88,16 +90,24 @@ OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # words that Hydr
 
 def app(failed: list[Exception]):
     """The Hydra app; a job's error is kept in `failed`."""
+    import warnings
+
     import hydra
+
+    from expkit import resolvers
+
+    resolvers.READ.clear()
+    warnings.filterwarnings("error", message=r"provider=hydra\.searchpath.* is not available")  # as which it is told
 
     @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
     def job(config) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from expkit.job import Composed, Job, run
+        from expkit.job import Composed, Job, overrides_of, run
 
         known = HydraConfig.get()
-        folder, one = Path(known.runtime.output_dir), Job(Composed(config), [*known.overrides.task])
+        whole = HydraConfig.instance().cfg
+        folder, one = Path(known.runtime.output_dir), Job(Composed(config, whole), overrides_of(whole)[1])
         if known.mode.name == "MULTIRUN":  # another launcher's: one cell of a sweep
             from expkit.sweep.cells import alone
 

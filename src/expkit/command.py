@@ -5,12 +5,18 @@ This module reads YAML as text and speaks of Hydra's errors by their names, so t
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Sequence
 from textwrap import fill
 
+from expkit import schema
+from expkit.arguments import quoted
 from expkit.errors import Refusal, nearest
 from expkit.schema import Declaration, configuration, keys
 
+NAMES = schema.keys_of("prompt", "path")  # keys whose values are texts, names and paths
 GROUPS = {
     "task": "what is made",
     "model": "which network answers",
@@ -90,16 +96,41 @@ def line(key: str, declared: Declaration) -> str:
     return fill(said, 130, initial_indent=f"  {key:<14} ", subsequent_indent=" " * 17, break_long_words=False)
 
 
-def check_additions(arguments: list[str]) -> None:
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse what is no KEY=VALUE, the removal of what every run needs, and +KEY for keys that do not exist."""
+    check_additions(arguments)
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        name = key.lstrip("~").partition("@")[0]
+        if argument.startswith("~"):
+            check_removal(argument, name)
+        elif not equals:
+            near = nearest(key, [*keys(), *GROUPS], " Did you mean {}=…?")
+            raise Refusal(f"{argument!r} is no KEY=VALUE.{near} Text with spaces needs quotes around the whole of it: 'KEY=TEXT'.")
+
+
+def check_removal(argument: str, name: str) -> None:
+    """Parts that are told by their place may be removed, and what is Hydra's; whole keys and groups may not."""
+    if name in GROUPS:
+        instead = f"choose nothing: {name}=none" if "none" in options(name) else f"choose another: {name}={' or '.join(options(name))}"
+    elif name in keys():
+        instead = f"give another value: {name}=VALUE. {keys()[name].noun.capitalize()}: {keys()[name].words}"
+    elif "." in name or name.startswith("hydra"):
+        return
+    else:
+        raise Refusal(f"{argument}: there is no key {name!r}.{nearest(name, [*keys(), *GROUPS])}")
+    raise Refusal(f"{argument}: every run has {name}, which cannot be removed. Leave it out for what it is by itself, or {instead}")
+
+
+def check_additions(arguments: Sequence[str]) -> None:
     """Refuse +KEY for keys that do not exist, which Hydra would take; parts of nested groups and Lightning's arguments may be added."""
     for argument in arguments:
         key, _, _ = argument.lstrip("+").partition("=")
         group, _, package = key.partition("@")
         allowed = key.startswith(("hydra", "trainer.lightning.")) or (package and group in GROUPS)
         if argument.startswith("+") and not allowed:
-            raise Refusal(
-                f"{argument}: nothing can be added to the configuration, and {unknown(key)} Keys are set without the plus: KEY=VALUE."
-            )
+            why = "keys of parts are set" if "." in key or "/" in key else f"{unknown(key)} Keys are set"
+            raise Refusal(f"{argument}: nothing can be added to the configuration, and {why} without the plus: {argument.lstrip('+')}.")
 
 
 def unknown(key: str) -> str:
@@ -110,7 +141,7 @@ def unknown(key: str) -> str:
     return f"there is no key {key!r}.{nearest(key, known)}"
 
 
-def sentence(error: BaseException, arguments: list[str]) -> str | None:
+def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
     """What an error of Hydra's or of the machine means to the person who typed the command; None where it is a defect of ours."""
     text, kind = str(error).strip(), type(error).__name__
     if isinstance(error, Refusal):
@@ -118,36 +149,149 @@ def sentence(error: BaseException, arguments: list[str]) -> str | None:
     causes = [type(e).__name__ for e in (error, error.__cause__, error.__context__) if e]
     if kind == "OverrideParseException":
         return unparsed(error, arguments)
+    if kind in ("HydraException", "ConfigCompositionException") and isinstance(error.__cause__, Refusal):
+        return str(error.__cause__)
     if "MissingConfigException" in causes and getattr(error, "options", None) is not None:
         return no_option(error.missing_cfg_file, error.options)
+    if kind == "MissingConfigException":
+        return no_configuration(error, text)
+    if kind in ("InterpolationKeyError", "InterpolationResolutionError", "InterpolationToMissingValueError", "GrammarParseError"):
+        return uninterpolated(error, text, arguments)
     if kind == "ConfigCompositionException":
-        return uncomposed(error, text)
-    if kind == "InterpolationKeyError":
-        return f"The parts of this command do not fit together: {text.splitlines()[0]}. Leave out the last @ override and try again."
-    if kind == "InterpolationResolutionError":
-        return text.splitlines()[0].removeprefix("Refusal raised while resolving interpolation: ")
-    if kind in ("MissingMandatoryValue", "ValidationError", "ConfigKeyError", "ConfigAttributeError"):
-        return text.splitlines()[0]
+        return uncomposed(error, text, arguments)
+    if kind in ("MissingMandatoryValue", "ValidationError", "ConfigKeyError", "ConfigAttributeError", "UnsupportedInterpolationType"):
+        return full(error, text)
     if kind == "InstantiationException":
         return uninstantiated(error, text)
-    if isinstance(error, OSError) and error.errno in (28, 122):
-        full = error.filename2 or error.filename or "the run"
-        return f"There is no space left to write {full}. Free some, or give another disk with hydra.run.dir=FOLDER."
-    placed = [value for key, _, value in (a.partition("=") for a in arguments) if key in ("hydra.run.dir", "hydra.sweep.dir")]
-    nowhere = isinstance(error, FileNotFoundError) and any(str(error.filename) in place for place in placed)
-    if nowhere or isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename} cannot be written ({error.strerror}). Give another folder with hydra.run.dir=FOLDER."
+    if type(error).__module__.startswith("yaml") or kind in ("UnicodeDecodeError", "ReaderError"):
+        return unread(error)
+    if kind == "HydraException":
+        return text.splitlines()[0] if text else None
+    if kind == "UserWarning" and (match := re.fullmatch(r"provider=(hydra.searchpath).*, path=(.*) is not available\.", text)):
+        return f"There is no folder {match[2]} to seek YAML in: {match[1]}=[file://FOLDER] expects folders that are there."
+    if isinstance(error, OSError):
+        return unwritten(error, arguments)
+    if isinstance(error, ValueError) and ("null byte" in text or "null character" in text):
+        return "A path holds a NUL character, which no file's name has. Look into the YAML that you gave."
     if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
-        return "There is not enough memory. Try fewer samples, or split each forward with model.max_rows=16."
+        return no_memory(text, arguments)
+    if isinstance(error, OverflowError) or "overflow" in text.lower():
+        return f"A number in this command is too large to reckon with{large(arguments)}. Give a smaller one."
     return None
 
 
-def unparsed(error: BaseException, arguments: list[str]) -> str:
-    """A command line that Hydra's grammar does not take, with the offending argument quoted as it does."""
+def unwritten(error: OSError, arguments: Sequence[str]) -> str | None:
+    """What the machine says of a file or a folder."""
+    name = error.filename2 or error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"There is no space left to write {name or 'the run'}. Free some, or give another disk with hydra.run.dir=FOLDER."
+    if error.errno == errno.ENAMETOOLONG:
+        given = [argument.partition("=")[::2] for argument in arguments]
+        told = next((key for key, value in given if len(value) > 200 and value[:100] in str(name)), None)
+        where = f"{told}=… names" if told else "The command names"
+        return f"{where} a file or folder of {len(str(name))} letters, more than this machine allows: {str(name)[:40]}… Give a shorter one."
+    placed = [value for key, _, value in (a.partition("=") for a in arguments) if key in ("hydra.run.dir", "hydra.sweep.dir")]
+    nowhere = isinstance(error, FileNotFoundError) and any(str(name) in place for place in placed)
+    if nowhere or isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{name} cannot be written ({error.strerror}). Give another folder with hydra.run.dir=FOLDER."
+    return None
+
+
+def no_memory(text: str, arguments: Sequence[str]) -> str:
+    """Lack of memory, or a size that no machine has."""
+    wanted = re.search(r"allocate (\d+) bytes", text)
+    if re.search(r"Unable to allocate .*[PEZY]iB", text) or (wanted and int(wanted[1]) > memory()):
+        size, there = f"{int(wanted[1]) / 1e9:,.0f} GB" if wanted else "more than a petabyte", f"{memory() / 1e9:,.0f} GB"
+        return f"This asks for {size} of memory at once, and the machine has {there}: a number is too large{large(arguments)}."
+    return "There is not enough memory. Try fewer samples, or split each forward with model.max_rows=16."
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def large(arguments: Sequence[str]) -> str:
+    """The arguments whose numbers are remarkably large."""
+    numbers = [(argument, re.findall(r"\d[\d_]*(?:\.\d+)?(?:e\+?\d+)?", argument.partition("=")[2])) for argument in arguments]
+    found = [argument for argument, values in numbers if any(float(value) >= 5000 for value in values)]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def unparsed(error: BaseException, arguments: Sequence[str]) -> str:
+    """A command line that Hydra's grammar does not take, with the offending argument as it would take it."""
     culprit = next((a for a in arguments if a == getattr(error, "override", None)), getattr(error, "override", "") or "")
     key, _, value = culprit.partition("=")
-    inner = value.strip("\"'").replace('"', '\\"')
-    return f"The argument {culprit} cannot be read. Text with commas or brackets needs quotes inside quotes: '{key}=\"{inner}\"'"
+    said = f"The argument {culprit} cannot be read."
+    if not re.fullmatch(r"[~+]*[\w./@:-]+", key):
+        return f"{said} {key!r} is no key: give KEY=VALUE, without spaces before the equals sign."
+    if value.count("${") > value.count("}"):
+        return f"{said} ${{ begins what stands for another key, as ${{seed}} does, and is not closed. \\${{ are the letters themselves."
+    if key.lstrip("+") not in NAMES and not key.endswith(("weights", "folder", "dir", "imported", "prompt")):
+        return f"{said} A list is {key}=[A,B], several values for -m are {key}=A,B, and text with commas or brackets is '{key}=\"TEXT\"'."
+    return f"{said} Text with commas, brackets or quotes needs quotes inside quotes: {quoted(f'{key}={text_of(value)}')}"
+
+
+def text_of(value: str) -> str:
+    """A text as Hydra's grammar takes it whatever is in it; quotes around it or at one end were meant so."""
+    inner = value.strip()
+    for mark in "\"'":
+        whole = len(inner) > 1 and inner[0] == inner[-1] == mark
+        inner = inner[1:-1] if whole else inner
+    inner = inner[1:] if inner[:1] in ("'", '"') and inner.count(inner[0]) % 2 else inner
+    return '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), inner))
+
+
+def uninterpolated(error: BaseException, text: str, arguments: Sequence[str]) -> str:
+    """What stands for another key, ${…}, and cannot be had."""
+    first = text.splitlines()[0]
+    if first.startswith("Refusal raised while resolving interpolation: "):
+        return first.removeprefix("Refusal raised while resolving interpolation: ")
+    where = (re.search(r"full_key: (\S+)", text) or ["", ""])[1]
+    if match := re.search(r"Environment variable '([^']*)' not found", first):
+        name = match[1]
+        given = f", which {where} stands for," if where else ""
+        ways = f"{name}=VALUE python -m expkit … sets it; ${{oc.env:{name},VALUE}} does without"
+        return f"The environment variable {name}{given} is not set: {ways}."
+    if match := re.search(r"Interpolation key '([^']+)' not found", first):
+        key = match[1]
+        told = next((a for a in arguments if re.search(r"\$\{\s*" + re.escape(key), a)), None)
+        if told:
+            return f"{told}: there is no key {key!r}.{nearest(key, [*keys(), *GROUPS])}"
+        if placed := [a for a in arguments if "@" in a.partition("=")[0]]:
+            what = f"{where or 'one'} needs {key!r}, which is not there"
+            return f"The parts of this command do not fit together: {what}. Leave out {placed[-1]}."
+        removed = next((a for a in arguments if a.startswith("~")), None)
+        return f"{where or 'The configuration'} stands for ${{{key}}}, which is not there. " + (
+            f"Leave out {removed}." if removed else "Look into the YAML that you gave, or into the experiment."
+        )
+    return f"{where + ': ' if where else ''}{first.rstrip('.')}."
+
+
+def full(error: BaseException, text: str) -> str:
+    """An error of OmegaConf's, with the key that it is about."""
+    first, where = text.splitlines()[0], (re.search(r"full_key: (\S+)", text) or ["", ""])[1]
+    return first if not where or where in first else f"{where}: {first}"
+
+
+def unread(error: BaseException) -> str:
+    """A file of YAML that is none."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    name = getattr(mark, "name", None) or getattr(error, "name", None)
+    place = f"{name}, line {mark.line + 1}," if mark else (name or "A file of YAML that this command reads")
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
+    return f"{place} cannot be read as YAML: {reason}."
+
+
+def no_configuration(error: BaseException, text: str) -> str:
+    """A first file of YAML, --config-name, or a folder of it, that is not there."""
+    name = getattr(error, "missing_cfg_file", None)
+    if not name:
+        return f"{text.splitlines()[0]} See --help."
+    known = [path.stem for path in configuration().glob("*.yaml")]
+    folders = [place for place in re.findall(r"path=(?:file://)?([^\s\]]+)", text) if "://" not in place]
+    where = f" in {' or '.join(folders)}" if folders else ""
+    return f"There is no {str(name).removesuffix('.yaml')}.yaml{where}: --config-name names the first file of YAML.{nearest(name, known)}"
 
 
 def no_option(missing: str, known: list[str]) -> str:
@@ -158,15 +302,19 @@ def no_option(missing: str, known: list[str]) -> str:
     return f"There is no {group.lstrip('/')} {name!r}.{nearest(name, shown)} There are: {', '.join(sorted(shown))}."
 
 
-def uncomposed(error: BaseException, text: str) -> str:
+def uncomposed(error: BaseException, text: str, arguments: Sequence[str]) -> str:
     first = (text.splitlines() or ["The configuration cannot be composed"])[0]
     cause = error.__cause__
-    if full := getattr(cause, "full_key", None):
-        parent, _, last = str(full).rpartition(".")
+    if type(cause).__name__.startswith(("Interpolation", "GrammarParse")):
+        return uninterpolated(cause, str(cause), arguments)
+    if type(cause).__name__ == "ValidationError":
+        return full(cause, str(cause))
+    if key := getattr(cause, "full_key", None):
+        parent, _, last = str(key).rpartition(".")
         siblings = [str(k) for k in (getattr(cause, "parent_node", None) or [])]
         known = siblings if parent else [*keys(), *GROUPS]
         place = f"{parent}." if parent else ""
-        return f"There is no key {full!r}." + nearest(last, known, f" Did you mean {place}{{}}?")
+        return f"There is no key {key!r}." + nearest(last, known, f" Did you mean {place}{{}}?")
     if match := re.search(r"Could not override '([^']+)'", text):
         group = match[1].split("@")[0]
         return f"There is no group {match[1]!r} to choose from.{nearest(group, GROUPS)} See --help."
@@ -175,7 +323,8 @@ def uncomposed(error: BaseException, text: str) -> str:
     if "Ambiguous value for argument" in text:
         culprit = (re.search(r"Ambiguous value for argument '([^']+)'", text) or ["", ""])[1]
         key, _, value = culprit.partition("=")
-        ways = f"For one run each write -m {culprit}; for one batch {key}=[{value}]; for one text '{key}=\"{value}\"'"
+        each, batch, one = map(quoted, (culprit, f"{key}=[{value}]", f"{key}={text_of(value)}"))
+        ways = f"For one run each write -m {each}; for one batch {batch}; for one text {one}"
         return f"{culprit} has several values. {ways}"
     return first + (f" ({cause})" if cause else "")
 

@@ -12,26 +12,27 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from expkit import schema
+from expkit import inputs, resolvers, schema
+from expkit.arguments import ELSEWHERE, SWEEPERS, beside, shell
 from expkit.errors import Refusal
-from expkit.files import sha256
 from expkit.training import lightning_arguments
 
 AXES = schema.batch_keys()
 ASIDE = ("logger", "sweep")  # what has no say in what is made
-FILES = ("image", "mask", "resume", "begin", "import", "model.weights", "model.imported")  # keys whose values may be files
 
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """A configuration as Hydra composes it, not resolved; Hydra's own node may be in it."""
+    """A configuration as Hydra composes it, not resolved. Hydra's own node is in it, or in `beside`."""
 
     config: Mapping
+    beside: Mapping = field(default_factory=dict)
 
     def known(self, values: Mapping) -> dict:
         """The whole of it as plain values, less Hydra's own node, with these for some of `AXES`."""
@@ -64,6 +65,27 @@ class Composed:
         """The keys of the copy that are not as they were composed."""
         return set()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that were asked for when it was composed and resolved, and are set."""
+        return {name: value for name, value in resolvers.READ.items() if value is not None}
+
+    @cached_property
+    def origin(self) -> list[str]:
+        """The arguments that say where its YAML comes from, beside expkit's own: Hydra's options, and what is set of Hydra's node."""
+        config = self.config if "hydra" in self.config else self.beside
+        if not config:
+            return []
+        hydra, _ = overrides_of(config)
+        told = [*sources_of(config, beside), *(a for a in hydra if not a.startswith((*ELSEWHERE, *SWEEPERS)))]
+        own = str(config.hydra.mode or "").endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in hydra
+        return [*told, "hydra.mode=RUN"] if own else told  # where an experiment says by itself that it sweeps
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Hashes of the files that were read so far, by name: runs of one composition name the same."""
+        return {}
+
     @cached_property
     def used(self) -> frozenset[str]:
         """Those of `AXES` that have a say in what is sampled: a mark put in their place turns up there."""
@@ -74,7 +96,10 @@ class Composed:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run. told: the arguments of the command that is this run alone; values: those of `AXES` that are not as they were composed."""
+    """A run. told: the arguments of the command that is this run alone, less those that say where its YAML comes from.
+
+    values: those of `AXES` that are not as they were composed.
+    """
 
     composed: Composed
     told: Sequence[str]
@@ -86,6 +111,22 @@ class Job:
         schema.check(known, self.composed.declared)
         lightning_arguments.check((known.get("trainer") or {}).get("lightning", {}))
         return known
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """{name: a hash of what it means} of the files and folders that are read."""
+        return inputs.contents(self.resolved, self.composed.digests)
+
+    def check_inputs(self) -> None:
+        """Refuse files that are not what they were when this run was asked for: what was made is of the one or of the other."""
+        now = inputs.contents(self.resolved)
+        if changed := [name for name in {**self.inputs, **now} if self.inputs.get(name) != now.get(name)]:
+            raise Refusal(f"{changed[0]} has changed while this was made from it. The same command makes it again.")
+
+    @property
+    def arguments(self) -> list[str]:
+        """All that have to be typed for this run."""
+        return [*self.composed.origin, *self.told]
 
     @cached_property
     def wishes(self) -> list[dict]:
@@ -113,31 +154,49 @@ class Job:
         return "cells" in self.resolved["task"]
 
 
+def sources_of(config, told: Callable[[str], str] = str) -> list[str]:
+    """The options that say where a composed configuration's YAML comes from, other than from expkit's own conf/."""
+    hydra = config.hydra
+    sources = {source.provider: source.path for source in hydra.runtime.config_sources}
+    main, name = sources.get("main"), str(hydra.job.config_name or "config").removesuffix(".yaml")
+    found = [f"--config-path={told(main)}"] if main and main != str(schema.configuration()) else []
+    found += [f"--config-name={name}"] if name != "config" else []
+    return found + ([f"--config-dir={told(sources['command-line'])}"] if "command-line" in sources else [])
+
+
+def overrides_of(config) -> tuple[list[str], list[str]]:
+    """What Hydra was told of itself, and what of the configuration, as it was typed: ${…} in it are not resolved."""
+    from omegaconf import OmegaConf
+
+    told = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return told["hydra"], told["task"]
+
+
 def resolved(config) -> dict:
     """The whole configuration as plain values, less Hydra's own node."""
     from omegaconf import OmegaConf
 
-    nodes = {key: config[key] for key in config if key != "hydra"}
-    return {key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for key, node in nodes.items()}
+    found = {}
+    for key in config:
+        if key != "hydra":
+            with resolvers.unrecorded() if key in ASIDE else nullcontext():
+                found[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node := config[key]) else node
+    return found
 
 
-def identity_of(known: Mapping) -> str:
-    """A hash of what is made: the resolved configuration, and the files that it names."""
+def identity_of(known: Mapping, read: Mapping[str, str] | None = None) -> str:
+    """A hash of what is made: the resolved configuration, and what is in the files and folders that it names.
+
+    Equal content under another name is another identity. read: the hashes of those files, where they are known already.
+    """
     said = {key: value for key, value in known.items() if key not in ASIDE}
-    told = json.dumps([said, {str(path): sha256(path) for path in files_of(known)}], sort_keys=True, default=str)
+    told = json.dumps([said, inputs.contents(known) if read is None else read], sort_keys=True, default=str)
     return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 
-def files_of(known: Mapping) -> list[Path]:
-    """The files of this machine that a configuration names."""
-    found = []
-    for key in FILES:
-        value = known
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        names = value if isinstance(value, list) else [value]
-        found += [Path(name) for name in names if isinstance(name, str) and Path(name).is_file()]
-    return list(dict.fromkeys(found))
+def theirs(read: Mapping[str, str]) -> dict[str, str]:
+    """Of what is read, what does not ship with expkit."""
+    return {name: told for name, told in read.items() if not inputs.ships(name)}
 
 
 def merged(jobs: Sequence[Job]) -> dict:
@@ -212,19 +271,22 @@ def run(job: Job, folder: Path, leads: bool = True, about=None):
     task = resident.task(batch)
     result = begun(job, batch, folder, 0, mirror, leads, about)
     task(result)
+    if about:
+        job.check_inputs()  # a cell is named by what it was made from
     result.finish()
     return result
 
 
 def begun(job: Job, batch: Mapping, folder: Path, first: int, mirror, leads: bool = True, about=None):
     """What a run is written into; its recipe says how it was asked for, and which pictures of which batch are its own."""
-    from expkit.recipe import Recipe
+    from expkit.recipe import Recipe, here
     from expkit.result import Result
 
     ran = {"task": batch["task"], "pictures": None}
     if job.batches:
         ran |= {"pictures": [first, first + job.count], "cells": job.wishes, "note": job.resolved["task"].get("note", "")}
-    recipe = Recipe.of(job.told, job.resolved, ran, resident.model(), files_of(job.resolved))
+    command = shell(job.arguments, job.composed.environment)
+    recipe = Recipe(command, here(resident.model(), theirs(job.inputs)), job.resolved, ran)
     return Result(folder, recipe.text, mirror, leads, about)
 
 
@@ -243,4 +305,5 @@ def run_together(jobs: Sequence[Job], say: Callable[[str], None], place: Callabl
             result = begun(job, batch, folder, first, mirror, about=about[number])
             result.began = began
             write(result)
+            job.check_inputs()
             result.finish()

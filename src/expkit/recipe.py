@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import platform
 import re
-import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,8 +19,8 @@ from pathlib import Path
 import yaml
 
 from expkit import __version__, command
+from expkit.arguments import BREAKS
 from expkit.errors import Refusal
-from expkit.files import sha256
 
 LIBRARIES = ("torch", "hydra-core", "pillow")
 CONVENTIONS = """# gamma: null + gamma (prompt − null), 0 is unconditional and 1 conditional. mask: white or transparent is repainted.
@@ -34,20 +33,12 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Recipe:
-    """told: the arguments of its command. facts: what a difference may come from. config: resolved. ran: the task, and its pictures."""
+    """command: as a shell takes it. facts: what a difference may come from. config: resolved. ran: the task, and its pictures."""
 
-    told: tuple[str, ...]
+    command: str
     facts: Mapping[str, str]
     config: Mapping
     ran: Mapping
-
-    @classmethod
-    def of(cls, told: Sequence[str], config: Mapping, ran: Mapping, model=None, files: Sequence[Path] = ()) -> Recipe:
-        return cls(tuple(told), here(model, files), config, ran)
-
-    @property
-    def command(self) -> str:
-        return " ".join(["python -m expkit", *[shlex.quote(argument) for argument in self.told]])
 
     @property
     def text(self) -> str:
@@ -59,10 +50,10 @@ class Recipe:
     def read(cls, text: str, where: str) -> Recipe:
         """A recipe's text; refuses what is none, or what would build anything but expkit's own parts."""
         facts = dict(re.findall(r"^# ([^:\n]+): (.*)$", text.partition("\n# gamma:")[0], re.MULTILINE))
-        first = re.match(r"# python -m expkit ?(.*)", text)
+        first = re.match(r"# (.*python -m expkit.*)", text)
         try:
             config = yaml.load(text, Loader)
-            known = cls(tuple(shlex.split(first[1])), facts, config, config.pop("ran"))
+            known = cls(first[1], facts, config, config.pop("ran"))
             known.ran["task"]["_target_"], known.ran["pictures"], known.config["model"]
         except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
             raise Refusal(f"{where} holds no recipe of expkit's that can be made again: give a picture or a folder of a run.") from None
@@ -89,12 +80,17 @@ def targets(node) -> list[str]:
     return [name for value in node for name in targets(value)] if isinstance(node, list) else []
 
 
-def here(model=None, files: Sequence[Path] = ()) -> dict[str, str]:
-    """What pictures may depend on: versions, the commit, the weights and where they ran, and the files that were read."""
+def here(model=None, read: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What pictures may depend on: versions, the commit, the weights and where they ran, and hashes of what was read, by name."""
     facts = {**versions()}
     if model is not None:
         facts |= {"weights": model.weights or "none", "device": machine(str(model.device))}
-    return facts | {f"sha256 of {path}": sha256(path) for path in files}
+    return facts | {f"sha256 of {printable(name)}": told for name, told in (read or {}).items()}
+
+
+def printable(name: str) -> str:
+    """A name in one line, that a head of comments can hold."""
+    return re.sub(r"[:\s]|" + BREAKS, lambda letter: letter[0] if letter[0] == " " else f"%{ord(letter[0]):02X}", name)
 
 
 def machine(device: str) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from expkit import pictures
+from expkit import inputs, pictures
 from expkit.claims import ALWAYS, SAMPLED, hold
 from expkit.errors import Refusal
-from expkit.job import built, files_of, resident
+from expkit.job import built, resident, theirs
 from expkit.recipe import Recipe, here
 from expkit.result import Result
 
@@ -58,7 +58,7 @@ def opened(path: Path) -> tuple[Recipe, dict[str, Path]]:
 
 
 def facts_of(recipe: Recipe) -> Mapping[str, str]:
-    return here(resident.model(), files_of(recipe.config))
+    return here(resident.model(), theirs(inputs.contents(recipe.config)))
 
 
 def again(recipe: Recipe, folder: Path) -> Result:

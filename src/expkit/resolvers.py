@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from expkit import schema
 from expkit.errors import Refusal
+
+READ: dict[str, str | None] = {}  # environment variables that configurations have asked for in this process, None: not set
 
 
 def register() -> None:
@@ -23,9 +28,40 @@ def register() -> None:
         "seen": seen,
         "model_named": model_named,
         "identity": identity,
+        "newest": newest,
+        "oc.env": environment,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def environment(name: str, *default):
+    """OmegaConf's ${oc.env:NAME,DEFAULT}; which were asked for is kept, for they are a part of what a command is."""
+    from omegaconf.resolvers import oc
+
+    READ[name] = os.environ.get(name)
+    return oc.env(name, *default)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """What is asked for inside decides nothing that is made."""
+    known = dict(READ)
+    try:
+        yield
+    finally:
+        READ.clear()
+        READ.update(known)
+
+
+def newest():
+    """The newest weights that were trained here, as a path; where there are none, what refuses once they are needed."""
+    from expkit.denoisers import trained
+
+    try:
+        return trained.newest()
+    except Refusal:
+        return {"_target_": "expkit.denoisers.trained.newest"}
 
 
 def said(*, _parent_, _root_):

@@ -232,9 +232,14 @@ def batch_keys() -> tuple[str, ...]:
     return tuple(key for key, declared in keys().items() if declared.batch)
 
 
+def keys_of(*kinds: str) -> tuple[str, ...]:
+    """The keys of conf/config.yaml whose values may be of one of these kinds."""
+    return tuple(key for key, declared in keys().items() if {kind.name for kind in declared.kinds} & {*kinds})
+
+
 def prompt_keys() -> tuple[str, ...]:
     """The keys that say what a part of an estimate asks for."""
-    return tuple(key for key, declared in keys().items() if declared.batch and declared.kinds[0].name == "prompt")
+    return tuple(key for key in keys_of("prompt") if key in batch_keys())
 
 
 @cache

@@ -24,21 +24,29 @@ class Named(Given, Sweeper):
     an experiment may say by itself that it sweeps."""
 
     def __init__(self, params=None, **wanted):
-        self.params, self.wanted = [f"{key}={values}" for key, values in (params or {}).items()], wanted
+        self.params, self.wanted = params or {}, wanted
 
     def setup(self, *, config, **given):
         from omegaconf import OmegaConf, read_write
 
+        from expkit.arguments import CommandLine
+        from expkit.job import overrides_of, sources_of
         from expkit.sweep import names
 
         super().setup(config=config, **given)
-        told = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-        folder = names.folder(told)
-        placed = names.placed(folder, told)
+        hydra, told = overrides_of(config)
+        line = CommandLine.of([*sources_of(config), *hydra, *told])
+        folder = names.folder(line)
+        placed = names.placed(folder, line)
         if placed and "${now:" in OmegaConf.to_container(config.hydra.sweep)["dir"]:
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.extend(placed)  # from which each cell is composed
+
+    def swept(self, arguments):
+        """What the experiment sweeps, and what is told; of a key in both, what is told."""
+        told = {argument.partition("=")[0] for argument in arguments}
+        return [*(f"{key}={values}" for key, values in self.params.items() if key not in told), *arguments]
 
 
 class ClaimRunFolder(Callback):
@@ -63,7 +71,7 @@ class CellsSweeper(Named):
     def sweep(self, arguments):
         from expkit.sweep.run import sweep
 
-        return sweep(self.context, self.job, self.config, [*self.params, *arguments])
+        return sweep(self.context, self.job, self.config, self.swept(arguments))
 
 
 class SearchSweeper(Named):
@@ -73,7 +81,7 @@ class SearchSweeper(Named):
         from expkit.sweep.search import search
         from expkit.sweep.trials import Aim
 
-        return search(self.context, self.job, self.config, [*self.params, *arguments], Aim(**self.wanted))
+        return search(self.context, self.job, self.config, self.swept(arguments), Aim(**self.wanted))
 
 
 class RowsLauncher(Given, Launcher):

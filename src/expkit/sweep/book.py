@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import shlex
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +17,8 @@ from PIL import Image
 
 from expkit.errors import warn
 from expkit.files import in_one_move
-from expkit.recipe import Recipe
 from expkit.sweep import contact
-from expkit.sweep.cells import Cell, done, own, reason
+from expkit.sweep.cells import Cell, done, reason
 from expkit.sweep.page import page
 
 SMALL, SHOWN = 64, 8  # pixels of a picture that lies in the page itself; how many of a cell do
@@ -29,10 +27,10 @@ PATIENCE, SHARE = 5.0, 20  # seconds between two looks while a sweep runs, and h
 
 
 class Book:
-    """The cells of a command, in typed order, and what lies in their folders."""
+    """The cells of a command, in typed order, and what lies in their folders. command: what makes them all, as a shell takes it."""
 
-    def __init__(self, folder: Path, cells: Sequence[Cell], arguments: Sequence[str]) -> None:
-        self.folder, self.cells, self.arguments = folder, list(cells), arguments
+    def __init__(self, folder: Path, cells: Sequence[Cell], command: str) -> None:
+        self.folder, self.cells, self.command = folder, list(cells), command
         self.read: dict[str, dict] = {}
 
     @cached_property
@@ -47,10 +45,6 @@ class Book:
         first = self.cells[0].axes
         what = str(first["task"]) if "task" in first and "task" not in self.axes else str(first.get("experiment", "sweep"))
         return f"{what}: {' by '.join(self.axes)}" if self.axes else what
-
-    @property
-    def command(self) -> str:
-        return " ".join(["python -m expkit -m", *[shlex.quote(argument) for argument in own(self.arguments)]])
 
     @property
     def numbers(self) -> list[str]:
@@ -99,7 +93,7 @@ class Book:
             error = reason(folder)
             known = {**NOTHING, "status": "failed" if error else "missing", "error": error.splitlines()[-1] if error else None}
         axes = {key: cell.axes.get(key) for key in self.axes}
-        return {"id": cell.id, "axes": axes, "command": Recipe(tuple(own(cell.told)), {}, {}, {}).command, **known}
+        return {"id": cell.id, "axes": axes, "command": cell.command, **known}
 
     def shown(self, entries: Sequence[dict]) -> dict:
         room = ROOM

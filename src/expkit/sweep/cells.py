@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from expkit import command
+from expkit.arguments import shell
 from expkit.claims import NO_SPACE, unwritable
+from expkit.command import sentence
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 from expkit.job import AXES, Composed, Job, identity_of, run
@@ -35,7 +36,10 @@ LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to oth
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """told: its arguments. axes: {key: value} of what is told. job: None where it cannot be composed, and `error` says why."""
+    """told: its arguments. axes: {key: value} of what is told. job: None where it cannot be composed, and `error` says why.
+
+    command: what makes it alone, as a shell takes it.
+    """
 
     told: tuple[str, ...]
     axes: dict
@@ -43,6 +47,7 @@ class Cell:
     job: Job | None = None
     error: str = ""
     group: tuple[str, ...] = ()
+    command: str = ""
 
     def folder(self, sweep: Path) -> Path:
         return sweep / "cells" / self.id
@@ -68,22 +73,25 @@ def composed(context, config, tellings: Sequence[Sequence[str]]) -> list[Cell]:
             bases[rest] = Composed(context.config_loader.load_sweep_config(config, list(rest)))
         return bases[rest]
 
-    COMPOSED.update({tuple(told): cell(tuple(told), [parsed(argument) for argument in told], base) for told in tellings})
+    whole = Composed(config)
+    COMPOSED.update({tuple(told): cell(tuple(told), [parsed(argument) for argument in told], base, whole) for told in tellings})
     return list(COMPOSED.values())
 
 
-def cell(told: tuple[str, ...], overrides, base) -> Cell:
+def cell(told: tuple[str, ...], overrides, base, whole: Composed) -> Cell:
+    """whole: the sweep's configuration, from which it is told how to make a cell that cannot be composed."""
     axes = {override.get_key_element(): plain(override.value()) for override in overrides}
     rows = [override for override in overrides if override.get_key_element() in AXES and override.type.name == "CHANGE"]
     rest = tuple(override.input_line for override in overrides if override not in rows)
     try:
         job = Job(base(rest), own(told), {override.get_key_element(): override.value() for override in rows})
-        return Cell(told, axes, identity_of(job.resolved), job, "", rest)
+        return Cell(told, axes, identity_of(job.resolved, job.inputs), job, "", rest, shell(job.arguments, job.composed.environment))
     except Exception as error:
-        said = command.sentence(error, list(told)) or command.sentence(error.__cause__ or error, list(told))
+        said = sentence(error, list(told)) or sentence(error.__cause__ or error, list(told))
         if said is None:
             raise
-        return Cell(told, axes, hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest(), None, said)
+        command = shell([*whole.origin, *own(told)], whole.environment)
+        return Cell(told, axes, hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest(), None, said, (), command)
 
 
 def plain(value):
@@ -137,7 +145,7 @@ def made(folder: Path) -> Iterator[Path]:
 
 def fail(folder: Path, error: BaseException, told: Sequence[str]) -> str:
     """Write down why a cell failed: a sentence, or where it is a defect of ours, all that Python says."""
-    said = command.sentence(error, list(told)) or "".join(traceback.format_exception(error))
+    said = sentence(error, list(told)) or "".join(traceback.format_exception(error))
     folder.parent.mkdir(parents=True, exist_ok=True)
     in_one_move(errors(folder), lambda part: part.write_text(said, encoding="utf-8"))
     return said

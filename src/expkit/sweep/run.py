@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import chain, count
 from pathlib import Path
 
-from expkit import schema
+from expkit import inputs, resolvers, schema
+from expkit.arguments import CommandLine, beside, shell
 from expkit.errors import Refusal
-from expkit.job import Composed, built, files_of
+from expkit.job import Composed, built, overrides_of, sources_of
 from expkit.sweep import names
 from expkit.sweep.book import Book
 from expkit.sweep.cells import LAUNCHED, Cell, Incomplete, check_free, claim, composed, done, fail, reason
@@ -29,7 +32,14 @@ def sweep(context, job, config, arguments: Sequence[str]) -> None:
             raise Refusal(f"{override.input_line} has no end of values: list some, or look for the best with hydra/sweeper=search.")
     launch = launcher(context, job, config)
     cells = composed(context, config, BasicSweeper.split_arguments(overrides, None)[0])
-    complete(Path(config.hydra.sweep.dir), cells, arguments, launch)
+    complete(Path(config.hydra.sweep.dir), cells, config, launch)
+
+
+def typed(config) -> str:
+    """The command of a whole sweep, as a shell takes it."""
+    hydra, told = overrides_of(config)
+    kept = [argument for argument in hydra if not argument.startswith(("hydra.run.", "hydra.sweep.", "hydra.mode=", "hydra.verbose"))]
+    return shell(["-m", *sources_of(config, beside), *kept, *told], Composed(config).environment)
 
 
 def check_sweeper(config) -> None:
@@ -75,29 +85,63 @@ def elsewhere(name: str, launch: Launch, config, tellings: Sequence[Sequence[str
         raise Incomplete(f"hydra/launcher={name} gave up: {said} What is missing is run by the same command.") from error
 
 
-def complete(folder: Path, cells: Sequence[Cell], arguments: Sequence[str], launch: Launch) -> None:
+def complete(folder: Path, cells: Sequence[Cell], config, launch: Launch) -> None:
     """Run what is missing of these cells, and show all of them: while they run, and at the end, however it comes."""
     claim(folder)
+    read = [inputs.names(cell.job.resolved) for cell in cells if cell.job]
+    made_from = names.made_from(asked(config), resolvers.READ, folders(config), dict.fromkeys(chain(*read)))
     left = missing(folder, cells)
     say(f"sweep: {len(cells)} cells, {sum(done(cell.folder(folder)) for cell in cells)} of them there already, in {folder}")
     if left:
         built(left[0].job.resolved["logger"])["mirror"].check()
-    with shown(Book(folder, cells, arguments)):
+    with shown(Book(folder, cells, typed(config))):
         if left:
             launch([cell.told for cell in left], 0)
     check(folder, cells)
-    names.stamp(folder, arguments, [cell.id for cell in cells], [path for cell in cells for path in files_of(cell.job.resolved)])
+    names.stamp(folder, made_from, [cell.id for cell in cells])
     print(folder)
 
 
+def asked(config) -> list[str]:
+    """What decides what a sweep makes, as `arguments.CommandLine.asked` knows it of the typed command."""
+    hydra, told = overrides_of(config)
+    return CommandLine({}, (*hydra, *told)).asked_of(sources_of(config))
+
+
+def folders(config) -> list[Path]:
+    """The folders that its YAML was sought in."""
+    found = [(source.schema, source.path) for source in config.hydra.runtime.config_sources if source.provider not in ("hydra", "schema")]
+    return [place for schema, path in found for place in ([Path(path)] if schema == "file" else package(path))]
+
+
+def package(name: str) -> list[Path]:
+    """The folders of a Python package, written hydra.conf or hydra/conf; none where there is no such package."""
+    try:
+        found = find_spec(name.replace("/", "."))
+    except (ImportError, ValueError):
+        return []
+    return [Path(place) for place in (found and found.submodule_search_locations) or []]
+
+
 def missing(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
-    """Those that are to be run, each once; of those that cannot be composed it is written down why."""
+    """Those that are to be run, each once; of those that cannot be composed it is written down why.
+
+    What is left of cells that were damaged stays beside them under another name.
+    """
+    for name in names.damaged(folder, [cell.id for cell in cells]):
+        set_aside(folder / "cells" / name)
     left = list({cell.id: cell for cell in cells if cell.job and not done(cell.folder(folder))}.values())
     check_free(folder, left)
     for cell in cells:
         if not cell.job:
             fail(cell.folder(folder), Incomplete(cell.error), cell.told)
     return left
+
+
+def set_aside(folder: Path) -> None:
+    other = next(name for n in count(1) if not (name := folder.with_name(f"{folder.name}.damaged{n}")).exists())
+    folder.rename(other)
+    say(f"expkit: {folder} is damaged: it is now {other.name}, and the cell is made again.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from expkit import schema
 from expkit.errors import Refusal
 from expkit.sweep.cells import COMPOSED, Cell, claim, composed, done
-from expkit.sweep.run import check, check_sweeper, launcher, missing, parsed, shown
+from expkit.sweep.run import check, check_sweeper, launcher, missing, parsed, shown, typed
 from expkit.sweep.trials import BLIND, Aim, Trials
 
 
@@ -26,7 +26,7 @@ def search(context, job, config, arguments: Sequence[str], aim: Aim) -> None:
         raise Refusal("There is nothing to search: give a key several values, as in 'gamma=interval(1,10)' or gamma=1,3,7.")
     folder, launch = Path(config.hydra.sweep.dir), launcher(context, job, config)
     study = optuna.create_study(direction=aim.direction, sampler=optuna.samplers.TPESampler(seed=aim.seed, n_startup_trials=BLIND))
-    book = Trials(folder, list(space), [*config.hydra.overrides.hydra, *arguments], aim)
+    book = Trials(folder, list(space), typed(config), aim)
     claim(folder)
     with shown(book):
         while len(book.trials) < aim.trials:

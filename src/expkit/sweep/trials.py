@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,8 @@ class Trial(NamedTuple):
 class Trials(Book):
     """The trials of a search so far, shown as the cells of a sweep are, and with what is sought of each."""
 
-    def __init__(self, folder: Path, keys: Sequence[str], arguments: Sequence[str], aim: Aim) -> None:
-        super().__init__(folder, [], arguments)
+    def __init__(self, folder: Path, keys: Sequence[str], command: str, aim: Aim) -> None:
+        super().__init__(folder, [], command)
         self.keys, self.aim, self.trials = keys, aim, []
 
     def told(self, cell: Cell) -> float | None:
@@ -103,11 +102,6 @@ class Trials(Book):
     @property
     def title(self) -> str:
         return f"{self.aim.direction} {self.aim.objective} by {' and '.join(self.keys)}"
-
-    @property
-    def command(self) -> str:
-        told = [argument for argument in self.arguments if not argument.startswith(("hydra.sweep.", "hydra.mode="))]
-        return " ".join(["python -m expkit -m", *map(shlex.quote, told)])
 
     @property
     def numbers(self) -> list[str]:
@@ -147,10 +141,21 @@ class Trials(Book):
             "trial": best.number,
             "trials": len(self.trials),
             "values": {key: best.cell.axes[key] for key in self.keys},
-            "command": entry["command"],
+            "command": Shown(entry["command"]),
             "folder": entry["folder"],
         }
-        return yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
+        return yaml.dump(known, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+
+
+class Shown(str):
+    """A text that stands in YAML as it is, in a block of its own, so that it can be copied."""
+
+
+class Dumper(yaml.SafeDumper):
+    """YAML, with texts of the class `Shown` as blocks."""
+
+
+Dumper.add_representer(Shown, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"))
 
 
 def label(entry: Mapping) -> str:

@@ -6,7 +6,6 @@ A folder without a test part of its own is parted by what is in its pictures, h(
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expkit import pictures
+from expkit import inputs, pictures
 from expkit.errors import Refusal, warn
 from expkit.files import sha256
 from expkit.training.data import Pictures
@@ -36,8 +35,7 @@ class Hashed(NamedTuple):
 
 def root() -> Path | None:
     """Where data is at hand: EXPKIT_DATA, or shared/data beside a checkout."""
-    places = [os.environ.get("EXPKIT_DATA"), Path(__file__).parents[4] / "shared" / "data", Path("../shared/data")]
-    return next((Path(p) for p in places if p and Path(p).is_dir()), None)
+    return inputs.data_root()
 
 
 def mnist(train: bool, folder: str | None = None, size: int | None = None, colour: bool = False) -> Pictures:

@@ -1,0 +1,247 @@
+"""What a command reads on this machine: the files and folders that the texts of its configuration name, and what is in them.
+
+Equal content under another name is another input: names are texts of the configuration, which is a part of a run's identity as well.
+Nothing heavy is imported, so that a finished sweep is checked at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from expkit import schema
+
+PACKAGE = Path(__file__).parent
+WEIGHTS, ASSETS = PACKAGE / "weights", PACKAGE / "assets"
+TEXTS = schema.keys_of("prompt")  # keys whose values are shown to a network, not opened,
+INNER_TEXTS = {"prompt", "negative", "prompts", "note", "says", "seen", "examples", "_target_"}  # and those of inner nodes,
+WRITTEN = {"export", "store"}  # and those that name what a run writes
+NOT_INPUTS = ("logger", "sweep", "hydra")
+NEWEST = "outputs/train"
+FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+SETS = {f"expkit.training.datasets.{name}": f"{name} at hand" for name in ("mnist", "fashion_mnist", "kmnist", "emnist")}
+IMPLIED = {  # {what a node builds: (the argument that names a file, what is read where it is null)}
+    **{target: ("folder", name) for target, name in SETS.items()},
+    "expkit.training.pictograms.pictograms": ("font", FONT),
+    "expkit.judges.first": ("name", "judge_first"),
+    "expkit.judges.second": ("name", "judge_second"),
+}
+WHOLE, PIECES, PIECE = 1 << 28, 16, 1 << 20  # bytes of the largest file that is read whole; of a larger one so many pieces of so many bytes
+SETTLED = 2_000_000_000  # nanoseconds after which another change has another time on any file system
+
+
+def data_root() -> Path | None:
+    """The folder of data at hand: EXPKIT_DATA, or shared/data beside a checkout."""
+    places = [os.environ.get("EXPKIT_DATA"), PACKAGE.parents[2] / "shared" / "data", Path("../shared/data")]
+    return next((Path(place) for place in places if place and os.path.isdir(place)), None)
+
+
+# ---- what is named
+
+
+def names(config: Mapping) -> list[str]:
+    """Every text of a resolved configuration that may name a file or a folder, and what its nodes read where nothing is named.
+
+    Prompts are left out, and what a run writes.
+    """
+    skipped = {*TEXTS, *WRITTEN, *NOT_INPUTS}
+    found = {name: None for key, value in config.items() if key not in skipped for name in texts(value)}
+    read = {name: None for key, value in config.items() if key not in ("data", "trainer", *NOT_INPUTS) for name in implied(value)}
+    newest = [f"newest in {NEWEST}"] if any(name.startswith(f"{NEWEST}/") for name in found) else []
+    return [*found, *(name for name in read if name not in found), *newest]
+
+
+def texts(node) -> Iterator[str]:
+    """The texts in a value, wherever they stand; prompts of inner nodes left out."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            if key not in INNER_TEXTS and key not in WRITTEN:
+                yield from texts(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from texts(value)
+
+
+def implied(node) -> Iterator[str]:
+    """What the parts of a node read where no file is named."""
+    if isinstance(node, Mapping):
+        argument, name = IMPLIED.get(str(node.get("_target_")), ("", ""))
+        if argument and not node.get(argument):
+            yield name
+        for value in node.values():
+            yield from implied(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from implied(value)
+
+
+def located(name: str) -> list[Path]:
+    """The files and folders that a name may mean: a path, with ~ or as file://, and what ships under this name."""
+    if name in SETS.values():
+        return there([root / name.partition(" ")[0]] if (root := data_root()) else [])
+    if name.startswith("newest in "):
+        return sorted(Path(NEWEST).glob("*/model.safetensors"))
+    ships = [] if "/" in name else [WEIGHTS / f"{name}.json", WEIGHTS / name / "card.json", ASSETS / f"{name}.png"]
+    return there([Path(unquoted(name) if name.lower().startswith("file:") else os.path.expanduser(name)), *ships])
+
+
+def there(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if os.path.exists(path)]  # which takes names that no file can have
+
+
+def unquoted(url: str) -> str:
+    """The path of a file: address."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        return os.path.expanduser(unquote(urlsplit(url).path))
+    except ValueError:
+        return url
+
+
+def ships(name: str) -> bool:
+    """Whether a name means nothing but what ships with expkit."""
+    return all(PACKAGE in path.parents for path in located(name))
+
+
+# ---- what is in it
+
+
+def contents(config: Mapping, known: dict[str, str] | None = None) -> dict[str, str]:
+    """{name: a hash of what it means} of all that a resolved configuration reads. known: hashes of this command's other cells."""
+    known = {} if known is None else known
+    for name in (found := names(config)):
+        if name not in known:
+            known[name] = "" if name.startswith("newest in ") else " ".join(map(digest, located(name)))
+    return {name: known[name] for name in found if known[name]}
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file; of a folder that of the names and contents of all files below it.
+
+    Names that begin with a dot are left out, as by those who read folders. Links are followed; one that leads into a folder it lies in
+    is not. Of a file over 256 MB are hashed its size, its time and 16 pieces.
+    """
+    if not os.path.isdir(path):
+        return content(path)
+    return hashed(f"{inner}\0{content(file)}" for inner, file in files(path))
+
+
+def files(path: Path) -> Iterator[tuple[str, Path]]:
+    """(its name from the folder, its path) of each file below a folder, in the order of the names; a file is its own only one."""
+    return below(path, "", ()) if os.path.isdir(path) else iter([("", path)])
+
+
+def yaml_files(folder: Path) -> list[tuple[str, Path]]:
+    """The YAML below a folder that configurations are composed from; what runs have written there is left out."""
+    inner = sorted(path for path in there([folder]) if os.path.isdir(path) for path in folder.iterdir() if path.name[0] not in ".")
+    found = ((str(path), file) for path in inner if path.name != "outputs" for _, file in files(path))
+    return [(f"{path}\0{file}", file) for path, file in found if file.suffix == ".yaml"]
+
+
+def below(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path]]:
+    """above: the folders that this one lies in, by device and number."""
+    try:
+        stat = os.stat(folder)
+        entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
+    except OSError:
+        yield f"{name}?", folder
+        return
+    own = (stat.st_dev, stat.st_ino)
+    if own in above:
+        return
+    for entry in entries:
+        path = folder / entry
+        if os.path.isdir(path):
+            yield from below(path, f"{name}{entry}/", (*above, own))
+        else:
+            yield f"{name}{entry}", path
+
+
+KNOWN: dict[tuple, str] = {}  # {(path, size, times, number): sha256} of files that have not changed lately
+
+
+def content(path: Path) -> str:
+    """The sha256 of a file; of one that cannot be read why."""
+    try:
+        stat = os.stat(path)
+        if not os.path.isfile(path):
+            return f"no file ({stat.st_mode:o})"
+        key = (os.path.abspath(path), *signature(stat))
+        if key not in KNOWN:
+            found = sha256(path, stat)
+            if not settled(stat):
+                return found
+            KNOWN[key] = found
+        return KNOWN[key]
+    except OSError as error:
+        return f"unreadable ({error.errno})"
+
+
+def sha256(path: Path, stat: os.stat_result) -> str:
+    with open(path, "rb") as file:
+        if stat.st_size <= WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+        for start in range(0, stat.st_size, stat.st_size // PIECES):
+            file.seek(start)
+            found.update(file.read(PIECE))
+        return found.hexdigest()
+
+
+def signature(stat: os.stat_result) -> tuple[int, ...]:
+    """Changes whenever a file does, unless twice in one tick of the clock: the time of the last change cannot be set by hand."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def settled(stat: os.stat_result) -> bool:
+    """Whether the next change of a file will show in its times."""
+    return time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED
+
+
+def hashed(words: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for word in words:
+        found.update(word.encode(errors="surrogateescape") + b"\n")
+    return found.hexdigest()
+
+
+# ---- whether it is as it was
+
+
+def state(found: Iterable[tuple[str, Path]]) -> dict[str, object]:
+    """How files are at this moment, {name: path}: how they look, and what is in them."""
+    found = list(found)
+    looks, quiet = look(found)
+    return {"look": looks, "settled": quiet, "content": hashed(f"{name}\0{content(path)}" for name, path in found)}
+
+
+def unchanged(known: Mapping, found: Iterable[tuple[str, Path]]) -> bool:
+    """Whether files are as they were when `state` was asked. What looks the same is not read, unless it was written just before."""
+    found = list(found)
+    if known["settled"] and known["look"] == look(found)[0]:
+        return True
+    return known["content"] == hashed(f"{name}\0{content(path)}" for name, path in found)
+
+
+def look(found: Iterable[tuple[str, Path]]) -> tuple[str, bool]:
+    """A hash of names, sizes and times; and whether all of them are settled."""
+    words, quiet = [], True
+    for name, path in found:
+        try:
+            stat = os.stat(path)
+            words.append(f"{name}\0{signature(stat)}")
+            quiet = quiet and settled(stat)
+        except OSError as error:
+            words.append(f"{name}\0{error.errno}")
+    return hashed(words), quiet
+
+
+def all_files(name: str) -> list[tuple[str, Path]]:
+    """(name, path) of every file that a name means, the places included."""
+    return [(f"{os.path.abspath(place)}\0{inner}", path) for place in located(name) for inner, path in files(place)]

@@ -1,0 +1,339 @@
+"""What a result is made from: a sweep is answered from disk only where all of it is as it was, and shown commands make the same again."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from expkit import inputs
+from expkit.arguments import CommandLine, shell
+from expkit.errors import Refusal
+from expkit.job import identity_of
+from tests.test_sweep import table
+
+QUICK = ("model=digits", "logger=none", "samples=1", "steps=3")
+
+
+@pytest.fixture
+def swept(expkit):
+    def run(*arguments: str):
+        done = expkit("-m", *QUICK, *arguments)
+        assert done.code == 0, done.err
+        return done
+
+    return run
+
+
+def cells(done) -> set[str]:
+    return {row["cell"] for row in table(done.folder)}
+
+
+def experiment(folder: str, prompt: object, name: str = "sw") -> None:
+    place = Path(folder, "experiment", f"{name}.yaml")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(f"# @package _global_\n# made for a test\nprompt: {prompt}\n")
+
+
+def picture(path: str | Path, level: int) -> Path:
+    Image.new("L", (28, 28), level).save(path, format="BMP")  # of one size whatever the level
+    return Path(path)
+
+
+def as_if_never_touched(path: Path, write) -> None:
+    """Another content of the same size under the same time, as cp -p and touch -r leave it."""
+    was = path.stat()
+    write()
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+
+
+# ---- a finished sweep
+
+
+def test_a_finished_sweep_is_answered_at_once_and_again_where_a_variable_is_another(swept, monkeypatch):
+    command = ("prompt=${oc.env:P}", "gamma=1,5")
+    monkeypatch.setenv("P", "3")
+    first = swept(*command)
+    known, again = cells(first), swept(*command)
+    assert again.folder == first.folder and not again.err
+    monkeypatch.setenv("P", "8")
+    other = swept(*command)
+    assert other.folder == first.folder and "2 cells, 0 of them there already" in other.err and not known & cells(other)
+    assert {row["command"].partition(" ")[0] for row in table(other.folder)} == {"P=8"}, "the sheet shows the cells of the last command"
+    monkeypatch.setenv("P", "3")
+    assert "2 of them there already" in swept(*command).err
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:P,3}", '"${oc.decode:${oc.env:P}}"', '"${oc.env:${oc.env:NAME}}"', "[${oc.env:P},2]"]
+)
+def test_a_variable_counts_wherever_it_stands(value, swept, monkeypatch):
+    monkeypatch.setenv("NAME", "P")
+    monkeypatch.setenv("P", "4")
+    assert swept(f"prompt={value}", "seed=1,2").err and not swept(f"prompt={value}", "seed=1,2").err
+    monkeypatch.setenv("P", "5")
+    assert "0 of them there already" in swept(f"prompt={value}", "seed=1,2").err
+
+
+def test_a_variable_in_yaml_counts_and_one_that_was_not_set(swept, monkeypatch):
+    experiment("mine", "${oc.env:P,3}")
+    monkeypatch.delenv("P", raising=False)
+    command = ("--config-dir", "mine", "experiment=sw", "seed=1,2")
+    assert swept(*command).err and not swept(*command).err
+    monkeypatch.setenv("P", "7")
+    assert "0 of them there already" in swept(*command).err
+
+
+@pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}", "-cd {}", "hydra.searchpath=[file://{}]", "hydra.searchpath=[{}]"])
+def test_a_folder_of_yaml_counts_by_its_name_and_by_what_is_in_it(form, swept):
+    experiment("A", 3)
+    experiment("B", 8)
+    command = lambda folder: (*form.format(folder).split(), "experiment=sw", "gamma=1,5")  # noqa: E731
+    first, other = swept(*command("A")), swept(*command("B"))
+    assert "0 of them there already" in other.err and cells(first) & cells(other) == set() and first.folder != other.folder
+    assert not swept(*command("A")).err
+    file = Path("A/experiment/sw.yaml")
+    as_if_never_touched(file, lambda: experiment("A", 4))
+    assert "0 of them there already" in swept(*command("A")).err
+    assert not swept(*command("B")).err
+
+
+def test_another_first_file_of_yaml_counts(swept):
+    Path("mine").mkdir()
+    Path("mine/first_file.yaml").write_text("defaults: [config, _self_]\nprompt: 4\n")
+    command = ("--config-dir=mine", "--config-name=first_file", "seed=1,2")
+    first = swept(*command)
+    assert "--config-name=first_file --config-dir=mine" in table(first.folder)[0]["command"] and not swept(*command).err
+    Path("mine/first_file.yaml").write_text("defaults: [config, _self_]\nprompt: 5\n")
+    assert "0 of them there already" in swept(*command).err
+
+
+@pytest.mark.parametrize("name", ["p.png", "~/p.png", "file://{home}/p.png", "file://{home}/p%2Epng"])
+def test_a_picture_counts_by_what_is_in_it_however_it_is_named(name, swept, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture("p.png", 90)
+    command = ("task=sdedit", "i_start=1", f'image="{name.format(home=tmp_path)}"', "seed=1,2")
+    assert swept(*command).err and not swept(*command).err
+    as_if_never_touched(Path("p.png"), lambda: picture("p.png", 160))
+    assert "0 of them there already" in swept(*command).err
+    picture("p.png", 90)
+    assert "2 of them there already" in swept(*command).err, "the first picture's cells are there still"
+
+
+def test_another_home_counts_where_it_is_named(swept, tmp_path, monkeypatch):
+    for name, level in (("one", 90), ("two", 160)):
+        (tmp_path / name).mkdir()
+        picture(tmp_path / name / "p.png", level)
+    command = ("task=sdedit", "i_start=1", 'image="~/p.png"', "seed=1,2")
+    monkeypatch.setenv("HOME", str(tmp_path / "one"))
+    assert swept(*command).err
+    monkeypatch.setenv("HOME", str(tmp_path / "two"))
+    assert "0 of them there already" in swept(*command).err
+
+
+def test_a_file_that_takes_the_name_of_a_picture_that_ships_counts(swept):
+    command = ("task=sdedit", "i_start=1", "image=[smiley,cat]", "seed=1,2")
+    assert swept(*command).err and not swept(*command).err
+    picture("smiley", 90)
+    assert "0 of them there already" in swept(*command).err
+
+
+def test_cells_that_were_removed_or_damaged_are_made_again_and_what_is_left_of_them_stays(swept):
+    command = ("prompt=1,2,3,4",)
+    done = swept(*command)
+    pixels = lambda: {name: Image.open(done.folder / "cells" / name / "pictures/000.png").tobytes() for name in cells(done)}  # noqa: E731
+    known = pixels()
+    one, two, three, four = (done.folder / "cells" / name for name in sorted(known))
+    shutil.rmtree(one)
+    (two / "numbers.json").unlink()
+    (three / "pictures/000.png").write_bytes(b"nothing")
+    (four / "notes.txt").write_text("mine")
+    (two / "notes.txt").write_text("mine")
+    again = swept(*command)
+    assert "1 of them there already" in again.err and pixels() == known
+    assert (four / "notes.txt").is_file() and (two.with_name(f"{two.name}.damaged1") / "notes.txt").is_file()
+    assert not swept(*command).err
+
+
+def test_a_moved_sweep_is_whole(swept):
+    done = swept("prompt=1,2", "hydra.sweep.dir=here")
+    shutil.copytree(done.folder, "there")  # with times of its own
+    assert not swept("prompt=1,2", "hydra.sweep.dir=there").err
+
+
+def test_checking_a_finished_sweep_imports_nothing_and_costs_less_than_three_pages_of_help(swept, tmp_path):
+    command = ["-m", *QUICK, "gamma=1,5", "seed=1,2"]
+    swept(*command[len(QUICK) + 1 :])
+    time.sleep(2.1)  # until nothing has been written just before
+
+    def took(arguments: list[str]) -> tuple[float, set]:
+        code = (
+            f"import sys, time; sys.argv = ['expkit', *{arguments!r}]; began = time.process_time(); import expkit.__main__ as m\n"
+            "try: m.main()\nexcept SystemExit: pass\n"
+            "print(time.process_time() - began, *{'hydra', 'yaml', 'torch', 'omegaconf'} & set(sys.modules))"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        seconds, *imported = ran.stdout.splitlines()[-1].split()
+        return float(seconds), set(imported)
+
+    checked, helped = [took(command) for _ in range(5)], [took(["--help"]) for _ in range(5)]
+    assert not set().union(*(imported for _, imported in checked))
+    assert min(seconds for seconds, _ in checked) < 3 * min(seconds for seconds, _ in helped)
+
+
+# ---- what is read
+
+
+def test_a_folder_counts_by_the_names_and_contents_below_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "D/a/deep").mkdir(parents=True)
+    picture("D/a/deep/1.png", 1)
+    (tmp_path / "D/a/round").symlink_to(tmp_path / "D")
+    (tmp_path / "D/a/broken").symlink_to("nothing")
+    (tmp_path / "elsewhere").mkdir()
+    picture("elsewhere/2.png", 2)
+    (tmp_path / "D/b").symlink_to(tmp_path / "elsewhere")
+    config = {"data": {"folder": "D"}, "model": {"parts": [{"weights": "~/w"}]}, "logger": "D", "prompt": "D"}
+    seen = [identity_of(config)]
+    for change in (
+        lambda: picture("D/a/deep/3.png", 3),
+        lambda: os.rename("D/a/deep/3.png", "D/a/deep/4.png"),
+        lambda: picture("elsewhere/2.png", 5),
+        lambda: os.unlink("D/a/broken"),
+        lambda: shutil.rmtree("elsewhere"),
+    ):
+        change()
+        seen.append(identity_of(config))
+    assert len(set(seen)) == len(seen)
+    shutil.copytree("D/a/deep", "copy")
+    (tmp_path / "D/.hidden").write_text("no matter")
+    assert identity_of(config) == seen[-1]
+
+
+def test_what_is_read_where_nothing_is_named_counts(tmp_path, monkeypatch):
+    train = {"task": {"data": {"pictures": {"_target_": "expkit.training.datasets.mnist", "folder": None}}}}
+    seen = []
+    for name in ("one", "two"):
+        (tmp_path / name / "mnist").mkdir(parents=True)
+        (tmp_path / name / "mnist" / "raw").write_text(name)
+        monkeypatch.setenv("EXPKIT_DATA", str(tmp_path / name))
+        seen.append(identity_of(train))
+    assert seen[0] != seen[1] and identity_of({**train, "task": {}}) not in seen
+    assert inputs.names({"model": {"judges": {"first": {"_target_": "expkit.judges.first"}}}}) == ["judge_first"]
+    assert set(inputs.contents({"image": "cat", "model": {"weights": "digits"}, "store": "x", "negative": "cat"})) == {"cat", "digits"}
+
+
+def test_what_ships_counts_by_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "WEIGHTS", tmp_path)
+    seen = []
+    for sha in ("1", "2"):
+        (tmp_path / "digits.json").write_text(sha)
+        seen.append(identity_of({"model": {"weights": "digits"}}))
+    assert seen[0] != seen[1]
+
+
+def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "WHOLE", 1000)
+    file = tmp_path / "large"
+    file.write_bytes(bytes(1_000_003))
+    first = inputs.digest(file)
+    os.utime(file, ns=(1, 1))
+    assert inputs.digest(file) != first
+
+
+# ---- commands that are shown
+
+WEIRD = ["a, b", "it's [x]", 'say "hi"', "costs $5!", "café 猫", "two\nlines", "back\\slash", "a: b # c", "tab\there"]
+
+
+@pytest.mark.parametrize("value", WEIRD)
+def test_a_shell_reads_what_is_shown_as_it_was_typed(value):
+    arguments = [f"negative={value}", "gamma=1"]
+    told = shell(arguments, {"P": value})
+    assert "\n" not in told and told.startswith("P=")
+    read = subprocess.run(["bash", "-c", 'python() { printf "%s\\0" "$P" "$@"; }; ' + told], capture_output=True, text=True, check=True)
+    assert read.stdout.split("\0")[:-1] == [value, "-m", "expkit", *arguments]
+
+
+def pasted(command: str, folder: Path) -> subprocess.CompletedProcess:
+    """A shown command in a shell, with this Python."""
+    path = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (folder / "bin/python").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "WORD"}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment | path)
+
+
+def test_the_commands_that_table_page_and_recipe_show_make_the_same(swept, tmp_path, monkeypatch):
+    experiment("my own", "${oc.env:WORD}")
+    monkeypatch.setenv("WORD", "8")
+    done = swept("-cd", "my own", "experiment=sw", "gamma=1,5", "negative='',\"3\"")
+    row = next(row for row in table(done.folder) if row["gamma"] == "5")
+    recipe = (done.folder / row["folder"] / "recipe.yaml").read_text().splitlines()[0]
+    assert recipe == f"# {row['command']}" and row["command"].startswith("WORD=8 python -m expkit '--config-dir=my own' ")
+    alone = pasted(row["command"], tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    made = Path(alone.stdout.splitlines()[-1]) / "pictures/000.png"
+    assert Image.open(made).tobytes() == Image.open(done.folder / row["picture"].replace("picture.png", "pictures/000.png")).tobytes()
+    whole = re.search(r'"command": ?"(WORD=8 python -m expkit -m .*?[^\\])"', (done.folder / "index.html").read_text())[1]
+    again = pasted(whole.encode().decode("unicode_escape"), tmp_path)
+    assert again.returncode == 0 and Path(tmp_path, again.stdout.splitlines()[-1]) == done.folder.resolve(), again.stderr
+    assert "sweep:" not in again.stderr, "it is the command that is finished"
+
+
+def test_a_cell_of_an_experiment_that_sweeps_by_itself_is_one_run(expkit, tmp_path):
+    experiment("mine", "3\nhydra: {mode: MULTIRUN, sweeper: {params: {gamma: '1,5'}}}")
+    done = expkit("-cd", "mine", "experiment=sw", *QUICK)
+    assert done.code == 0, done.err
+    row = table(done.folder)[1]
+    assert row["gamma"] == "5" and row["command"].count("hydra.mode=RUN") == 1
+    alone = pasted(row["command"], tmp_path)
+    assert alone.returncode == 0 and "/sample/" in alone.stdout and "sweep:" not in alone.stderr, alone.stderr
+    told = expkit("-m", "-cd", "mine", "experiment=sw", "gamma=1", *QUICK)
+    assert told.code == 0 and len(table(told.folder)) == 1, "what is told replaces what the experiment sweeps"
+
+
+def test_a_prompt_of_two_lines_is_made_again_from_its_recipe(expkit):
+    done = expkit("task=sample", *QUICK, 'negative="3"', 'prompt="three\n"')
+    assert done.code == 0, done.err
+    text = (done.folder / "recipe.yaml").read_text()
+    assert text.splitlines()[0].endswith("""$'prompt="three\\012"'""") and isinstance(yaml.safe_load(text), dict)
+    again = expkit(f"replay={done.folder}")
+    assert again.code == 0 and "equal to the bit" in again.err
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config-dir", "nowhere"], "--config-dir expects a folder of YAML files, and 'nowhere' is not there"),
+        (["-m", "--cfg", "job"], "--multirun and --cfg do not go together"),
+        (["--cfg", "nonsense"], "invalid choice: 'nonsense'"),
+        (["--resolve"], "add --cfg job"),
+        (["--package", "model"], "add --cfg job"),
+        (["--shell-completion"], "needs one of install=SHELL"),
+        (["--gamma=7"], "Keys are set without dashes: gamma=7"),
+        (["--multi-run"], "Did you mean --multirun?"),
+        ([""], "which has no key"),
+        (["=3"], "which has no key"),
+    ],
+)
+def test_options_that_do_not_fit_are_sentences(arguments, said):
+    with pytest.raises(Refusal, match=re.escape(said)):
+        CommandLine.of(arguments)
+
+
+def test_options_and_keys_may_stand_in_any_order():
+    line = CommandLine.of(["gamma=1", "-m", "-cn", "other", "seed=2", "--multirun", "~a.b"])
+    assert line.typed == ["--multirun", "--config-name=other", "gamma=1", "seed=2", "~a.b"] and line.many
