@@ -24,10 +24,11 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from expkit import pictures
+from expkit import labels, pictures
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 
+LONGEST = 128  # characters of the name of a run of W&B
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -225,10 +226,7 @@ def column(swept: Mapping) -> dict[str, float | str]:
 
 
 def number(value) -> float | str:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else labels.label(value)
 
 
 def of_one_kind(values: Sequence) -> bool:
@@ -256,7 +254,7 @@ class WandB(Mirror):
             about, quiet = result.about, wandb.Settings(silent=True, console="off")
             self.run = self.run or wandb.init(
                 project=self.project, mode=self.mode, dir=result.folder.resolve(), reinit="create_new", settings=quiet,
-                name=about.name, group=about.sweep or None, config={**column(about.swept), "recipe": result.recipe},
+                name=labels.name(about.name, LONGEST), group=about.sweep or None, config={**column(about.swept), "recipe": result.recipe},
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise Refusal(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
+from expkit.labels import key_of, labels, shortened
+
 HERE = Path(__file__).parent
+TICK = 17  # characters of a label under a plot
 
 
 def page(sweep: Mapping) -> str:
@@ -15,7 +18,7 @@ def page(sweep: Mapping) -> str:
 
     title    what was swept, for example "sdedit: i_start × gamma"
     note     a sentence under it
-    axes     [{key, values}] in typed order; a value is a number, a text or None
+    axes     [{key, values}] in typed order; a value is a number, a text, a list or None
     numbers  the names of every number that any cell has
     command  the sweep's own command
     cells    [{id, status, axes, numbers, command, error, folder, sheet, pictures, original, frames, readings, distance}]
@@ -26,18 +29,38 @@ def page(sweep: Mapping) -> str:
     numbers   {name: number}; what is not finite is shown in the table and left out of the plots
     error     the whole text, or None
     sheet     the labelled picture, or None
-    pictures  [{file, thumb, caption}]; thumb is a data:image address or None. Up to 64 pixels wide, they are enlarged as pixels
-    original  the picture it started from, or None
+    pictures  [{file, thumb, caption, original}]; thumb is a data:image address or None. Up to 64 pixels wide, they are enlarged as pixels
+    original  the picture it started from, or None; that of one of its pictures, where they differ, is said there
     frames    {file, t, size: [width, height], rows}, or None: a sprite, a column a time and a row a kind
     readings  [{label, said, degrees, files}]: seen turned clockwise by `degrees`, or, where that is None, as the files, one a picture
     distance  whether it has a viewing distance, as a hybrid has
     """
     text = part("page.html").replace("/* page.css */", part("page.css")).replace("/* page.js */", part("page.js"))
-    return text.replace("/* data */", data(sweep))
+    return text.replace("/* data */", data(told_apart(sweep)))
 
 
 def part(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
+
+
+def told_apart(sweep: Mapping) -> dict:
+    """The same with labels for the values of an axis, and 1.0 in another form where there is a 1 too: to JavaScript they are one."""
+    axes, cells = [], [{**cell, "axes": dict(cell["axes"])} for cell in sweep["cells"]]
+    for axis in sweep["axes"]:
+        values = [*axis["values"], *(cell["axes"].get(axis["key"]) for cell in cells)]
+        values = list({key_of(value): value for value in values}.values())
+        whole = {value for value in values if type(value) is int}
+        kept = {key_of(value): {"number": repr(value)} if type(value) is float and value in whole else value for value in values}
+        axes.append({**axis, "values": [kept[key_of(value)] for value in values], **said(values)})
+        for cell in cells:
+            cell["axes"][axis["key"]] = kept[key_of(cell["axes"].get(axis["key"]))]
+    return {**sweep, "axes": axes, "cells": cells}
+
+
+def said(values: Sequence) -> dict[str, list[str]]:
+    """The labels of an axis: whole, as they stand beside pictures, and as they stand under a plot."""
+    whole = labels(values)
+    return {"labels": whole, "short": shortened(whole), "ticks": shortened(whole, TICK)}
 
 
 def data(sweep: Mapping) -> str:
