@@ -41,7 +41,7 @@ class Words:
 
     @property
     def width(self) -> int:
-        return max([round(text_drawing.length(line, self.size)) for text in self.texts for line in text.split("\n")] or [0])
+        return max([round(text_drawing.text_width(text, self.size)) for text in self.texts] or [0])
 
     def put(self, page: Image.Image, number: int, place: tuple[float, float], anchor: str, ink=INK) -> None:
         text_drawing.draw(page, place, self.texts[number], self.size, ink, anchor)

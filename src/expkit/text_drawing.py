@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -219,14 +219,15 @@ def in_visual_order(parts: list) -> list:
 def wrapped(text: str, size: int, width: float) -> str:
     """The text in lines no wider than `width` pixels: broken at spaces, between Chinese, Japanese and Korean characters, and inside a
     word where that is too wide for a line."""
-    lines = [""]
-    for word in filter(None, prepared(text).split(" ")):
+    lines, said = [""], prepared(text)
+    measure = partial(length, size=size, plain=is_plain(said))
+    for word in filter(None, said.split(" ")):
         for number, piece in enumerate(pieces(word)):
             longer = f"{lines[-1]} {piece}" if lines[-1] and not number else lines[-1] + piece
-            if length(longer, size) <= width:
+            if measure(longer) <= width:
                 lines[-1] = longer
             else:
-                lines += broken(piece, size, width)
+                lines += broken(piece, measure, width)
     return "\n".join(lines if lines[0] or len(lines) == 1 else lines[1:])
 
 
@@ -247,27 +248,32 @@ def wide(text: str) -> bool:
     return unicodedata.east_asian_width(text[0]) in "WF"
 
 
-def broken(word: str, size: int, width: float) -> list[str]:
+def broken(word: str, measure: Callable[[str], float], width: float) -> list[str]:
     """A word in lines: whole, or where it is too wide broken after marks such as slashes, or else anywhere."""
     lines = [""]
-    for part in [word] if length(word, size) <= width else BREAKS.split(word):
-        if length(lines[-1] + part, size) <= width:
+    for part in [word] if measure(word) <= width else BREAKS.split(word):
+        if measure(lines[-1] + part) <= width:
             lines[-1] += part
-        elif length(part, size) <= width:
+        elif measure(part) <= width:
             lines.append(part)
         else:
             for cluster in clusters(part):
-                fits = not lines[-1] or length(lines[-1] + cluster, size) <= width
+                fits = not lines[-1] or measure(lines[-1] + cluster) <= width
                 lines = [*lines[:-1], lines[-1] + cluster] if fits else [*lines, cluster]
     return lines
 
 
 def ending(line: str, size: int, width: float) -> str:
-    """A line that goes on where it cannot be seen: with an ellipsis, within `width` pixels."""
+    """A line that goes on where it cannot be seen: with an ellipsis, within `width` pixels in either font."""
     kept = clusters(line)
-    while kept and length(f"{''.join(kept)} …", size) > width:
+    while kept and max(length(f"{''.join(kept)} …", size, plain) for plain in {is_plain(line), False}) > width:
         kept.pop()
     return f"{''.join(kept)} …".strip()
+
+
+def is_plain(text: str) -> bool:
+    """Whether Pillow's own font has all of a text, in lines or not; all lines of a text are drawn alike."""
+    return bool(PLAIN.fullmatch(text.replace("\n", "")))
 
 
 # Drawing.
@@ -303,11 +309,14 @@ def language(text: str) -> str | None:
 
 
 @lru_cache(maxsize=8192)
-def length(line: str, size: int) -> float:
-    """The width of a prepared line in pixels."""
-    if PLAIN.fullmatch(line):
-        return plain_face(size).getlength(line)
-    return sum(run_length(run, size) for run in runs(line))
+def length(line: str, size: int, plain: bool) -> float:
+    """The width in pixels of a line of a prepared text, which `is_plain` or not."""
+    return plain_face(size).getlength(line) if plain else sum(run_length(run, size) for run in runs(line))
+
+
+def text_width(text: str, size: int) -> float:
+    """The width in pixels of the longest line of a text, as `wrapped` makes them."""
+    return max(length(line, size, is_plain(text)) for line in text.split("\n"))
 
 
 def run_length(run: Run, size: int) -> float:
@@ -320,7 +329,7 @@ def draw(
 ) -> None:
     """Draw lines, as `wrapped` makes them, on an RGB page. anchor: l, m or r, and a (top), m or d (bottom), of all lines together."""
     face = plain_face(size)
-    if PLAIN.fullmatch(text.replace("\n", "")):
+    if is_plain(text):
         align = {"l": "left", "m": "center", "r": "right"}[anchor[0]]
         ImageDraw.Draw(page).multiline_text(place, text, ink, face, anchor=anchor, align=align, spacing=spacing)
         return
@@ -328,7 +337,7 @@ def draw(
     above = {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
     top = place[1] + above - {"a": 0, "m": 0.5, "d": 1}[anchor[1]] * (len(lines) - 1) * step
     for number, line in enumerate(lines):
-        left = place[0] - {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * length(line, size)
+        left = place[0] - {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * length(line, size, False)
         for run in runs(line):
             draw_run(page, (left, top + number * step), run, size, ink)
             left += run_length(run, size)

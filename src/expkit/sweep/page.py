@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 
 from expkit.labels import key_of, labels, shortened
 
 HERE = Path(__file__).parent
+# What every browser draws: Latin, Greek, Cyrillic, punctuation, currencies, arrows
+EVERYWHERE = re.compile(r"[\x00-\u052f\u1e00-\u206f\u20a0-\u20bf\u2190-\u21ff\ud800-\udfff]")
 TICK = 17  # characters of a label under a plot
 
 
@@ -35,12 +41,42 @@ def page(sweep: Mapping) -> str:
     readings  [{label, said, degrees, files}]: seen turned clockwise by `degrees`, or, where that is None, as the files, one a picture
     distance  whether it has a viewing distance, as a hybrid has
     """
-    text = part("page.html").replace("/* page.css */", part("page.css")).replace("/* page.js */", part("page.js"))
-    return text.replace("/* data */", data(told_apart(sweep)))
+    told = told_apart(sweep)
+    css = part("page.css") + faces(json.dumps(told, ensure_ascii=False, default=str))
+    text = part("page.html").replace("/* page.css */", css).replace("/* page.js */", part("page.js"))
+    return text.replace("/* data */", data(told))
 
 
 def part(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
+
+
+def faces(text: str) -> str:
+    """CSS of the family `beside`: fonts of just those characters of a text that a browser may have no font for; emoji are its own."""
+    from expkit import text_drawing
+
+    rare = {one for one in text if not EVERYWHERE.fullmatch(one)}
+    rare = sorted(one for one in rare if text_drawing.drawn_of(one) and not text_drawing.in_colour(one))
+    found: dict[str, str] = {}
+    for one in rare:
+        font = next((font for font in text_drawing.fonts() if text_drawing.characters(font)(one)), "")
+        found[font] = found.get(font, "") + one
+    return "".join(face(font, those) for font, those in found.items() if font)
+
+
+@lru_cache(maxsize=64)
+def face(font: str, characters: str) -> str:
+    """A font of these characters only, inside its own address."""
+    from fontTools import subset
+
+    options = subset.Options(flavor="woff", layout_features=["*"])
+    loaded, held = subset.load_font(font, options), io.BytesIO()
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(text=characters)
+    subsetter.subset(loaded)
+    subset.save_font(loaded, held, options)
+    address, places = base64.b64encode(held.getvalue()).decode(), ", ".join(f"U+{ord(one):X}" for one in characters)
+    return f'@font-face {{ font-family: beside; src: url("data:font/woff;base64,{address}"); unicode-range: {places}; }}\n'
 
 
 def told_apart(sweep: Mapping) -> dict:
