@@ -378,7 +378,7 @@ def test_numeric_axes_are_number_lines_and_others_categories(driver, tmp_path):
     shown.choose("#axis", "prompt")
     first, second, third = shown.js(across)
     assert third - second == pytest.approx(second - first)
-    assert {"null", "7"} < {words.text for words in shown.all("#plot text")}
+    assert {"null", '"7"'} < {words.text for words in shown.all("#plot text")}
 
 
 def test_arrows_move_between_cards(shown):

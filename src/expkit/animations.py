@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from math import ceil, cos, hypot, pi
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
+from expkit import text_drawing
 from expkit.files import in_one_move
-from expkit.pictures import INK, PAPER, enlarged, font, wrapped
+from expkit.labels import WHOLE, shortened
+from expkit.pictures import INK, PAPER, enlarged
 
 
 def animation(
@@ -57,6 +59,7 @@ def there_and_back(at: Callable[[float], Image.Image], captions: Sequence[str], 
     """at(0), resting; to at(1), resting twice as long; back to at(0), on which `animation` rests before it begins again."""
     eased = [(1 - cos(pi * step / steps)) / 2 for step in range(1, steps)]
     parts = [0.0] * hold + eased + [1.0] * (2 * hold) + eased[::-1] + [0.0]
+    captions = shortened(captions, WHOLE)
     height = max(captioned(at(0), caption).height for caption in captions)
     made = {part: captioned(at(part), captions[part > 0.5], height) for part in set(parts)}
     return [made[part] for part in parts]
@@ -64,11 +67,10 @@ def there_and_back(at: Callable[[float], Image.Image], captions: Sequence[str], 
 
 def captioned(image: Image.Image, caption: str, height: int = 0) -> Image.Image:
     """An image with words under it, at least `height` pixels high in all."""
-    face = font(18)
-    words = wrapped(caption, face, image.width - 16)
+    words = text_drawing.wrapped(caption, 18, image.width - 16)
     lines = words.count("\n") + 1 if caption else 0
     page = centred(image, (image.width, max(height, image.height + lines * 24 + 16 * bool(caption))), top=0)
-    ImageDraw.Draw(page).multiline_text((image.width / 2, image.height + 8), words, INK, face, anchor="ma", align="center", spacing=6)
+    text_drawing.draw(page, (image.width / 2, image.height + 8), words, 18, INK, "ma", spacing=6)
     return page
 
 

@@ -6,13 +6,12 @@ Tensors are (C, H, W) float32 in [0, 1] here; `to_range` and `from_range` go to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from expkit import masks, sources
@@ -162,23 +161,8 @@ def name_of(path: Path) -> str:
         return str(image.info.get("expkit_file", path.name))
 
 
-@cache
-def font(size: int) -> ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def enlarged(picture: Tensor, side: int) -> Image.Image:
     """Pixels kept as squares, enlarged a whole number of times to about `side` pixels."""
     image = as_image(picture).convert("RGB")
     times = max(1, round(side / image.width))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-
-
-@lru_cache(maxsize=512)
-def wrapped(text: str, face: ImageFont.ImageFont, width: float) -> str:
-    """The text in lines no wider than `width` pixels, broken at spaces."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if face.getlength(longer) <= width or not lines[-1] else [*lines, word]
-    return "\n".join(lines)

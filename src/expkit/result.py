@@ -24,12 +24,13 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from expkit import pictures
+from expkit import labels, pictures
 from expkit.claims import NO_SPACE, OTHER, unwritable
 from expkit.errors import Refusal
 from expkit.files import in_one_move
 
 COLUMNS = "events.out.tfevents.0.columns"  # of a sweep: written anew by the sweep that goes on
+LONGEST = 128  # characters of the name of a run of W&B
 
 
 class Mirror(ABC):
@@ -227,10 +228,7 @@ def column(swept: Mapping) -> dict[str, float | str]:
 
 
 def number(value) -> float | str:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else labels.label(value)
 
 
 def of_one_kind(values: Sequence) -> bool:
@@ -282,7 +280,7 @@ class WandB(Mirror):
         known, about = wandb.setup().settings, result.about
         ours = {
             "PROJECT": {"project": known.project or "expkit"},
-            "NAME": {"name": about.name},
+            "NAME": {"name": labels.name(about.name, LONGEST)},
             "RUN_GROUP": {"group": about.sweep or None},
             "DIR": {"dir": result.folder.resolve()},
         }

@@ -6,30 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from expkit.pictures import FAINT, INK, PAPER, enlarged, font, wrapped
+from expkit import text_drawing
+from expkit.labels import WHOLE, shortened
+from expkit.pictures import FAINT, INK, PAPER, enlarged
 
 EDGE = (214, 214, 214)  # around each picture, so that white ones end somewhere
 WIDEST = 12  # pictures of a line: more stand in several
 MARGIN, BESIDE, LEAST = 16, 220, 520  # pixels: around the page, the widest label beside a row, the narrowest page that has a title
+LONGEST = 2000  # characters of a note
 
 
 @dataclass(frozen=True)
 class Words:
-    """Texts broken into lines of at most `width` pixels, and the room that the highest of them needs."""
+    """Texts broken into lines of at most `width` pixels, and the room that the highest of them needs. size: of the letters, in pixels."""
 
     texts: tuple[str, ...]
-    face: ImageFont.ImageFont
+    size: int
 
     @classmethod
-    def of(cls, texts: Sequence[str], face: ImageFont.ImageFont, width: float) -> Words:
-        return cls(tuple(wrapped(text, face, width) for text in texts), face)
+    def of(cls, texts: Sequence[str], size: int, width: float, most: int = WHOLE) -> Words:
+        """Texts of more than `most` characters are shortened, so that those that differ still do."""
+        return cls(tuple(text_drawing.wrapped(text, size, width) for text in shortened(texts, most)), size)
 
     @property
     def line(self) -> int:
-        return round(self.face.size) + 4
+        return self.size + 4
 
     @property
     def height(self) -> int:
@@ -37,10 +41,10 @@ class Words:
 
     @property
     def width(self) -> int:
-        return max([round(self.face.getlength(line)) for text in self.texts for line in text.split("\n")] or [0])
+        return max([round(text_drawing.text_width(text, self.size)) for text in self.texts] or [0])
 
-    def put(self, page: Image.Image, number: int, place: tuple[float, float], anchor: str, align: str, ink=INK) -> None:
-        ImageDraw.Draw(page).multiline_text(place, self.texts[number], ink, self.face, anchor=anchor, align=align, spacing=4)
+    def put(self, page: Image.Image, number: int, place: tuple[float, float], anchor: str, ink=INK) -> None:
+        text_drawing.draw(page, place, self.texts[number], self.size, ink, anchor)
 
 
 def sheet(
@@ -86,42 +90,44 @@ def laid(
     """Rows of tiles, the first as large as any, with words around them."""
     widest = max(len(row) for row in tiles)
     width, height = tiles[0][0].size
-    gap, small = max(4, width // 24), font(max(13, min(18, width // 7)))
+    gap, small = max(4, width // 24), max(13, min(18, width // 7))
     beside, above = Words.of(down, small, BESIDE), Words.of(across, small, width)
-    below = Words.of([text for row in under for text in row], font(max(11, min(14, width // 10))), width)
+    below = Words.of([text for row in under for text in row], max(11, min(14, width // 10)), width)
     left = MARGIN + beside.width + 10 * bool(beside.width)
     total = max(left + widest * (width + gap) - gap + MARGIN, LEAST if title or note else 0)
-    head, foot = Words.of([title], font(22), total - 2 * MARGIN), Words.of([note], small, total - 2 * MARGIN)
+    head, foot = Words.of([title], 22, total - 2 * MARGIN), Words.of([note], small, total - 2 * MARGIN, LONGEST)
     top = MARGIN + head.height + 4 * bool(title) + above.height + 6 * bool(above.height)
-    step = height + gap + below.height
+    inset = max(0, (beside.height - height + 1) // 2)  # of a row whose label is higher than its pictures
+    step = max(height + gap + below.height + inset, beside.height + gap)
     page = Image.new("RGB", (total, top + len(tiles) * step + MARGIN + foot.height), PAPER)
-    head.put(page, 0, (MARGIN, MARGIN - 4), "la", "left")
-    foot.put(page, 0, (MARGIN, page.height - foot.height - 10), "la", "left", FAINT)
+    head.put(page, 0, (MARGIN, MARGIN - 4), "la")
+    foot.put(page, 0, (MARGIN, page.height - foot.height - 10), "la", FAINT)
     for column in range(len(across)):
-        above.put(page, column, (left + column * (width + gap) + width / 2, top - 5), "md", "center")
+        above.put(page, column, (left + column * (width + gap) + width / 2, top + inset - 5), "md")
     for number, row in enumerate(tiles):
-        y = top + number * step
+        y = top + number * step + inset
         if down:
-            beside.put(page, number, (left - 10, y + height / 2), "rm", "right")
+            beside.put(page, number, (left - 10, y + height / 2), "rm")
         for column, tile in enumerate(row):
             x = left + column * (width + gap)
             page.paste(tile, (x, y))
             ImageDraw.Draw(page).rectangle((x - 1, y - 1, x + width, y + height), outline=EDGE)
             if under:
-                below.put(page, sum(map(len, under[:number])) + column, (x + width / 2, y + height + 3), "ma", "center")
+                below.put(page, sum(map(len, under[:number])) + column, (x + width / 2, y + height + 3), "ma")
     return page
 
 
 def stacked(pages: Sequence[tuple[str, Image.Image]], width: int = 1200) -> Image.Image:
     """Pages under one another, each as wide as `width` and under a heading of its own."""
-    face, fitted = font(22), []
+    fitted = []
     for heading, page in pages:
-        fitted.append((heading, page.convert("RGB").resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS)))
-    head = round(face.size) + 2 * MARGIN
-    whole = Image.new("RGB", (width, sum(page.height + head for _, page in fitted)), PAPER)
+        words = Words.of([heading], 22, width - 2 * MARGIN)
+        fitted.append((words, page.convert("RGB").resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS)))
+    heads = [max(words.height - 4, 22) + 2 * MARGIN for words, _ in fitted]
+    whole = Image.new("RGB", (width, sum(heads) + sum(page.height for _, page in fitted)), PAPER)
     top = 0
-    for heading, page in fitted:
-        ImageDraw.Draw(whole).text((MARGIN, top + MARGIN), heading, INK, face)
+    for head, (words, page) in zip(heads, fitted, strict=True):
+        words.put(whole, 0, (MARGIN, top + MARGIN), "la")
         whole.paste(page, (0, top + head))
         top += head + page.height
     return whole

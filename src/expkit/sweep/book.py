@@ -17,6 +17,7 @@ from PIL import Image
 
 from expkit.errors import warn
 from expkit.files import in_one_move
+from expkit.labels import label
 from expkit.sweep import contact
 from expkit.sweep.cells import Cell, done, reason
 from expkit.sweep.page import page
@@ -150,16 +151,20 @@ def finished(folder: Path, name: str) -> dict:
     told = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
     files = [one["file"] for one in told] or sorted(f"pictures/{path.name}" for path in folder.glob("pictures/*.png"))
     said = [{key: value for key, value in one.items() if key not in ("file", "scores")} for one in told]
-    captions = [", ".join(f"{key} {value}" for key, value in one.items()) for one in said] or [Path(file).stem for file in files]
-    original = look.get("original") or [None]
+    captions = [", ".join(f"{key} {label(value)}" for key, value in one.items()) for one in said] or [Path(file).stem for file in files]
+    originals = [f"{name}/{file}" for file in look.get("original") or []]
+    own = originals if len(originals) == len(files) else [None] * len(files)  # one a picture, or one for all
     return {
         "status": "done",
         "error": None,
         "numbers": scalars(numbers),
         "folder": name,
         "sheet": f"{name}/picture.png" if (folder / "picture.png").is_file() else None,
-        "pictures": [{"file": f"{name}/{file}", "caption": caption} for file, caption in zip(files, captions, strict=True)],
-        "original": original[0] and f"{name}/{original[0]}",
+        "pictures": [
+            {"file": f"{name}/{file}", "caption": caption, "original": before}
+            for file, caption, before in zip(files, captions, own, strict=True)
+        ],
+        "original": originals[0] if originals else None,
         "frames": look.get("frames") and {**look["frames"], "file": f"{name}/{look['frames']['file']}"},
         "readings": [{**one, "files": [f"{name}/{file}" for file in one["files"]]} for one in look.get("readings", [])],
         "distance": look.get("distance", False),

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from expkit.arguments import shell
@@ -107,7 +108,16 @@ def own(told: Sequence[str]) -> list[str]:
 def about(sweep: Path, job: Job) -> About:
     """What mirrors call a cell: the arguments that say what it makes, and the sweep's folder."""
     told = [argument for argument in job.told if not argument.startswith(ASIDE)]
-    return About(" ".join(told) or "as it is", sweep.name, dict(argument.split("=", 1) for argument in told if "=" in argument))
+    return About(" ".join(told) or "as it is", sweep.name, dict(value_of(argument) for argument in told if "=" in argument))
+
+
+@cache
+def value_of(argument: str) -> tuple[str, object]:
+    """The key and the value of an argument, as Hydra reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(argument)
+    return override.get_key_element(), plain(override.value())
 
 
 def done(folder: Path) -> bool:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from expkit.pictures import INK, font, wrapped
+from expkit import text_drawing
+from expkit.labels import key_of, labels, shortened
+from expkit.pictures import INK
 from expkit.sheets import fitting, fold, laid
 
 DOWN = 40  # rows of a page; more go on on the next one
@@ -52,26 +54,28 @@ def gridded(axes: Mapping[str, Sequence], cells: Sequence[Mapping]) -> list[tupl
     """(heading, labels down, labels across, rows of cells), one for each combination of all axes but the last two."""
     if not axes:
         return [("", [], [], folded(cells))]
+    names = named(axes)
     *outer, across = axes
     if not outer:
         rows = folded(cells)
         if len(rows) == 1:
-            return [("", [], [label(across, value) for value in axes[across]], rows)]
-        heads = [f"{label(across, row[0]['axes'][across])} …" for row in rows]
-        return [("", heads, [], rows)]
+            return [("", [], names[across], rows)]
+        known = dict(zip(map(key_of, axes[across]), names[across], strict=True))
+        return [("", [f"{known[key_of(row[0]['axes'][across])]} …" for row in rows], [], rows)]
     *outer, down = outer
-    found = {tuple(str(cell["axes"][key]) for key in axes): cell for cell in cells}
+    found = {tuple(key_of(cell["axes"][key]) for key in axes): cell for cell in cells}
     grids = []
-    for values in product(*[axes[key] for key in outer]):
-        rows = [[found.get(tuple(map(str, (*values, one, other)))) for other in axes[across]] for one in axes[down]]
-        heading = ", ".join(label(key, value) for key, value in zip(outer, values, strict=True))
-        grids.append((heading, [label(down, v) for v in axes[down]], [label(across, v) for v in axes[across]], rows))
+    for places in product(*[range(len(axes[key])) for key in outer]):
+        values = [key_of(axes[key][place]) for key, place in zip(outer, places, strict=True)]
+        rows = [[found.get((*values, key_of(one), key_of(other))) for other in axes[across]] for one in axes[down]]
+        heading = ", ".join(names[key][place] for key, place in zip(outer, places, strict=True))
+        grids.append((heading, names[down], names[across], rows))
     return grids
 
 
-def label(key: str, value) -> str:
-    shown = "null" if value is None else str(value)
-    return f"{key} {shown}" if len(shown) <= 60 else f"{key} {shown[:57]}…"
+def named(axes: Mapping[str, Sequence]) -> dict[str, list[str]]:
+    """{key: a label of each value}, which says the key too."""
+    return {key: [f"{key} {said}" for said in shortened(labels(values))] for key, values in axes.items()}
 
 
 def folded(cells: Sequence) -> list[list]:
@@ -88,11 +92,11 @@ def cut(heading: str, down: list[str], across: list[str], rows: list[list]) -> l
 def hole(error: str, size: tuple[int, int]) -> Image.Image:
     """A place without a picture, and why: its error, or nothing where it is still to come."""
     image = Image.new("RGB", size, FAILED if error else HOLE)
-    face = font(max(9, min(13, size[0] // 11)))
-    lines = wrapped(f"failed: {error}" if error else "missing", face, size[0] - 8).split("\n")
-    most = max(1, (size[1] - 8) // (round(face.size) + 3))
-    lines = lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]} …"]
-    ImageDraw.Draw(image).multiline_text((4, 4), "\n".join(lines), INK, face, spacing=3)
+    letters = max(9, min(13, size[0] // 11))
+    lines = text_drawing.wrapped(f"failed: {error}" if error else "missing", letters, size[0] - 8).split("\n")
+    most = max(1, (size[1] - 8) // (letters + 3))
+    lines = lines if len(lines) <= most else [*lines[: most - 1], text_drawing.ending(lines[most - 1], letters, size[0] - 8)]
+    text_drawing.draw(image, (4, 4), "\n".join(lines), letters, INK, spacing=3)
     return image
 
 

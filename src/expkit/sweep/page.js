@@ -20,17 +20,21 @@ const short = (value, digits = 4) => (finite(value) ? String(Number(value.toPrec
 const axisNamed = (name) => filters.find((filter) => filter.name === name);
 const numberOf = (cell, name) => own(cell.numbers, name);
 
-function filterOf(name, title, typed, of) {
-  const values = [...new Map([...typed, ...sweep.cells.map(of)].map((value) => [code(value), value])).values()];
-  return { name, title, values, of, rank: new Map(values.map((value, rank) => [code(value), rank])) };
+function filterOf(name, title, said, typed, raw) {
+  const known = new Map([...typed, ...sweep.cells.map(raw)].map((value) => [code(value), value]));
+  const values = [...known.values()];
+  const rank = new Map(values.map((value, place) => [code(value), place]));
+  const of = (cell) => known.get(code(raw(cell))); // one object for each value, so that === tells lists apart
+  const from = (labels) => (value) => labels?.[rank.get(code(value))] ?? text(value);
+  return { name, title, values, of, rank, text: from(said.labels), short: from(said.short), tick: from(said.ticks) };
 }
 
-const axes = sweep.axes.map(({ key, values }) => filterOf(`axis.${key}`, key, values, (cell) => own(cell.axes, key)));
-const status = filterOf("status", "status", [], (cell) => cell.status);
+const axes = sweep.axes.map((axis) => filterOf(`axis.${axis.key}`, axis.key, axis, axis.values, (cell) => own(cell.axes, axis.key)));
+const status = filterOf("status", "status", {}, [], (cell) => cell.status);
 const filters = [status, ...axes];
 status.values.sort((a, b) => STATUSES.indexOf(a) - STATUSES.indexOf(b));
 
-const label = (cell) => axes.map((axis) => `${axis.title} ${text(axis.of(cell))}`).join(", ") || cell.id;
+const label = (cell) => axes.map((axis) => `${axis.title} ${axis.text(axis.of(cell))}`).join(", ") || cell.id;
 const address = (path) => path.split("/").map(encodeURIComponent).join("/");
 const image = (picture) => (picture.thumb?.startsWith("data:image/") ? picture.thumb : address(picture.file));
 const picturesOf = (cell) => (cell.pictures.length || !cell.sheet ? cell.pictures : [{ file: cell.sheet, thumb: null, caption: "" }]);
@@ -144,7 +148,7 @@ function copiedBySelecting(words, button) {
 const cards = new Map(sweep.cells.map((cell) => [cell, card(cell)]));
 
 function card(cell) {
-  const words = axes.map((axis) => make("span", {}, make("i", {}, `${axis.title} `), text(axis.of(cell))));
+  const words = axes.map((axis) => make("span", {}, make("i", {}, `${axis.title} `), axis.short(axis.of(cell))));
   const measured = make("span", { className: "measured", hidden: true });
   const button = make("button", { type: "button", className: "card", "aria-haspopup": "dialog" });
   button.append(art(cell), make("span", { className: "words" }, ...words, measured));
@@ -224,7 +228,7 @@ function grid(rows, columns, across, side) {
   return table;
 
   function line(row) {
-    const head = rows ? [make("th", { scope: "row", title: text(row) }, text(row))] : [];
+    const head = rows ? [make("th", { scope: "row", title: rows.text(row) }, rows.short(row))] : [];
     return make("tr", {}, ...head, ...across.map((column) => make("td", {}, flow(places.get(place(row, column)) ?? [], "heap"))));
   }
 }
@@ -238,7 +242,7 @@ function sizes(rows, columns, across, side) {
 }
 
 function headings(rows, columns, across) {
-  const heads = across.map((value) => make("th", { scope: "col", title: text(value) }, text(value)));
+  const heads = across.map((value) => make("th", { scope: "col", title: columns.text(value) }, columns.short(value)));
   return make("tr", {}, ...(rows ? [make("td")] : []), ...heads);
 }
 
@@ -268,7 +272,7 @@ function chip(filter, value) {
     change({});
     render();
   });
-  return make("label", {}, box, text(value));
+  return make("label", {}, box, filter.text(value));
 }
 
 function switchAll(filter, off) {
@@ -316,7 +320,7 @@ function chart(cells, axis, lines) {
   return svg;
 
   function line(those, number, value) {
-    if (lines) $("legend").append(legend(`${lines.title} ${text(value)}`, number));
+    if (lines) $("legend").append(legend(`${lines.title} ${lines.text(value)}`, number));
     const place = (cell) => [x.at(axis.of(cell)), y(numberOf(cell, state.number))];
     const means = [...grouped(those, (cell) => place(cell)[0])].map(([at, group]) => [at, mean(group.map((cell) => place(cell)[1]))]);
     const path = means.sort((a, b) => a[0] - b[0]).map((pair) => pair.join(" ")).join(" L ");
@@ -344,7 +348,7 @@ function ticks(low, high) {
 
 function across(cells, axis, frame) {
   const values = present(axis).filter((value) => cells.some((cell) => axis.of(cell) === value));
-  return values.every(finite) ? numberLine(values, frame) : categories(values, frame);
+  return values.every(finite) ? numberLine(values, frame) : categories(values, axis, frame);
 }
 
 function numberLine(values, frame) {
@@ -367,19 +371,22 @@ function apart(marks, at) {
   return kept;
 }
 
-function categories(values, frame) {
-  const band = (frame.width - frame.left - frame.right) / values.length;
-  const at = (value) => frame.left + band * (values.findIndex((one) => one === value) + 0.5);
-  const turned = widest(values.map(text)) > band - 6;
+function categories(values, axis, frame) {
+  const bandFrom = (left) => (frame.width - left - frame.right) / values.length;
+  const turned = widest(values.map(axis.text)) > bandFrom(frame.left) - 6;
+  const room = widest(values.map(axis.tick)) * 0.77; // a turned label ends at its place and begins on the page
+  if (turned) frame.left = Math.max(frame.left, room - bandFrom(Math.max(frame.left, room)) / 2);
+  const band = bandFrom(frame.left);
+  const at = (value) => frame.left + band * (values.indexOf(value) + 0.5);
   const every = Math.ceil(18 / band); // so many that even turned ones would meet: only some are named
   const named = values.filter((_, number) => number % every === 0);
-  const depth = turned ? widest(values.map((value) => text(value).slice(0, 17))) * 0.65 + 8 : 8;
-  return { numeric: false, at, depth, labels: () => named.map((value) => tick(frame, at(value), text(value), turned)) };
+  const depth = turned ? room * 0.84 + 8 : 8;
+  const kept = turned ? axis.tick : axis.text;
+  return { numeric: false, at, depth, labels: () => named.map((value) => tick(frame, at(value), axis.text(value), kept(value), turned)) };
 }
 
-function tick(frame, x, words, turned = false) {
-  const [y, most] = [frame.bottom + 20, Math.min(17, Math.floor(x / 6))]; // a turned label ends at x and begins on the page
-  const kept = turned && words.length > most ? `${words.slice(0, most - 1)}…` : words;
+function tick(frame, x, words, kept = words, turned = false) {
+  const y = frame.bottom + 20;
   const placed = turned ? { x, y: y - 4, "text-anchor": "end", transform: `rotate(-40 ${x} ${y - 4})` } : { x, y, "text-anchor": "middle" };
   const rule = draw("line", { class: "rule", x1: x, x2: x, y1: frame.bottom, y2: frame.bottom + 5 });
   return draw("g", {}, rule, draw("text", placed, kept, draw("title", {}, words)));
@@ -455,7 +462,7 @@ function facts(cell) {
   $("status").className = cell.status === "failed" ? "bad" : "";
   $("error").textContent = cell.error ?? "";
   $("error").hidden = !cell.error;
-  table($("values"), axes.map((axis) => [axis.title, text(axis.of(cell))]));
+  table($("values"), axes.map((axis) => [axis.title, axis.text(axis.of(cell))]));
   table($("numbers"), Object.entries(cell.numbers).map(([name, value]) => [name, short(value, 8)]));
   command($("cell-command"), cell.command);
   $("links").replaceChildren(...links(cell));
@@ -493,6 +500,7 @@ function enlarge() {
   const chosen = picturesOf(looking.cell)[looking.which];
   const seen = looking.reading?.degrees === null ? looking.reading.files[looking.which] : null;
   $("stage").hidden = !chosen;
+  before(chosen?.original ?? looking.cell.original);
   $("caption").textContent = chosen?.caption ?? "";
   if (chosen) fill($("large"), { src: address(seen ?? chosen.file), alt: `${label(looking.cell)}, ${chosen.caption}` }, []);
   turned(looking.reading?.degrees ?? 0);
@@ -514,10 +522,13 @@ function shape() {
 
 function compare(cell) {
   $("compare").hidden = $("before").hidden = !cell.original;
-  if (cell.original) $("before").src = address(cell.original);
-  else $("before").removeAttribute("src");
   $("cut").value = 0;
   cut();
+}
+
+function before(original) {
+  if (original) $("before").src = address(original);
+  else $("before").removeAttribute("src");
 }
 
 function cut() {

@@ -18,6 +18,7 @@ from PIL import Image
 
 from expkit.errors import Refusal, nearest
 from expkit.files import in_one_move
+from expkit.labels import label
 from expkit.sweep import contact
 from expkit.sweep.book import Book, finished, unique
 from expkit.sweep.cells import Cell, done
@@ -67,7 +68,7 @@ class Trial(NamedTuple):
     value: float | None
 
     def told(self, keys: Sequence[str]) -> str:
-        shown = " ".join(f"{key}={self.cell.axes[key]}" for key in keys)
+        shown = " ".join(f"{key}={label(self.cell.axes[key])}" for key in keys)
         return f"{shown} → {'nothing' if self.value is None else f'{self.value:.4g}'}"
 
 
@@ -116,7 +117,7 @@ class Trials(Book):
     def sheets(self, entries: Sequence[dict]) -> None:
         """The best first: an interval has too many values for a row or a column each."""
         rows = contact.folded(sorted(entries, key=lambda entry: self.aim.rank(entry["numbers"].get("objective"))))
-        page = contact.page(rows, self.tile, self.title, self.command, under=[[label(entry) for entry in row] for row in rows])
+        page = contact.page(rows, self.tile, self.title, self.command, under=[[caption(entry) for entry in row] for row in rows])
         in_one_move(self.folder / "sheet.png", lambda part: page.save(part, format="PNG"))
 
     def tile(self, entry: Mapping, side: int) -> Image.Image | None:
@@ -158,6 +159,6 @@ class Dumper(yaml.SafeDumper):
 Dumper.add_representer(Shown, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"))
 
 
-def label(entry: Mapping) -> str:
-    values, sought = ", ".join(f"{key} {value}" for key, value in entry["axes"].items()), entry["numbers"].get("objective")
+def caption(entry: Mapping) -> str:
+    values, sought = ", ".join(f"{key} {label(value)}" for key, value in entry["axes"].items()), entry["numbers"].get("objective")
     return f"trial {entry['numbers']['trial']}, {values}: {'failed' if sought is None else f'{sought:.4g}'}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from expkit.denoiser import Denoiser
 from expkit.grids import listed
+from expkit.labels import labels
 from expkit.result import Result
 from expkit.sample import noises, seeded
 from expkit.sheets import sheet
@@ -39,7 +40,8 @@ class Forward:
         files = {str(t): result.bare(shown, f"t{t:04d}_{{:03d}}") for t, shown in zip(levels, noisy, strict=True)}
         result.numbers |= {"levels": [self.told(t, files[str(t)]) for t in levels], "seed": self.seed}
         rows = [[source[k], *[shown[k] for shown in noisy]] for k in range(len(source))]
-        result.picture(sheet(rows, [], ["original", *[f"t = {t}" for t in levels]], "forward process", self.note))
+        down = labels(self.image) if isinstance(self.image, list | tuple) else []
+        result.picture(sheet(rows, down, ["original", *[f"t = {t}" for t in levels]], "forward process", self.note))
 
     def told(self, t: int, files: list[str]) -> dict:
         alpha, sigma = self.model.schedule.at(t)

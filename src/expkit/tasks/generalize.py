@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from expkit import measures
-from expkit.charts import drawn
+from expkit.charts import drawn, words
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import asked
@@ -167,7 +167,7 @@ def curves(sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, not
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    figure.suptitle(f"One step at noise of every strength\n{note}", fontsize=10)
+    figure.suptitle(f"One step at noise of every strength\n{words(note, 10.5)}", fontsize=10)
     order = sorted(range(len(sigmas)), key=lambda k: sigmas[k])
     for axes, key, title in zip(figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR, dB; infinite where nothing is lost", "SSIM"), strict=True):
         for way, colour in WAYS.items():

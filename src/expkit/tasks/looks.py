@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from expkit.animations import fade_frames, turn_frames
+from expkit.labels import labels
 from expkit.sheets import WIDEST, sheet, square
 from expkit.tasks.readings import Reading
 from expkit.views import View
@@ -51,9 +52,15 @@ def figure(
     after: Mapping[str, Tensor],
     note: str = "",
 ) -> Image.Image:
-    cells, axes = table(cells)
+    """The sheet of a run. before, after: pictures to stand beside the looks, {label: (1 or B, C, H, W)}, B as many as there are pictures.
+
+    They stand once in each line where they are the same for all of it, else in lines of their own, above and below.
+    """
+    cells, axes = table(told(cells))
     across, folded = width(axes, samples)
     line = square(samples) if across == 1 else across * samples
+    if vary(before, after, line):
+        return in_lines(name, looks, cells, samples, axes, before, after, note)
     rows, down, under = [], [], []
     for first in range(0, len(cells), across):
         here = range(first, min(first + across, len(cells)))
@@ -71,13 +78,58 @@ def figure(
     return sheet(rows, down, heads, name, note, under=under if folded else ())
 
 
-def table(cells: Sequence[Mapping]) -> tuple[Sequence[Mapping], dict[str, list[str]]]:
-    """Cells and their axes, {key: values}; those that do not fill a table are told apart by all of their values at once."""
-    axes = {key: list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in cells[0]}
+def vary(before: Mapping[str, Tensor], after: Mapping[str, Tensor], line: int) -> bool:
+    """Whether the pictures of one line differ in what stands beside them."""
+    groups = [part for pictures in (*before.values(), *after.values()) if len(pictures) > 1 for part in pictures.split(line)]
+    return any(not torch.equal(part, part[:1].expand_as(part)) for part in groups)
+
+
+def in_lines(
+    name: str,
+    looks: Sequence[Shown],
+    cells: Sequence[Mapping],
+    samples: int,
+    axes: Mapping[str, Sequence[str]],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    note: str,
+) -> Image.Image:
+    """A column a picture: what stood before it, its looks, what stands after it; one line of columns after another."""
+    count = len(looks[0].images)
+    line = square(count)
+    named = [labelled(look.label, look.said[0]) if look.said[0] and len({*look.said}) == 1 else look.label for look in looks]
+    results = zip(named if len(looks) > 1 else ["result"], [look.images for look in looks], strict=True)
+    ways = [*before.items(), *results, *after.items()]
+    key = list(axes)[-1] if axes else ""
+    rows, down, under = [], [], []
+    for start in range(0, count, line):
+        here = range(start, min(start + line, count))
+        for way, pictures in ways:
+            rows.append([pictures[row % len(pictures)] for row in here])
+            down.append(way)
+            under.append([""] * len(here))
+        under[-1] = [described(cells[row // samples], axes, key) for row in here]
+    return sheet(rows, down, (), name, note, under=under)
+
+
+def described(cell: Mapping, axes: Mapping[str, Sequence[str]], last: str) -> str:
+    """All that distinguishes a cell; its last value as it stands over a column."""
+    return ", ".join(caption(cell, axes) if key == last else labelled(key, cell[key]) for key in axes)
+
+
+def told(cells: Sequence[Mapping]) -> list[dict[str, str]]:
+    """The cells with the labels of their values; what is empty stays so."""
+    named = {key: labels([cell[key] for cell in cells]) for key in cells[0]}
+    return [{key: "" if cell[key] == "" else named[key][place] for key in cell} for place, cell in enumerate(cells)]
+
+
+def table(cells: Sequence[Mapping[str, str]]) -> tuple[Sequence[Mapping[str, str]], dict[str, list[str]]]:
+    """Cells, {key: label}, and their axes, {key: labels}; those that do not fill a table are told apart by all of their values at once."""
+    axes = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in cells[0]}
     if prod(map(len, axes.values())) == len(cells):
         return cells, axes
     name = " / ".join(axes)
-    return table([{name: " / ".join(map(str, cell.values()))} for cell in cells]) if len(axes) > 1 else (cells, axes)
+    return table([{name: " / ".join(cell.values())} for cell in cells]) if len(axes) > 1 else (cells, axes)
 
 
 def caption(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:

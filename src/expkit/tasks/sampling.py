@@ -265,7 +265,8 @@ class Sampling:
         result.numbers["pictures"] = [{"file": file, **self.wish(row)} | ({"scores": s} if s else {}) for file, row, s in told]
         if self.film:
             self.film.develop(result, drawn.shots, drawn.end, self.note)
-        original = {**pinned.before, **pinned.after}.get("original")
+        before, after = ({k: v[kept] if len(v) > 1 else v for k, v in group.items()} for group in (pinned.before, pinned.after))
+        original = {**before, **after}.get("original")
         if original is not None:
             result.look["original"] = result.bare(original, folder="original")
         times = images.shape[-1] // drawn.small.shape[-1]
@@ -277,7 +278,7 @@ class Sampling:
             result.bare(drawn.small, folder="first_stage")
             looks = staged(drawn.small, looks)
         result.look["distance"] = any(one.far for one in self.readings.values())
-        result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, pinned.before, pinned.after, self.note))
+        result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, before, after, self.note))
 
     def move(self, first: Shown, then: Shown, result: Result) -> None:
         """How the first picture comes to be seen as something else, and every picture seen so."""

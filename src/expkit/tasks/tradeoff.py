@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from expkit.charts import drawn
+from expkit.charts import drawn, words
 
 MADE, REAL = "C0", "C3"
 COLUMNS = {
@@ -38,7 +38,7 @@ def page(rows: Sequence[Row], judge: str, about: str) -> Image.Image:
 
     swept, table = len(rows) > 3, 0.72 * len(rows) + 0.5
     figure = Figure(figsize=(12, table + 3.6 * swept + 0.9), layout="constrained")
-    figure.suptitle(f"Quality and diversity\n{about}", fontsize=10)
+    figure.suptitle(f"Quality and diversity\n{words(about, 11.5)}", fontsize=10)
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
     *charts, below = figure.subfigures(1 + swept, 1, height_ratios=[3.6, table][-1 - swept :], squeeze=False)[:, 0]
     for chart in charts:
@@ -61,7 +61,7 @@ def curves(axes, rows: Sequence[Row], judge: str) -> None:
     plane.legend(fontsize=8)
     drawings = (
         ("Fréchet distance", "frechet_distance", train),
-        (f"accuracy, by judge “{judge}”", "accuracy", test),
+        (words(f"accuracy, by judge “{judge}”", 2.4), "accuracy", test),
         ("diversity within a class", "diversity", train),
     )
     for chart, (title, key, real) in zip(lines, drawings, strict=True):
@@ -84,13 +84,13 @@ def pictured(figure, rows: Sequence[Row], judge: str) -> None:
     columns = {key: title for key, title in COLUMNS.items() if any(key in row.measured for row in rows)}
     cells = figure.subplots(len(rows), 2, width_ratios=[5, 5.6], squeeze=False)
     places = [0.26 + 0.76 * (k + 0.5) / len(columns) for k in range(len(columns))]
-    for (words, strip), row in zip(cells, rows, strict=True):
-        words.text(0, 0.5, row.name, va="center", fontsize=10)
+    for (line, strip), row in zip(cells, rows, strict=True):
+        line.text(0, 0.5, words(row.name, 1.4), va="center", fontsize=10)
         for place, key in zip(places, columns, strict=True):
             found = value(row, key, judge)
-            words.text(place, 0.5, "–" if found is None else f"{found:.3f}", va="center", ha="center", fontsize=10)
+            line.text(place, 0.5, "–" if found is None else f"{found:.3f}", va="center", ha="center", fontsize=10)
         strip.imshow(side_by_side(row.images), cmap="gray", vmin=0, vmax=1)
-        words.axis("off"), strip.axis("off")
+        line.axis("off"), strip.axis("off")
     for place, title in zip(places, columns.values(), strict=True):
         cells[0][0].text(place, 1.05, title, va="bottom", ha="center", fontsize=9, color="0.4")
 
