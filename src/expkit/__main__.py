@@ -25,6 +25,8 @@ def main() -> None:
         code = chosen(arguments, failed)()
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as left:  # Hydra's own, which has said why
+        sys.exit(2 if left.code == 1 else left.code)
     except Exception as error:
         failed.append(error)
     for error in failed:
