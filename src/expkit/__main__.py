@@ -21,8 +21,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(command.manual())
-        return
+        return shown(command.manual())
     full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
     code, kept = 0, []
@@ -32,6 +31,8 @@ def main() -> None:
         except KeyboardInterrupt as interrupt:
             kept = claims.release()
             sys.exit(interrupted(interrupt, kept, ended))
+        except SystemExit as left:  # Hydra's own, which has said why
+            sys.exit(2 if left.code == 1 else left.code)
         except claims.NotClaimed as refused:
             failed.append(refused.error)
         except Exception as error:
@@ -45,6 +46,14 @@ def main() -> None:
         if not follows():
             print(f"expkit: {said}", file=sys.stderr)
     sys.exit(2 if failed else code or 0)
+
+
+def shown(page: str) -> None:
+    """Print a page; a reader that goes away before its end, such as head, is no fault."""
+    try:
+        print(page, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | None]:

@@ -169,6 +169,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
         return text.splitlines()[0] if text else None
     if kind == "UserWarning" and (match := re.fullmatch(r"provider=(hydra.searchpath).*, path=(.*) is not available\.", text)):
         return f"There is no folder {match[2]} to seek YAML in: {match[1]}=[file://FOLDER] expects folders that are there."
+    if isinstance(error, OSError) and text.startswith("Invalid loaded object type"):
+        return f"A file of YAML that this command reads holds {text.rpartition(' ')[2]}, where keys and values are expected, KEY: VALUE."
     if isinstance(error, OSError):
         return unwritten(error, arguments)
     if isinstance(error, ValueError) and ("null byte" in text or "null character" in text):
@@ -288,10 +290,12 @@ def no_configuration(error: BaseException, text: str) -> str:
     name = getattr(error, "missing_cfg_file", None)
     if not name:
         return f"{text.splitlines()[0]} See --help."
+    by = re.match(r"In '([^']+)'", text)
     known = [path.stem for path in configuration().glob("*.yaml")]
     folders = [place for place in re.findall(r"path=(?:file://)?([^\s\]]+)", text) if "://" not in place]
     where = f" in {' or '.join(folders)}" if folders else ""
-    return f"There is no {str(name).removesuffix('.yaml')}.yaml{where}: --config-name names the first file of YAML.{nearest(name, known)}"
+    what = f"it stands in the defaults of {by[1]}.yaml" if by else "--config-name names the first file of YAML"
+    return f"There is no {str(name).removesuffix('.yaml')}.yaml{where}: {what}.{nearest(name, known)}"
 
 
 def no_option(missing: str, known: list[str]) -> str:
