@@ -24,7 +24,8 @@ function filterOf(name, title, said, typed, raw) {
   const known = new Map([...typed, ...sweep.cells.map(raw)].map((value) => [code(value), value]));
   const values = [...known.values()];
   const rank = new Map(values.map((value, place) => [code(value), place]));
-  const of = (cell) => known.get(code(raw(cell))); // one object for each value, so that === tells lists apart
+  const held = new Map(sweep.cells.map((cell) => [cell, known.get(code(raw(cell)))])); // one object for each value: === tells lists apart
+  const of = (cell) => held.get(cell);
   const from = (labels) => (value) => labels?.[rank.get(code(value))] ?? text(value);
   return { name, title, values, of, rank, text: from(said.labels), short: from(said.short), tick: from(said.ticks) };
 }

@@ -81,8 +81,8 @@ def face(font: str, characters: str) -> str:
 
 def told_apart(sweep: Mapping) -> dict:
     """The same with labels for the values of an axis, and 1.0 in another form where there is a 1 too: to JavaScript they are one."""
-    axes, cells = [], [{**cell, "axes": dict(cell["axes"])} for cell in sweep["cells"]]
-    for axis in sweep["axes"]:
+    axes, cells = [], [{**cell, "axes": dict(cell.get("axes", {}))} for cell in sweep.get("cells", ())]
+    for axis in sweep.get("axes", ()):
         values = [*axis["values"], *(cell["axes"].get(axis["key"]) for cell in cells)]
         values = list({key_of(value): value for value in values}.values())
         whole = {value for value in values if type(value) is int}
