@@ -18,6 +18,7 @@ from expkit.result import Result
 from expkit.sheets import stacked
 from expkit.training import checkpoints
 from expkit.training.data import Batches, Pictures
+from expkit.training.folders import joined
 from expkit.training.objectives import Objective, parameters
 
 
@@ -92,6 +93,8 @@ class Train:
         hush()
         trainer = self.trainer(result, held_out)
         result.say(self.header(trainer, network, images, held_out))
+        if remarks := joined([images.remarks, held_out.remarks]).text:
+            result.say(f"  {remarks}")
         start = f"from the weights {self.begin}" if self.begin else "from the beginning"
         result.say(f"  resuming from {checkpoint}" if checkpoint else f"  {start}")
         self.check_processes(trainer, network)
@@ -152,11 +155,11 @@ class Train:
             ) from None
 
     def header(self, trainer, network, images: Pictures, held_out: Pictures) -> str:
-        count, (channels, height, width) = len(images.labels), images.shape
+        count, classes, (channels, height, width) = len(images.labels), len(images.names), images.shape
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         return (
             f"train: a network of {parameters(network):,} parameters on {count:,} pictures of {width} × {height}"
-            f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {len(held_out.labels):,} held out to test on\n"
+            f"{' in colour' * (channels == 3)}, {classes} class{'es' * (classes != 1)}; {len(held_out.labels):,} held out to test on\n"
             f"  {self.recipe.epochs} epochs of {-(-count // self.recipe.batch_size)} steps, {self.recipe.batch_size} pictures each; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
         )
