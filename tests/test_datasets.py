@@ -1,6 +1,5 @@
 """Where pictures to train on come from: torchvision's sets, written here in their format, and folders; and what is said of bad ones."""
 
-import struct
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,7 @@ from PIL import Image
 
 from expkit.errors import Refusal
 from expkit.training import datasets, folders
-
-
-def idx(path: Path, array: torch.Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.byte().numpy().tobytes())
+from tests.stand_in import idx
 
 
 def images(count: int) -> torch.Tensor:
@@ -68,8 +63,8 @@ def test_files_that_are_not_the_sets(tmp_path):
         datasets.kmnist(True, str(tmp_path / "nowhere"))
 
 
-def test_mnists_parts_share_no_picture(data):
-    train, test = datasets.mnist(True), datasets.mnist(False)
+def test_mnists_parts_share_no_picture(mnist):
+    train, test = datasets.mnist(True, str(mnist)), datasets.mnist(False, str(mnist))
     assert (len(train.labels), len(test.labels)) == (60_000, 10_000)
     assert not set(folders.hashes(train.images)) & set(folders.hashes(test.images))
 
