@@ -1,20 +1,47 @@
-"""What tests share: one thread, toy denoisers whose answers are known, and the data at hand."""
+"""What tests share: the same surroundings on every machine, toy denoisers whose answers are known, digits, and the data at hand.
 
+A test sees one thread of a CPU without instructions for bfloat16, no GPU, an empty home and none of the user's settings or caches.
+"""
+
+import atexit
 import json
 import os
+import shutil
+import site
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-import torch
-from torch import Tensor
+DATA = next((p for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data") if p and Path(p).is_dir()), None)
+OTHERS = ("EXPKIT_", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "WANDB_", "XDG_", "TORCH_HOME", "HYDRA_", "SLURM_", "TQDM_", "MPL",
+          "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "GRADIO_")  # fmt: skip
 
-from expkit.denoiser import Denoiser, Prediction
-from expkit.schedule import scaled
+
+def isolate() -> None:
+    """An empty home and none of the variables that change what libraries do; for the processes that tests start too."""
+    os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())  # where this Python's libraries may lie
+    for name in [name for name in os.environ if name.startswith(OTHERS)]:
+        del os.environ[name]
+    home = tempfile.mkdtemp(prefix="expkit-home-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ |= {"HOME": home, "CUDA_VISIBLE_DEVICES": "", "TZ": "UTC", "MPLBACKEND": "agg"}
+    os.umask(0o022)
+
+
+isolate()  # before the libraries are imported, which read them then
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from expkit.denoiser import Denoiser, Prediction  # noqa: E402
+from expkit.files import sha256  # noqa: E402
+from expkit.schedule import scaled  # noqa: E402
+from tests import stand_in  # noqa: E402
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-DATA = next((p for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data") if p and Path(p).is_dir()), None)
+torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
 
 
 class Toy(Denoiser):
@@ -90,7 +117,7 @@ def of_digits(arguments: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture
-def expkit(tmp_path, monkeypatch, capsys):
+def expkit(tmp_path, monkeypatch, capsys, data):
     """Runs the command in this process, in an empty folder: expkit("task=sample", "gamma=1") -> exit code, output, errors.
 
     Its model is that of digits, which is quick, unless the command says another.
@@ -98,8 +125,6 @@ def expkit(tmp_path, monkeypatch, capsys):
     from expkit.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    if DATA:
-        monkeypatch.setenv("EXPKIT_DATA", str(Path(DATA).resolve()))
 
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr("sys.argv", ["expkit", *of_digits(arguments)])
@@ -115,9 +140,36 @@ def expkit(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real data; CI has it and must not skip."""
-    if DATA is None:
+def digits(tmp_path_factory) -> Path:
+    """The folder of the digits that stand in for MNIST."""
+    return stand_in.write(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture
+def data(digits, monkeypatch) -> Path:
+    """Commands and functions of this process take the digits for MNIST; those of other processes add `stand_in.AS_EMNIST`."""
+    from expkit.training import datasets
+
+    monkeypatch.setenv("EXPKIT_DATA", str(digits))
+    monkeypatch.setattr(datasets, "MNIST_IMAGES", sha256(digits / "mnist/MNIST/raw/train-images-idx3-ubyte"))
+    return digits
+
+
+def at_hand(name: str) -> Path:
+    """A folder of real data; CI has it and must not skip."""
+    place = Path(DATA).resolve() / name if DATA else None
+    if place is None or not place.is_dir():
         assert not os.environ.get("CI"), "CI must have the data: set EXPKIT_DATA"
-        pytest.skip("no data at hand: set EXPKIT_DATA to a folder that holds mnist/ and photos/")
-    return Path(DATA)
+        pytest.skip(f"no {name} at hand: set EXPKIT_DATA to a folder that holds mnist/ and photos/")
+    return place
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """MNIST itself, for what is true of it alone."""
+    return at_hand("mnist")
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    return at_hand("photos")

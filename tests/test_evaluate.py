@@ -66,7 +66,7 @@ def test_a_model_that_is_told_no_classes_is_read_not_scored(expkit, data, tmp_pa
     [
         (["samples=25"], "Give a multiple of 10, 20 or more"),
         (["samples=10"], "Give a multiple of 10, 20 or more"),
-        (["samples=100000"], "to compare with: of one class there are 892"),
+        (["samples=100000"], "to compare with: of one class there are 16"),
         (["seed=[1,2]"], "one seed"),
         (["judges@model.judges=none"], "this run has none: try judges@model.judges=digits, for digits, or judges@model.judges=clip"),
     ],

@@ -1,7 +1,5 @@
 """Laws of the judges: they read, near and from afar; damaged weights are refused; what they learn from is a function of a seed."""
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ import torch.nn.functional as F
 from expkit import judges, readers, store
 from expkit.errors import Refusal
 from expkit.randomness import Draws, stream
-from expkit.training.datasets import mnist, root
+from expkit.training import datasets
 from expkit.training.objectives import Reading, blurs, shrinkings
 from tests.tiny import tiny_clip
 
@@ -17,11 +15,9 @@ BOTH = pytest.mark.parametrize("name", ["judge_first", "judge_second"])
 
 
 @pytest.fixture(scope="module")
-def tested():
+def tested(mnist):
     """The first 2,000 test pictures, (2000, 1, 28, 28) in [0, 1], and their digits."""
-    if root() is None and not os.environ.get("CI"):
-        pytest.skip("MNIST is not at hand: say where it is with EXPKIT_DATA")
-    pictures = mnist(train=False).first(2000)
+    pictures = datasets.mnist(False, str(mnist)).first(2000)
     return pictures.images.float() / 255, pictures.labels
 
 

@@ -12,8 +12,9 @@ from expkit import command, pictures
 from expkit.job import Composed, Job
 from expkit.sweep import run
 from expkit.sweep.cells import LAUNCHED, Incomplete, alone
+from tests.stand_in import AS_EMNIST
 
-SMALL = ("model=ideal", "model.count=60", "logger=none", "steps=4", "task=sdedit", "prompt=3")
+SMALL = ("model=ideal", "model.count=60", "logger=none", "steps=4", "task=sdedit", "prompt=3", *AS_EMNIST)
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
@@ -75,7 +76,7 @@ def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(expk
 def test_an_experiment_that_sweeps_by_itself_goes_on_in_the_folder_of_its_command(launcher, expkit, data):
     if launcher != "rows":
         launched(launcher, expkit)
-    command = ("experiment=a1", *SMALL[:3], "hydra.sweeper.params.steps='4,6'", f"hydra/launcher={launcher}")
+    command = ("experiment=a1", *SMALL[:3], *AS_EMNIST, "hydra.sweeper.params.steps='4,6'", f"hydra/launcher={launcher}")
     first, again, told = expkit(*command), expkit(*command), expkit("-m", *command)
     assert (first.code, again.code, told.code) == (0, 0, 0), first.err
     assert first.folder == again.folder == told.folder and first.folder.name.startswith("a1-") and "2 of them there already" in again.err

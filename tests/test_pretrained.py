@@ -28,6 +28,7 @@ from expkit.views import Identity, Rotate180
 from tests import tiny_diffusers as tiny
 
 CPU = network.Machine()
+EXACT = network.Machine(dtype=torch.float64)
 SEEDS = seeded(3, 2)
 PROMPTS = ("a snowy village", "a rocket ship")
 GRID = grids.strided_clean(1000, 11)
@@ -46,17 +47,23 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def stage_one(models):
-    return pixels.deepfloyd(tiny.Words(), CPU, str(models / "if"))
+    return pixels.deepfloyd(tiny.Words(), EXACT, str(models / "if"))
+
+
+@pytest.fixture(params=[EXACT, CPU], ids=["float64", "float32"])
+def machine(request) -> network.Machine:
+    """Both sides in float64, where equal is equal on every processor; and in float32, as they run, where they are only nearly so."""
+    return request.param
 
 
 def clipped(x0, denoiser):
     return x0.clamp(-1, 1)
 
 
-def stage_two(models):
-    low = torch.rand(2, 3, tiny.SIDE, tiny.SIDE) * 2 - 1
+def stage_two(models, machine=CPU):
+    low = (torch.rand(2, 3, tiny.SIDE, tiny.SIDE) * 2 - 1).to(machine.dtype)
     noise = noises(SEEDS, "low", 0, (3, 2 * tiny.SIDE, 2 * tiny.SIDE))
-    return pixels.upscaler(low, lambda shape: noise, tiny.Words(), CPU, str(models / "if")), low, noise
+    return pixels.upscaler(low, lambda shape: noise, tiny.Words(), machine, str(models / "if")), low, noise
 
 
 def give(monkeypatch, *modules):
@@ -78,70 +85,74 @@ def drawn(model, count, purpose="step"):
     return [noises(SEEDS, purpose, index, model.shape) for index in range(count)]
 
 
-def agree(name, mine, theirs, within=1e-4):
-    """Equal at every step to 1e-4; where an untrained network's states grow beyond 100, to 1e-6 of their size."""
+def begun(model, machine):
+    """The pure noise that both sides begin with."""
+    return drawn(model, 1, "start")[0].to(machine.dtype)
+
+
+def precise(pipe, model, machine):
+    """A pipeline of diffusers' in the machine's precision: in float64 with our coefficients, for its schedulers form theirs in float32."""
+    pipe.to(machine.dtype)
+    pipe.set_progress_bar_config(disable=True)
+    if machine.dtype == torch.float64:
+        pipe.scheduler.alphas_cumprod = model.schedule.alpha**2
+    return pipe
+
+
+def agree(name, mine, theirs, added=0.0):
+    """Equal at every step but for rounding: within 5,000 roundings of the largest number among the states, and what theirs `added`."""
     apart = [float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True)]
-    size = max(float(x.abs().max()) for x in theirs)
-    print(f"{name:<46} largest {max(apart):.1e} of {size:4.0f}   " + " ".join(f"{d:.0e}" for d in apart))
-    assert max(apart) < within * max(1, size / 100) and len(apart) > 3
-    assert max(float((a - b).abs().max()) for a, b in pairwise(mine)) > 100 * within  # there was something to get wrong
+    size, dtype = max(float(x.abs().max()) for x in theirs), theirs[-1].dtype
+    print(f"{name:<46} {dtype} largest {max(apart):.1e} of {size:4.0f}   " + " ".join(f"{d:.0e}" for d in apart))
+    bound = 5000 * torch.finfo(dtype).eps * size + added
+    assert mine[-1].dtype == dtype and max(apart) < bound and len(apart) > 3
+    assert max(float((a - b).abs().max()) for a, b in pairwise(mine)) > 100 * bound  # there was something to get wrong
 
 
 def if_pipeline(kind, folder):
     import diffusers
 
     missing = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
-    pipe = getattr(diffusers, kind).from_pretrained(folder, **missing, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return getattr(diffusers, kind).from_pretrained(folder, **missing, requires_safety_checker=False)
 
 
-def told(prompts=PROMPTS):
+def told(prompts=PROMPTS, dtype=torch.float32):
     words = tiny.Words()
-    return {"prompt_embeds": words.rows(prompts), "negative_prompt_embeds": words.rows([""] * len(prompts))}
+    return {"prompt_embeds": words.rows(prompts).to(dtype), "negative_prompt_embeds": words.rows([""] * len(prompts)).to(dtype)}
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.5, 7.0])
-def test_stage_one_is_diffusers_pipeline_at_every_step(gamma, models, stage_one, monkeypatch):
+def test_stage_one_is_diffusers_pipeline_at_every_step(gamma, models, machine, monkeypatch):
     from diffusers.pipelines.deepfloyd_if import pipeline_if
     from diffusers.schedulers import scheduling_ddpm
 
-    theirs = []
-    give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(stage_one, 1, "start"), *drawn(stage_one, CALLS))
-    pipe = if_pipeline("IFPipeline", models / "if" / "stage_1")
-    pipe(**told(), timesteps=TIMES, guidance_scale=gamma, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
-    agree(f"DeepFloyd stage I, gamma {gamma}", ours(stage_one, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
+    model, theirs = pixels.deepfloyd(tiny.Words(), machine, str(models / "if")), []
+    start = begun(model, machine)
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(start, *drawn(model, CALLS))
+    pipe = precise(if_pipeline("IFPipeline", models / "if" / "stage_1"), model, machine)
+    record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
+    pipe(**told(dtype=machine.dtype), timesteps=TIMES, guidance_scale=gamma, output_type="pt", callback=record)
+    agree(f"DeepFloyd stage I, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=tiny.thresholded, x=start), theirs)
 
 
 @pytest.mark.parametrize("gamma", [1.5, 7.0])
-def test_stage_two_is_diffusers_pipeline_at_every_step(gamma, models, monkeypatch):
+def test_stage_two_is_diffusers_pipeline_at_every_step(gamma, models, machine, monkeypatch):
     from diffusers.pipelines.deepfloyd_if import pipeline_if_superresolution
     from diffusers.schedulers import scheduling_ddpm
 
-    model, low, noise = stage_two(models)
-    theirs = []
-    give(monkeypatch, pipeline_if_superresolution, scheduling_ddpm)(*drawn(model, 1, "start"), noise, *drawn(model, CALLS))
-    pipe = if_pipeline("IFSuperResolutionPipeline", models / "if" / "stage_2")
+    model, low, noise = stage_two(models, machine)
+    start, theirs = begun(model, machine), []
+    give(monkeypatch, pipeline_if_superresolution, scheduling_ddpm)(start, noise, *drawn(model, CALLS))
+    pipe = precise(if_pipeline("IFSuperResolutionPipeline", models / "if" / "stage_2"), model, machine)
+    if machine.dtype == torch.float64:
+        pipe.image_noising_scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod  # both are cosine
     record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
-    pipe(**told(), image=low, timesteps=TIMES, guidance_scale=gamma, noise_level=250, output_type="pt", callback=record)
-    agree(f"DeepFloyd stage II, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=tiny.thresholded), theirs)
+    settings = {"timesteps": TIMES, "guidance_scale": gamma, "noise_level": 250, "output_type": "pt", "callback": record}
+    pipe(**told(dtype=machine.dtype), image=low, **settings)
+    agree(f"DeepFloyd stage II, gamma {gamma}", ours(model, guided(PROMPTS, gamma), clip=tiny.thresholded, x=start), theirs)
 
 
-def test_in_float64_stage_one_is_the_same_algorithm_and_not_only_nearly(models, monkeypatch):
-    from diffusers.pipelines.deepfloyd_if import pipeline_if
-    from diffusers.schedulers import scheduling_ddpm
-
-    model, theirs = pixels.deepfloyd(tiny.Words(), network.Machine(dtype=torch.float64), str(models / "if")), []
-    start, steps = drawn(model, 1, "start")[0].double(), drawn(model, CALLS)
-    give(monkeypatch, pipeline_if, scheduling_ddpm)(start, *steps)
-    pipe = if_pipeline("IFPipeline", models / "if" / "stage_1").to(torch.float64)
-    pipe.scheduler.alphas_cumprod = model.schedule.alpha**2  # its own are float32
-    words = {name: rows.double() for name, rows in told().items()}
-    pipe(**words, timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=lambda i, t, x: theirs.append(x.clone()))
-    agree("DeepFloyd stage I, gamma 7.0, float64", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded, x=start), theirs, within=1e-11)
-
-
-def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tmp_path, monkeypatch):
+def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(machine, tmp_path, monkeypatch):
     from diffusers import IFPipeline
     from diffusers.pipelines.deepfloyd_if import pipeline_if
     from diffusers.schedulers import scheduling_ddpm
@@ -151,15 +162,16 @@ def test_with_diffusers_own_embeddings_a_prompt_gives_what_its_pipeline_gives(tm
     parts = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
     parts |= {"text_encoder": T5EncoderModel.from_pretrained(folder / "text_encoder")}
     parts |= {"tokenizer": T5Tokenizer.from_pretrained(folder / "tokenizer")}
-    pipe = IFPipeline.from_pretrained(folder, **parts, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    known = {p: pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS, "")}
-    model, theirs = pixels.deepfloyd(tiny.Words(known=known), CPU, str(folder)), []
-    give(monkeypatch, pipeline_if, scheduling_ddpm)(*drawn(model, 1, "start"), *drawn(model, CALLS))
+    words, theirs = tiny.Words(), []
+    model = pixels.deepfloyd(words, machine, str(folder))
+    pipe = precise(IFPipeline.from_pretrained(folder, **parts, requires_safety_checker=False), model, machine)
+    words.known = known = {p: pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS, "")}
+    start = begun(model, machine)
+    give(monkeypatch, pipeline_if, scheduling_ddpm)(start, *drawn(model, CALLS))
     record = lambda i, t, x: theirs.append(x.clone())  # noqa: E731
     pipe(list(PROMPTS), timesteps=TIMES, guidance_scale=7.0, output_type="pt", callback=record, clean_caption=False)
     assert not torch.equal(known[PROMPTS[0]], known[PROMPTS[1]]) and known[""].shape == (77, tiny.WIDTH)
-    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded), theirs)
+    agree("DeepFloyd stage I, from text, gamma 7.0", ours(model, guided(PROMPTS, 7.0), clip=tiny.thresholded, x=start), theirs)
 
 
 def test_gamma_zero_is_unconditional_where_diffusers_takes_it_for_one(stage_one):
@@ -179,22 +191,21 @@ DDPMS = {
 
 
 @pytest.mark.parametrize("case", DDPMS)
-def test_an_unconditional_model_is_diffusers_pipeline_at_every_step(case, tmp_path, monkeypatch):
+def test_an_unconditional_model_is_diffusers_pipeline_at_every_step(case, machine, tmp_path, monkeypatch):
     from diffusers import DDPMPipeline
     from diffusers.pipelines.ddpm import pipeline_ddpm
     from diffusers.schedulers import scheduling_ddpm
 
     facts, rule, clip = DDPMS[case]
     folder = tiny.unconditional(tmp_path / "model", out_channels=6 if case == "learned" else 3, **facts)
-    model, theirs = pixels.unconditional(str(folder), CPU), []
-    pipe = DDPMPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    give(monkeypatch, pipeline_ddpm, scheduling_ddpm)(*drawn(model, 1, "start"), *drawn(model, 20))
+    model, theirs = pixels.unconditional(str(folder), machine), []
+    pipe, start = precise(DDPMPipeline.from_pretrained(folder), model, machine), begun(model, machine)
+    give(monkeypatch, pipeline_ddpm, scheduling_ddpm)(start, *drawn(model, 20))
     step = pipe.scheduler.step
     monkeypatch.setattr(pipe.scheduler, "step", lambda *a, **k: kept(theirs, step(*a, **k)))
     pipe(batch_size=2, num_inference_steps=20, output_type="pt")
     grid = (*range(950, -1, -50), CLEAN)
-    agree(f"DDPM, {case}", ours(model, guided("", 7), grid, rule, clip), [out.prev_sample for out in theirs])
+    agree(f"DDPM, {case}", ours(model, guided("", 7), grid, rule, clip, start), [out.prev_sample for out in theirs])
 
 
 def kept(kept_in, what):
@@ -212,24 +223,26 @@ def latent_scheduler(kind, prediction):
 
 @pytest.mark.parametrize(("kind", "rule", "end"), [("DDIMScheduler", DDIM(), 0), ("DDPMScheduler", DDPM(), CLEAN)])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_stable_diffusion_is_diffusers_pipeline_at_every_step(kind, rule, end, prediction, tmp_path, monkeypatch):
+def test_stable_diffusion_is_diffusers_pipeline_at_every_step(kind, rule, end, prediction, machine, tmp_path, monkeypatch):
     from diffusers import StableDiffusionPipeline
     from diffusers.schedulers import scheduling_ddpm
 
     folder = tiny.stable_diffusion(tmp_path / "model", latent_scheduler(kind, prediction))
-    model, theirs = stable_diffusion(tiny.Words(), CPU, str(folder)), []
+    model, theirs = stable_diffusion(tiny.Words(), machine, str(folder)), []
     missing = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
-    pipe = StableDiffusionPipeline.from_pretrained(folder, **missing, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = precise(StableDiffusionPipeline.from_pretrained(folder, **missing, requires_safety_checker=False), model, machine)
+    if kind == "DDIMScheduler" and machine.dtype == torch.float64:
+        pipe.scheduler.final_alpha_cumprod = pipe.scheduler.alphas_cumprod[0]
     give(monkeypatch, scheduling_ddpm)(*drawn(model, 10))
-    start = drawn(model, 1, "start")[0]
+    start = begun(model, machine)
     shown = pipe(
-        **told(), latents=start.clone(), num_inference_steps=10, guidance_scale=7.5, output_type="pt",
+        **told(dtype=machine.dtype), latents=start.clone(), num_inference_steps=10, guidance_scale=7.5, output_type="pt",
         callback_on_step_end=lambda pipe, i, t, held: {"latents": kept(theirs, held["latents"].clone())},
     ).images  # fmt: skip
-    mine = ours(model, guided(PROMPTS, 7.5), (*range(901, 0, -100), end), rule)
-    agree(f"Stable Diffusion, {kind}, {prediction}", mine, theirs)
-    assert model.pictured == tuple(shown.shape[1:]) and torch.allclose(model.decode(mine[-1]), shown, atol=1e-4)
+    mine = ours(model, guided(PROMPTS, 7.5), (*range(901, 0, -100), end), rule, x=start)
+    noise = 5e-10 if kind == "DDPMScheduler" else 0.0  # its last noise has a standard deviation of 1e-10, where it clamps the variance
+    agree(f"Stable Diffusion, {kind}, {prediction}", mine, theirs, noise)
+    assert model.pictured == tuple(shown.shape[1:]) and torch.allclose(model.decode(theirs[-1]), shown.float(), atol=1e-4)
 
 
 def test_latents_of_a_picture_are_those_of_the_mean_of_the_encoder(tmp_path):
@@ -246,8 +259,8 @@ def test_latents_of_a_picture_are_those_of_the_mean_of_the_encoder(tmp_path):
 
 def test_a_view_turns_the_small_picture_with_the_large_one(models):
     """Stage II told the same thing of a turned picture answers what it answers upright, turned: only if both are turned."""
-    model, low, noise = stage_two(models)
-    turned = pixels.upscaler(low.rot90(2, (2, 3)), lambda shape: noise.rot90(2, (2, 3)), tiny.Words(), CPU, str(models / "if"))
+    model, low, noise = stage_two(models, EXACT)
+    turned = pixels.upscaler(low.rot90(2, (2, 3)), lambda shape: noise.rot90(2, (2, 3)), tiny.Words(), EXACT, str(models / "if"))
     x = torch.randn(2, *model.shape)
     asked, view = guided(PROMPTS, 7), Rotate180()
     assert torch.allclose(asked.seen(view)(model, x, 500).native, view.inverse(asked(turned, view(x), 500).native), atol=1e-5)

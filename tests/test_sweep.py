@@ -17,6 +17,7 @@ from expkit.arguments import CommandLine
 from expkit.errors import Refusal
 from expkit.sweep import contact, names, rows
 from expkit.sweep.cells import Cell, made
+from tests.stand_in import AS_EMNIST
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=1")
 EMPTY = repr("")
@@ -355,7 +356,7 @@ def test_what_cannot_be_made_again_is_said(tmp_path):
 
 def command(folder: Path) -> list[str]:
     axes = ("task=sdedit", "prompt=3", "i_start=1,2,3,4", "gamma=1,2,3,4,5,7", "sweep.rows=6", f"hydra.sweep.dir={folder}")
-    return [sys.executable, "-m", "expkit", "-m", *SMALL, *axes]
+    return [sys.executable, "-m", "expkit", "-m", *SMALL, *AS_EMNIST, *axes]
 
 
 @pytest.mark.slow

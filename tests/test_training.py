@@ -33,6 +33,7 @@ from expkit.training.data import Batches, Pictures
 from expkit.training.fit import Train
 from expkit.training.objectives import Diffusion, Reading
 from tests.conftest import Toy
+from tests.stand_in import AS_EMNIST
 
 PICTURES = Pictures(torch.randint(256, (50, 1, 28, 28), dtype=torch.uint8), torch.arange(50) % 10)
 
@@ -441,7 +442,7 @@ def test_weights_that_a_training_cannot_begin_with(weights, said):
 
 TINY = ("task=train", "trainer=digits", "trainer.network.hidden=8", "data.limit=320", "data.test_limit=64", "trainer.epochs=3",
         "trainer.batch_size=32", "trainer.checkpoint_every=4", 
-        "trainer.lightning.log_every_n_steps=4", "trainer.accelerator=cpu")  # fmt: skip
+        "trainer.lightning.log_every_n_steps=4", "trainer.accelerator=cpu", "trainer.precision=32-true", *AS_EMNIST)  # fmt: skip
 
 
 def losses(folder: Path) -> list:
@@ -487,7 +488,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(expkit, data):
 
 
 def test_missing_data_is_said(expkit, tmp_path):
-    done = expkit(*TINY, "logger=none", f"data.folder={tmp_path / 'nowhere'}")
+    done = expkit(*TINY, "data=mnist", "logger=none", f"data.folder={tmp_path / 'nowhere'}")
     assert done.code == 2 and "MNIST is not at" in done.err
 
 

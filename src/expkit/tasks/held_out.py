@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from expkit.denoiser import Denoiser
-from expkit.errors import Refusal
+from expkit.errors import Refusal, warn
 from expkit.randomness import stream
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def opened(data: Data, model: Denoiser, train: bool) -> Pictures:
             f"The pictures of data are {kind(known.images.shape[1:])}, and this model's are {kind(model.pictured)}: "
             "give the data that the model was trained on, with data=…, or another model."
         )
+    if known.remarks.text:
+        warn(known.remarks.text)
     return known
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -14,14 +14,62 @@ from torch import Tensor
 from expkit.randomness import stream
 from expkit.vocabulary import DIGITS
 
+LEFT_OUT = {  # kinds of what a folder of pictures holds and is no part of the data: as they are said of one, and of several
+    "no picture": ("that is no picture", "that are no pictures"),
+    "unreadable": ("that cannot be read", "that cannot be read"),
+    "broken link": ("broken link", "broken links"),
+    "hidden": ("hidden", "hidden"),
+    "closed folder": ("folder that cannot be opened", "folders that cannot be opened"),
+    "repeated link": ("link to what is counted already", "links to what is counted already"),
+    "beside the parts": ("beside the parts to train and to test on", "beside the parts to train and to test on"),
+    "also in the test part": ("to train on that is among the test pictures too", "to train on that are among the test pictures too"),
+}
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What a person should know of a folder of pictures.
+
+    left_out: kind -> names of files; equal: names of pictures that are in two classes; notes: whole sentences.
+    """
+
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    equal: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def text(self) -> str:
+        """One line, with counts and the first names; "" where there is nothing to say."""
+        said = [f"{len(names):,} {LEFT_OUT[kind][len(names) > 1]} ({first(names)})" for kind, names in self.left_out.items()]
+        out = [f"left out: {', '.join(said)}"] if said else []
+        equal = [f"{len(self.equal):,} are equal to one of another class ({first(self.equal)})"] if self.equal else []
+        return "; ".join([*out, *equal, *self.notes])
+
+    def facts(self) -> dict:
+        """For numbers.json: how many there are of each kind, and their first names."""
+        out = {kind: summary(names) for kind, names in self.left_out.items()}
+        return ({"left_out": out} if out else {}) | ({"equal_to_another_class": summary(self.equal)} if self.equal else {})
+
+
+def summary(names: Sequence[str]) -> dict:
+    return {"count": len(names), "first": [*names[:10]]}
+
+
+def first(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`; concepts: of what there are captions."""
+    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`; concepts: of what there are captions.
+
+    remarks: what was left out where they were read.
+    """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...] = DIGITS
+    remarks: Remarks = field(default=Remarks(), kw_only=True)
     concepts: ClassVar[tuple] = ()
 
     @property
@@ -34,7 +82,7 @@ class Pictures:
         return self.images[rows]
 
     def only(self, rows: Tensor | slice) -> Pictures:
-        return Pictures(self.images[rows], self.labels[rows], self.names)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def first(self, count: int | None) -> Pictures:
         return self.only(slice(count))
@@ -48,7 +96,8 @@ class Pictures:
 
     def facts(self) -> dict:
         """What a run's numbers say of its data."""
-        return {"pictures": len(self.labels), "shape": [*self.shape], "classes": [*self.names], "sha256": self.sha256}
+        found = {"pictures": len(self.labels), "shape": [*self.shape], "classes": [*self.names], "sha256": self.sha256}
+        return found | self.remarks.facts()
 
 
 class Batch(NamedTuple):

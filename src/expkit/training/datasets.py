@@ -5,32 +5,22 @@ A folder without a test part of its own is parted by what is in its pictures, h(
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from expkit import inputs, pictures
+from expkit import inputs
 from expkit.errors import Refusal, warn
 from expkit.files import sha256
+from expkit.training import folders
 from expkit.training.data import Pictures
+from expkit.training.folders import Hashed, read
 
 MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
 MNIST_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"  # sha256 of train-images-idx3-ubyte
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-TESTS = ("test", "val", "valid", "validation")
-
-
-class Hashed(NamedTuple):
-    """Pictures, and what is in each of them as a hash."""
-
-    pictures: Pictures
-    keys: list[str]
 
 
 def root() -> Path | None:
@@ -75,7 +65,7 @@ def known(name: str, place: str, folder: str | None, options: dict):
     from torchvision import datasets
 
     at_hand = root() and root() / place
-    there = Path(folder) if folder else at_hand if at_hand and at_hand.is_dir() else Path.home() / ".cache" / "expkit" / place
+    there = folders.place_of(folder) if folder else at_hand if at_hand and at_hand.is_dir() else Path.home() / ".cache" / "expkit" / place
     try:
         return getattr(datasets, name)(str(there), download=not (folder or there == at_hand), **options)
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
@@ -116,22 +106,22 @@ def check_size(size: int) -> None:
 def folder(train: bool, folder: str | None, size: int | None = None, colour: bool = True) -> Pictures:
     """Pictures of a folder, those of each class in a sub-folder of its name, or all of one class; of any size, the middle is taken.
 
-    train/ and test/ (or val/) in it are its parts; else about a tenth is held out, by what is in the pictures. size: 32 where none is
-    given. What is also among the test pictures is left out of the training ones, which is said.
+    They are read as torchvision's ImageFolder reads them, see `expkit.training.folders`. train/ and test/ (or val/) in it are its parts;
+    else about a tenth is held out, by what is in the pictures. size: 32 where none is given. What is also among the test pictures is left
+    out of the training ones, which is said.
     """
     size = size or 32
     check_size(size)
-    place = Path(folder).expanduser() if folder else None
-    if not place or not place.is_dir():
-        given = f"there is no folder {folder}" if folder else "none was named"
-        raise Refusal(f"data=folder trains on the pictures of a folder, and {given}: say where they are with data.folder=FOLDER.")
+    place = folders.opened(folder)
     shape = (3 if colour else 1, size, size)
-    test = next((place / name for name in TESTS if (place / name).is_dir()), None)
-    if test and (place / "train").is_dir():
-        return one_part(read(place / "train", shape), read(test, shape), train)
-    whole, keys = read(place, shape)
+    left = folders.Left(place)
+    training, test = folders.parts_of(place, left)
+    if test:
+        return one_part(read(training, shape, left, place.name), read(test, shape, folders.Left(place), place.name), train)
+    whole, keys, _ = read(training, shape, left, place.name)
     if len(set(keys)) < 2:
-        raise Refusal(f"All pictures in {place} are equal: give two or more that differ, for one is held out to test on.")
+        out = f" ({whole.remarks.text})" if whole.remarks.text else ""
+        raise Refusal(f"All pictures in {training} are equal{out}: give two or more that differ, for one is held out to test on.")
     apart = [int(key[:8], 16) % 10 == 0 for key in keys]
     held_out = torch.tensor(apart if any(apart) and not all(apart) else [key == min(keys) for key in keys])  # few may fall on one side
     return whole.only(~held_out if train else held_out)
@@ -139,61 +129,24 @@ def folder(train: bool, folder: str | None, size: int | None = None, colour: boo
 
 def one_part(train: Hashed, test: Hashed, wanted: bool) -> Pictures:
     """The training pictures that are not among the test pictures, or the test pictures."""
-    (train, keys), (test, others) = train, test
+    (train, keys, files), (test, others, _) = train, test
     if train.names != test.names:
-        odd = sorted(set(train.names) ^ set(test.names))
-        raise Refusal(f"The parts to train and to test on have different classes; only one has: {', '.join(odd)}.")
+        odd = [f"{name} ({'train' if name in train.names else 'test'})" for name in sorted(set(train.names) ^ set(test.names))]
+        raise Refusal(
+            f"The parts to train and to test on have different classes; only one has: {', '.join(odd)}. Give both the same sub-folders."
+        )
     if not wanted:
         return test
     known = set(others)
     new = torch.tensor([key not in known for key in keys])
-    if not new.all():
-        warn(f"{int((~new).sum())} of {len(new)} training pictures are among the test pictures too, and are left out.")
+    if new.all():
+        return train
+    warn(f"{int((~new).sum())} of {len(new)} training pictures are among the test pictures too, and are left out.")
     if not new.any():
         raise Refusal("All training pictures are among the test pictures too: nothing is left to train on.")
-    return train.only(new)
-
-
-def hashes(images: Tensor) -> list[str]:
-    """What is in each picture, as a hash."""
-    return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
-
-
-def read(place: Path, shape: tuple[int, int, int]) -> Hashed:
-    """The pictures below a folder, a class each sub-folder, or one class where it has none."""
-    classes, loose = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")), images_of(place)
-    if classes and loose:
-        raise Refusal(
-            f"{place} has pictures ({loose[0].name}, …) beside sub-folders ({classes[0].name}, …). Put each class into a sub-folder of its "
-            "name, or all pictures into one folder."
-        )
-    files = [(path, label) for label, below in enumerate(classes or [place]) for path in images_of(below)]
-    empty = [path.name for path in classes if not images_of(path)]
-    if empty or not files:
-        where = f"the sub-folder{'s' * (len(empty) > 1)} {', '.join(empty)} of {place}" if empty else str(place)
-        raise Refusal(f"There are no pictures in {where}. Expected {', '.join(sorted(ENDINGS))}.")
-    states = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path, _ in files)
-    return decoded(tuple(files), states, tuple(path.name for path in classes or [place]), shape)
-
-
-@lru_cache(maxsize=2)  # a part to train on and one to test on are asked for in turn
-def decoded(files: tuple[tuple[Path, int], ...], states: tuple, names: tuple[str, ...], shape: tuple[int, int, int]) -> Hashed:
-    """Files and their labels as pictures, in the order of their hashes, so that the first so many are of all classes.
-
-    `states` has when each file was written and how large it is: what was decoded stands as long as they do.
-    """
-    from tqdm import tqdm
-
-    bar = tqdm(files, desc="pictures", unit="picture", leave=False, delay=2)
-    found = torch.stack([(255 * pictures.load(str(path), shape)).round().byte() for path, _ in bar])
-    keys = hashes(found)
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    whole = Pictures(found, torch.tensor([label for _, label in files]), names)
-    return Hashed(whole.only(torch.tensor(order)), [keys[k] for k in order])
-
-
-def images_of(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    out = [file for file, kept in zip(files, new.tolist(), strict=True) if not kept]
+    remarks = replace(train.remarks, left_out={**train.remarks.left_out, "also in the test part": out})
+    return replace(train.only(new), remarks=remarks)
 
 
 def ideal(pictures, count: int, schedule):
@@ -201,4 +154,6 @@ def ideal(pictures, count: int, schedule):
     from expkit.denoisers.ideal import Ideal
 
     data = pictures(train=True).first(count)
+    if data.remarks.text:
+        warn(data.remarks.text)
     return Ideal(data.images.float() / 255, data.labels, schedule)

@@ -18,6 +18,7 @@ from expkit.result import Result
 from expkit.sheets import stacked
 from expkit.training import checkpoints, lightning_arguments
 from expkit.training.data import Batches, Pictures, count_batches
+from expkit.training.folders import joined
 from expkit.training.lightning_arguments import batches_of
 from expkit.training.objectives import Objective, parameters
 from expkit.training.settings import settings
@@ -117,6 +118,8 @@ class Train:
         hush()
         trainer = self.trainer(result, held_out)
         result.say(self.header(trainer, network, batches, tests))
+        if remarks := joined([images.remarks, held_out.remarks]).text:
+            result.say(f"  {remarks}")
         if not checkpoint:
             result.say(f"  from the weights {self.begin}" if self.begin else "  from the beginning")
         self.check_processes(trainer, network)
@@ -219,12 +222,13 @@ class Train:
 
     def header(self, trainer, network, batches: Batches, tests: Batches) -> str:
         images, (channels, height, width) = batches.pictures, batches.pictures.shape
+        classes = len(images.names)
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         shown, tested = batches.rows(0, len(batches)), tests.rows(0, len(tests))
         each = min(self.recipe.batch_size * self.recipe.accumulate, shown)
         return (
             f"train: a network of {parameters(network):,} parameters on {len(images.labels):,} pictures of {width} × {height}"
-            f"{' in colour' * (channels == 3)}, {len(images.names)} classes; {tested:,} held out to test on\n"
+            f"{' in colour' * (channels == 3)}, {classes} class{'es' * (classes != 1)}; {tested:,} held out to test on\n"
             f"  {self.recipe.epochs} epochs of {batches.steps} step{'s' * (batches.steps > 1)}, {each} pictures each"
             f"{f', {shown:,} an epoch' if shown < len(images.labels) else ''}; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
