@@ -90,7 +90,7 @@ def told_apart(sweep: Mapping) -> dict:
         axes.append({**axis, "values": [kept[key_of(value)] for value in values], **said(values)})
         for cell in cells:
             cell["axes"][axis["key"]] = kept[key_of(cell["axes"].get(axis["key"]))]
-    return {**sweep, "axes": axes, "cells": cells}
+    return {**sweep, "axes": axes, "cells": cells} if axes else {**sweep}
 
 
 def said(values: Sequence) -> dict[str, list[str]]:
