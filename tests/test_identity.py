@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from expkit import inputs
+from expkit import command, inputs
 from expkit.arguments import CommandLine, shell
 from expkit.errors import Refusal
 from expkit.job import identity_of
@@ -170,8 +170,8 @@ def test_a_moved_sweep_is_whole(swept):
 
 
 def test_checking_a_finished_sweep_imports_nothing_and_costs_less_than_three_pages_of_help(swept, tmp_path):
-    command = ["-m", *QUICK, "gamma=1,5", "seed=1,2"]
-    swept(*command[len(QUICK) + 1 :])
+    told = ["-m", *QUICK, "gamma=1,5", "seed=1,2"]
+    swept(*told[len(QUICK) + 1 :])
     time.sleep(2.1)  # until nothing has been written just before
 
     def took(arguments: list[str]) -> tuple[float, set]:
@@ -184,7 +184,7 @@ def test_checking_a_finished_sweep_imports_nothing_and_costs_less_than_three_pag
         seconds, *imported = ran.stdout.splitlines()[-1].split()
         return float(seconds), set(imported)
 
-    checked, helped = [took(command) for _ in range(5)], [took(["--help"]) for _ in range(5)]
+    checked, helped = [took(told) for _ in range(5)], [took(["--help"]) for _ in range(5)]
     assert not set().union(*(imported for _, imported in checked))
     assert min(seconds for seconds, _ in checked) < 3 * min(seconds for seconds, _ in helped)
 
@@ -337,3 +337,70 @@ def test_options_that_do_not_fit_are_sentences(arguments, said):
 def test_options_and_keys_may_stand_in_any_order():
     line = CommandLine.of(["gamma=1", "-m", "-cn", "other", "seed=2", "--multirun", "~a.b"])
     assert line.typed == ["--multirun", "--config-name=other", "gamma=1", "seed=2", "~a.b"] and line.many
+
+
+@pytest.mark.parametrize("prompt", ["a dog's house", "an old man (1900)", 'a "cat", "b', "a, \"b", "it's [x}", "back\\slash, (x"])
+def test_what_is_suggested_for_a_text_that_cannot_be_read_can_be_pasted(prompt, expkit):
+    said = expkit("task=sample", f"prompt={prompt}").err
+    suggested = shlex.split(said.partition("quotes inside quotes: " if "cannot be read" in said else "for one text ")[2])
+    assert len(suggested) == 1, said
+    assert f"does not know the prompt {prompt!r}" in expkit("task=sample", *suggested).err
+
+
+MINE = {
+    "broken": ("a: [1, 2\nb: : :\n", "broken.yaml, line 2, cannot be read as YAML"),
+    "tab": ("\tprompt: 3\n", "tab.yaml, line 1, cannot be read as YAML"),
+    "stray": ("# @package _global_\nprompt: ${nope.x}\n", "prompt stands for ${nope.x}, which is not there"),
+    "unset": ("# @package _global_\nprompt: ${oc.env:NOPE}\n", "The environment variable NOPE, which prompt stands for, is not set"),
+    "unknown": ("# @package _global_\nprompt: ${oc.nope:3}\n", "prompt: Unsupported interpolation type oc.nope"),
+    "itself": ("# @package _global_\nprompt: ${prompt}\n", "prompt: Recursive interpolation detected"),
+    "lost": ("# @package _global_\ndefaults:\n  - override /task: nope\n", "There is no task 'nope'"),
+}
+
+
+@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("many", [(), ("-m",)])
+def test_yaml_that_cannot_be_used_is_a_sentence(name, many, expkit):
+    text, said = MINE[name]
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment", f"{name}.yaml").write_text(text)
+    done = expkit(*many, "-cd", "mine", f"experiment={name}", "model=digits", "logger=none")
+    assert done.code == 2 and said in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["~logger"], "every run has logger, which cannot be removed. Leave it out for what it is by itself, or choose nothing"),
+        (["~seed"], "or give another value: seed=VALUE"),
+        (["~model"], "or choose another: model=ddpm or"),
+        (["~nonsens"], "there is no key 'nonsens'"),
+        (["~task.estimate"], "needs 'estimate', which the configuration lacks"),
+        (["~model.denoiser"], "Leave out ~model.denoiser"),
+        (["+seed=1"], "the key seed is there already"),
+        (["+trainer.epochs=2"], "keys of parts are set without the plus: trainer.epochs=2"),
+        (["gamma"], "'gamma' is no KEY=VALUE. Did you mean gamma=…?"),
+        (["gamma=[1,2"], "A list that begins with [ is not closed: 'gamma=[1,2]'"),
+        (["gamma=1,,5"], "A list is gamma=[A,B]"),
+        (["gamma=range(1,3)"], "stands for several values: -m sweeps them"),
+        (["prompt=${nope}"], "prompt=${nope}: there is no key 'nope'"),
+        (["prompt=${oc.env:NOPE}"], "The environment variable NOPE, which prompt stands for, is not set"),
+        (["prompt=${oc.env:P"], "is not closed"),
+        (["pro mpt=3"], "'pro mpt' is no key"),
+        (["--config-name=nope"], "There is no nope.yaml in"),
+        (["hydra.searchpath=[file://nowhere]"], "There is no folder nowhere to seek YAML in"),
+        (["task=hybrid", "sigma=1e300"], "too large to reckon with (sigma=1e300)"),
+        ([f"hydra.run.dir={'x' * 300}"], "hydra.run.dir=… names a file or folder of 300 letters"),
+        ([f"model.weights={'x' * 300}"], "model.weights=… names a file or folder of"),
+        ([f"replay={'x' * 300}"], "replay=… names a file or folder of 300 letters"),
+    ],
+)
+def test_what_cannot_be_composed_or_found_is_said(arguments, said, expkit):
+    done = expkit("model=digits", "logger=none", "samples=1", "steps=3", *arguments) if "replay" not in arguments[0] else expkit(*arguments)
+    assert done.code == 2 and said in done.err, done.err
+
+
+def test_a_size_that_no_machine_has_is_not_called_a_lack_of_memory():
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64000000000000000 bytes.")
+    assert "number is too large (sigma=1e9)" in command.sentence(error, ["sigma=1e9", "steps=3"])
+    assert "Try fewer samples" in command.sentence(RuntimeError("can't allocate memory: you tried to allocate 1000 bytes"), ["samples=3"])

@@ -229,6 +229,8 @@ def unparsed(error: BaseException, arguments: Sequence[str]) -> str:
         return f"{said} {key!r} is no key: give KEY=VALUE, without spaces before the equals sign."
     if value.count("${") > value.count("}"):
         return f"{said} ${{ begins what stands for another key, as ${{seed}} does, and is not closed. \\${{ are the letters themselves."
+    if value.startswith("[") and value.count("[") > value.count("]"):
+        return f"{said} A list that begins with [ is not closed: {quoted(f'{culprit}]')}"
     if key.lstrip("+") not in NAMES and not key.endswith(("weights", "folder", "dir", "imported", "prompt")):
         return f"{said} A list is {key}=[A,B], several values for -m are {key}=A,B, and text with commas or brackets is '{key}=\"TEXT\"'."
     return f"{said} Text with commas, brackets or quotes needs quotes inside quotes: {quoted(f'{key}={text_of(value)}')}"
@@ -315,6 +317,8 @@ def uncomposed(error: BaseException, text: str, arguments: Sequence[str]) -> str
         return full(cause, str(cause))
     if key := getattr(cause, "full_key", None):
         parent, _, last = str(key).rpartition(".")
+        if removed := next((a for a in arguments if a.startswith("~") and str(key).startswith(a.lstrip("~"))), None):
+            return f"{removed}: every run has {key}, which cannot be removed. Leave this argument out."
         siblings = [str(k) for k in (getattr(cause, "parent_node", None) or [])]
         known = siblings if parent else [*keys(), *GROUPS]
         place = f"{parent}." if parent else ""
@@ -324,6 +328,8 @@ def uncomposed(error: BaseException, text: str, arguments: Sequence[str]) -> str
         return f"There is no group {match[1]!r} to choose from.{nearest(group, GROUPS)} See --help."
     if match := re.search(r"Could not (?:append|add) to config\. An item is already at '([^']+)'", text):
         return f"The key {match[1]} is there already: write {match[1]}=VALUE, without the plus."
+    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
+        return f"{match[1]} stands for several values: -m sweeps them, one run for each."
     if "Ambiguous value for argument" in text:
         culprit = (re.search(r"Ambiguous value for argument '([^']+)'", text) or ["", ""])[1]
         key, _, value = culprit.partition("=")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -224,7 +225,12 @@ def built(node, **given):
         if not given:
             return instantiate(node, _convert_="all")
         rest = {key: value for key, value in node.items() if key not in given}
-        return instantiate(rest, _convert_="all", _partial_=True)(**given)
+        try:
+            return instantiate(rest, _convert_="all", _partial_=True)(**given)
+        except TypeError as error:
+            if match := re.match(r"(\w+)\.__init__\(\) missing .*: (.*)", str(error)):
+                raise Refusal(f"{node['_target_']} needs {match[2]}, which the configuration lacks: it was removed.") from None
+            raise
     except InstantiationException as error:
         if isinstance(error.__cause__, Refusal | OSError | KeyboardInterrupt):
             raise error.__cause__ from None
