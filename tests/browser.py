@@ -83,6 +83,19 @@ document.querySelector(css).click();
 requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));"""
 
 
+WORK = """const done = arguments[0], began = performance.now(), box = document.body.appendChild(document.createElement('div'));
+box.innerHTML = '<button style="width: 90px; display: inline-block">some words in a box</button>'.repeat(3000);
+box.getBoundingClientRect();
+requestAnimationFrame(() => setTimeout(() => (box.remove(), done(performance.now() - began))));"""
+USUAL = 100  # milliseconds that WORK takes on two quiet cores without AVX-512
+
+
+def slowness(driver) -> float:
+    """How many times as slow as usual the machine is now, at laying out boxes; not less than 1."""
+    driver.get("about:blank")
+    return max(1.0, median(driver.execute_async_script(WORK) for _ in range(5)) / USUAL)
+
+
 def timed(driver, address: str) -> tuple[float, float]:
     """Milliseconds from asking for a page of `thousand` until it is painted, and from a click on a filter's box; medians."""
     opened, filtered = [], []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of the checkout that expkit runs from, with + where files differ from it."""
     where = Path(__file__).parents[2]
-    if not (where / ".git").exists():
+    if not ((where / ".git").exists() and shutil.which("git")):
         return None
     asked = subprocess.run(["git", "-C", str(where), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True)
     return asked.stdout.strip() or None
