@@ -6,8 +6,9 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from expkit import schema
+from expkit import inputs, schema
 from expkit.errors import Refusal
 
 READ: dict[str, str | None] = {}  # environment variables that configurations have asked for in this process, None: not set
@@ -56,12 +57,17 @@ def unrecorded() -> Iterator[None]:
 
 def newest():
     """The newest weights that were trained here, as a path; where there are none, what refuses once they are needed."""
+    from omegaconf import OmegaConf
+
+    lazily = OmegaConf.create({"_target_": "expkit.denoisers.trained.newest"})
+    if not any(Path(inputs.NEWEST).glob("*/model.safetensors")):
+        return lazily  # without torch
     from expkit.denoisers import trained
 
     try:
         return trained.newest()
     except Refusal:
-        return {"_target_": "expkit.denoisers.trained.newest"}
+        return lazily
 
 
 def said(*, _parent_, _root_):
