@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from expkit.errors import Refusal
 
+NEWEST = "${newest:}"
 READ: dict[str, str | None] = {}  # environment variables that configurations have asked for in this process, None: not set
 
 
