@@ -240,6 +240,27 @@ def test_what_ships_counts_by_its_card(tmp_path, monkeypatch):
     assert seen[0] != seen[1]
 
 
+def test_the_newest_weights_are_those_of_when_it_was_made(expkit, tmp_path):
+    def trained(name: str, weights: str) -> None:
+        Path("outputs/train", name).mkdir(parents=True)
+        shutil.copyfile(inputs.WEIGHTS / f"{weights}.safetensors", f"outputs/train/{name}/model.safetensors")
+
+    command = ("model=trained", "logger=none", "samples=1", "steps=3", "prompt=3", "seed=1,2")
+    trained("first", "digits")
+    first = expkit("-m", *command)
+    assert first.code == 0, first.err
+    row = table(first.folder)[0]
+    assert row["command"].endswith(" model.weights=outputs/train/first/model.safetensors") and not expkit("-m", *command).err
+    time.sleep(0.02)
+    trained("second", "class_conditional")
+    alone = pasted(row["command"], tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    file = Path(alone.stdout.splitlines()[-1], "pictures/000.png")
+    assert Image.open(file).tobytes() == Image.open(first.folder / row["folder"] / "pictures/000.png").tobytes()
+    assert expkit(f"replay={first.folder / row['folder']}").code == 0
+    assert "0 of them there already" in expkit("-m", *command).err
+
+
 def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "WHOLE", 1000)
     file = tmp_path / "large"

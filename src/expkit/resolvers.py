@@ -11,6 +11,7 @@ from pathlib import Path
 from expkit import inputs, schema
 from expkit.errors import Refusal
 
+NEWEST = "${newest:}"
 READ: dict[str, str | None] = {}  # environment variables that configurations have asked for in this process, None: not set
 
 

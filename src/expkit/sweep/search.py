@@ -32,6 +32,7 @@ def search(context, job, config, arguments: Sequence[str], aim: Aim) -> None:
         while len(book.trials) < aim.trials:
             asked = [study.ask({key: of for key, (of, _) in space.items()}) for _ in range(min(aim.batch, aim.trials - len(book.trials)))]
             cells = run(folder, config, context, [telling(overrides, space, trial.params) for trial in asked], launch, len(book.trials))
+            book.command = typed(config)  # with the variables that they have asked for
             for trial, cell in zip(asked, cells, strict=True):
                 value = book.told(cell)
                 study.tell(trial, value, optuna.trial.TrialState.FAIL if value is None else None)
