@@ -397,3 +397,9 @@ def test_an_experiment_may_say_what_it_sweeps(expkit, data):
     done = expkit("experiment=a1", "model=ideal", "model.count=60", "logger=none", "hydra.sweeper.params.steps='4,6'")
     assert done.code == 0, done.err
     assert [row["steps"] for row in table(done.folder)] == ["4", "6"] and done.err.count("sample: 3 pictures") == 2
+
+
+def test_what_no_cell_can_be_made_of_is_refused_before_there_is_a_folder(expkit):
+    done = expkit("-m", *SMALL, "gamma=1,2", "keep=0")
+    assert done.code == 2 and "keep=0 does not fit" in done.err and "cells" not in done.err
+    assert not [*Path("outputs").rglob("*.png")] and not [*Path().rglob("cells")]

@@ -87,6 +87,8 @@ def elsewhere(name: str, launch: Launch, config, tellings: Sequence[Sequence[str
 
 def complete(folder: Path, cells: Sequence[Cell], config, launch: Launch) -> None:
     """Run what is missing of these cells, and show all of them: while they run, and at the end, however it comes."""
+    if len(errors := {cell.error for cell in cells}) == 1 and not any(cell.job for cell in cells):
+        raise Refusal(errors.pop())  # for one reason, which is none of what is swept: there is nothing to show
     claim(folder)
     read = [inputs.names(cell.job.resolved) for cell in cells if cell.job]
     made_from = names.made_from(asked(config), resolvers.READ, folders(config), dict.fromkeys(chain(*read)))
