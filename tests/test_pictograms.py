@@ -81,7 +81,6 @@ def test_concepts_are_chosen_by_number_or_name(few):
     ("wrong", "said"),
     [
         ({"concepts": ["skul"]}, "Did you mean skull"), ({"concepts": []}, "names no pictogram"), ({"concepts": 0}, "does not fit"),
-        ({"size": 30}, "multiple of 8"), ({"size": 128}, "multiple of 8"), ({"views": 0}, "whole number of 1 or more"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(font, wrong, said):

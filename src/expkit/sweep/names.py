@@ -132,9 +132,12 @@ def whole(where: Path, cell: str, was: Mapping) -> bool:
 
 
 def damaged(where: Path, cells: Iterable[str]) -> list[str]:
-    """Those of these cells whose folders are there and do not hold what was made: something was removed, or written over."""
+    """Those of these cells whose folders do not hold what was made: something was removed, or written over.
+
+    A folder that holds neither a recipe nor numbers is no run's: it is somebody's own.
+    """
     made = read(where).get("made", {})
-    there = [cell for cell in dict.fromkeys(cells) if (where / "cells" / cell).is_dir() and any((where / "cells" / cell).iterdir())]
+    there = [cell for cell in dict.fromkeys(cells) if any((where / "cells" / cell / name).is_file() for name in ("recipe.yaml", "numbers.json"))]
     return [cell for cell in there if not (whole(where, cell, made[cell]) if cell in made else complete(where / "cells" / cell))]
 
 
