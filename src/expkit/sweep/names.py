@@ -137,7 +137,8 @@ def damaged(where: Path, cells: Iterable[str]) -> list[str]:
     A folder that holds neither a recipe nor numbers is no run's: it is somebody's own.
     """
     made = read(where).get("made", {})
-    there = [cell for cell in dict.fromkeys(cells) if any((where / "cells" / cell / name).is_file() for name in ("recipe.yaml", "numbers.json"))]
+    ours = [where / "cells" / cell for cell in dict.fromkeys(cells)]
+    there = [cell.name for cell in ours if any((cell / name).is_file() for name in ("recipe.yaml", "numbers.json"))]
     return [cell for cell in there if not (whole(where, cell, made[cell]) if cell in made else complete(where / "cells" / cell))]
 
 
