@@ -88,7 +88,7 @@ def test_trials_that_fail_are_holes_and_a_search_that_only_fails_ends(searched):
         (["steps=3,4", "hydra.sweeper.objective=judged/picture/secnd"], "Did you mean judged/picture/second? There are"),
         (["steps=3", *SOUGHT], "There is nothing to search"),
         (["gamma=interval(3,1)", *SOUGHT], "gamma=interval(3,1) cannot be searched"),
-        (["steps=3,4", "hydra.sweeper.direction=up"], "it is maximize or minimize"),
+        (["steps=3,4", "hydra.sweeper.direction=up"], "direction is maximize or minimize"),
         (["steps=3,4", "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 does not fit"),
         (["gama=3,4", *SOUGHT], "Did you mean gamma?"),
     ],
