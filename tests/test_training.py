@@ -488,7 +488,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(expkit, data):
 
 
 def test_missing_data_is_said(expkit, tmp_path):
-    done = expkit(*TINY, "data=mnist", "logger=none", f"data.folder={tmp_path / 'nowhere'}")
+    done = expkit("task=train", "data=mnist", "logger=none", f"data.folder={tmp_path / 'nowhere'}")
     assert done.code == 2 and "MNIST is not at" in done.err
 
 
