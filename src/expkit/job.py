@@ -127,7 +127,8 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """All that have to be typed for this run, also when there are newer weights."""
-        weights = self.composed.config._get_node("model")._get_node("weights") if "model" in self.composed.config else None
+        model = self.composed.config._get_node("model", validate_access=False)
+        weights = None if model is None else model._get_node("weights", validate_access=False)
         newest = weights is not None and weights._value() == resolvers.NEWEST and isinstance(self.resolved["model"]["weights"], str)
         return [*self.composed.origin, *self.told, *([f"model.weights={self.resolved['model']['weights']}"] if newest else [])]
 
