@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 DATA = next((p for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data") if p and Path(p).is_dir()), None)
-OTHERS = ("EXPKIT_CACHE", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "WANDB_", "XDG_", "TORCH_HOME", "HYDRA_", "SLURM_", "TQDM_", "MPL",
-          "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "GRADIO_")  # fmt: skip
+OTHERS = ("EXPKIT_CACHE", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "WANDB_", "XDG_", "TORCH_HOME", "HYDRA_", "SLURM_", "TQDM_",
+          "MPL", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "GRADIO_")  # fmt: skip
 
 
 def isolate() -> None:
