@@ -78,7 +78,7 @@ class Claim:
 
     def held(self, there: Sequence[str], killed: bool) -> str:
         """Why the folder cannot be written into."""
-        listed = ", ".join(there[:5]) + ", …" * (len(there) > 5)
+        listed = listing(there)
         if killed:
             return (
                 f"The folder {self.folder} holds what a run that was killed has left: {listed}. "
@@ -89,7 +89,7 @@ class Claim:
         return f"The folder {self.folder} already holds {listed}, which a run would overwrite. {OTHER}"
 
     def there(self) -> list[str]:
-        return sorted(name for name in os.listdir(self.folder) if any(fnmatch(name, pattern) for pattern in self.names))
+        return matching(self.folder, self.names)
 
     def check_outside_of_runs(self) -> None:
         """Refuse a folder such as RUN/pictures: it is a part of another run."""
@@ -215,6 +215,16 @@ def locked(path: Path) -> tuple[int | None, bool]:
             os.close(file)
             return None, left
         os.close(file)
+
+
+def matching(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """What lies in a folder under one of these names, or patterns of names."""
+    return sorted(name for name in os.listdir(folder) if any(fnmatch(name, pattern) for pattern in patterns))
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first names, in words."""
+    return ", ".join(names[:5]) + ", …" * (len(names) > 5)
 
 
 def unwritable(folder: Path, error: OSError, key: str = "hydra.run.dir") -> Refusal:

@@ -10,6 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def path_of(name: str) -> str:
+    """The path that a person has written: with ~, or as a file: address. Nothing need be there."""
+    if name.lower().startswith("file:"):
+        from urllib.parse import unquote, urlsplit
+
+        try:
+            name = unquote(urlsplit(name).path)
+        except ValueError:  # an address that is none
+            return name
+    return os.path.expanduser(name)
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from expkit import schema
+from expkit.files import path_of, sha256
 
 PACKAGE = Path(__file__).parent
 WEIGHTS, ASSETS = PACKAGE / "weights", PACKAGE / "assets"
@@ -87,21 +88,11 @@ def located(name: str) -> list[Path]:
     if name.startswith("newest in "):
         return sorted(Path(NEWEST).glob("*/model.safetensors"))
     ships = [] if "/" in name else [WEIGHTS / f"{name}.json", WEIGHTS / name / "card.json", ASSETS / f"{name}.png"]
-    return there([Path(unquoted(name) if name.lower().startswith("file:") else os.path.expanduser(name)), *ships])
+    return there([Path(path_of(name)), *ships])
 
 
 def there(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if os.path.exists(path)]  # which takes names that no file can have
-
-
-def unquoted(url: str) -> str:
-    """The path of a file: address."""
-    from urllib.parse import unquote, urlsplit
-
-    try:
-        return os.path.expanduser(unquote(urlsplit(url).path))
-    except ValueError:
-        return url
 
 
 def ships(name: str) -> bool:
@@ -174,7 +165,7 @@ def content(path: Path) -> str:
             return f"no file ({stat.st_mode:o})"
         key = (os.path.abspath(path), *signature(stat))
         if key not in KNOWN:
-            found = sha256(path, stat)
+            found = sha256(path) if stat.st_size <= WHOLE else of_pieces(path, stat)
             if not settled(stat):
                 return found
             KNOWN[key] = found
@@ -183,10 +174,8 @@ def content(path: Path) -> str:
         return f"unreadable ({error.errno})"
 
 
-def sha256(path: Path, stat: os.stat_result) -> str:
+def of_pieces(path: Path, stat: os.stat_result) -> str:
     with open(path, "rb") as file:
-        if stat.st_size <= WHOLE:
-            return hashlib.file_digest(file, "sha256").hexdigest()
         found = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
         for start in range(0, stat.st_size, stat.st_size // PIECES):
             file.seek(start)

@@ -46,12 +46,15 @@ class Composed:
         self.changed.update(values)
         return resolved(self.copied)
 
+    @property
+    def whole(self) -> Mapping:
+        """The configuration with Hydra's own node in it, where it is known."""
+        return self.config if "hydra" in self.config else self.beside
+
     @cached_property
     def declared(self) -> dict[str, schema.Declaration]:
         """What its keys may be, {path: declaration}."""
-        from hydra.core.hydra_config import HydraConfig
-
-        known = self.config.hydra if "hydra" in self.config else HydraConfig.get()
+        known = self.whole.hydra
         folders = tuple(Path(source.path) for source in known.runtime.config_sources if source.schema == "file")
         choices = tuple((group, option) for group, option in known.runtime.choices.items() if isinstance(option, str))
         return schema.declarations(choices, known.job.config_name, folders)
@@ -74,8 +77,7 @@ class Composed:
     @cached_property
     def origin(self) -> list[str]:
         """The arguments that say where its YAML comes from, beside expkit's own: Hydra's options, and what is set of Hydra's node."""
-        config = self.config if "hydra" in self.config else self.beside
-        if not config:
+        if not (config := self.whole):
             return []
         hydra, _ = overrides_of(config)
         told = [*sources_of(config, beside), *(a for a in hydra if not a.startswith((*ELSEWHERE, *SWEEPERS)))]

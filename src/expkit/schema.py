@@ -6,7 +6,8 @@
 Before the second colon stand alternatives, parted by |, and `batch` where a list of such values is a batch. An alternative is
 
     int, float, bool, str, path (a text that is not empty), prompt (a text or a number), null, [] (an empty list), dict (keys of its own),
-    int >= 1, float > 0, float 0 .. 1, int >= 4 by 4 (a range, and what it is a multiple of), list of ALTERNATIVE, or a word for itself
+    int >= 1, float > 0, float > 0 <= 1, float 0 .. 1, int >= 4 by 4 (a range, and what it is a multiple of),
+    list of ALTERNATIVE, or a word for itself
 
 The check, its sentence and the line in --help come from it. A value that only refers to others, such as ${either:${samples},4}, has the
 declarations of those, so wiring needs none. Of a composed configuration the declarations are those of the files that were chosen, each
@@ -29,11 +30,12 @@ from pathlib import Path
 from expkit.errors import Refusal
 
 PACKAGE = Path(__file__).parent
-NOUNS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "prompt": "text or a number",
+NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "prompt": "text or a number",
          "path": "a path or a name", "null": "null", "[]": "[]", "dict": "a mapping of keys"}  # fmt: skip
 MANY = {"int": "whole numbers", "float": "numbers", "str": "texts", "prompt": "texts or numbers"}
 KIND = re.compile(
-    r"(?P<list>list of )?(?P<name>\S+)(?: (?:(?P<sign>>=?) (?P<least>\S+)|(?P<low>\S+) \.\. (?P<high>\S+)))?(?: by (?P<step>\d+))?"
+    r"(?P<list>list of )?(?P<name>\S+)"
+    r"(?: (?:(?P<sign>>=?) (?P<least>\S+)(?: <= (?P<most>\S+))?|(?P<low>\S+) \.\. (?P<high>\S+)))?(?: by (?P<step>\d+))?"
 )
 LINE = re.compile(r"(?P<indent> *)(?P<key>[^\s:#'\"-][^:#]*):(?: +(?P<value>.*))?")
 PLAIN_DEFAULT = re.compile(r"- (?:(?P<group>/[\w/]*/)?(?P<name>\w+)(?:@(?P<package>[\w.]+))?)$")
@@ -61,7 +63,7 @@ class Kind:
         found = KIND.fullmatch(text)
         if not found:
             raise ValueError(f"not a type: {text!r}")
-        least, most = found["least"] or found["low"] or -math.inf, found["high"] or math.inf
+        least, most = found["least"] or found["low"] or -math.inf, found["high"] or found["most"] or math.inf
         return cls(found["name"], float(least), float(most), found["sign"] == ">", int(found["step"] or 1), bool(found["list"]))
 
     def accepts(self, value) -> bool:
@@ -98,7 +100,9 @@ class Kind:
     def noun(self) -> str:
         """In English: a whole number of 1 or more"""
         words = f"a list of {MANY[self.name]}" if self.many else NOUNS.get(self.name, self.name)
-        if self.most < math.inf:
+        if self.above and self.most < math.inf:
+            words += f" above {self.least:.12g} and up to {self.most:.12g}"
+        elif self.most < math.inf:
             words += f" from {self.least:.12g} to {self.most:.12g}"
         elif self.least > -math.inf:
             words += f" above {self.least:.12g}" if self.above else f" of {self.least:.12g} or more"
@@ -141,7 +145,7 @@ class Declaration:
 
     @property
     def noun(self) -> str:
-        *first, last = dict.fromkeys(kind.noun for kind in self.kinds)
+        *first, last = dict.fromkeys(noun for kind in self.kinds for noun in (("true", "false") if kind.name == "bool" else (kind.noun,)))
         return f"{', '.join(first)}{',' * any(' ' in one for one in first)} or {last}" if first else last
 
     def refusal(self, key: str, value) -> Refusal:
@@ -169,7 +173,6 @@ def shown(value) -> str:
     text = f"[{','.join(map(shown, value))}]" if isinstance(value, list) else str(value)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
 
 
 def entries(text: str) -> Iterator[tuple[str, str, Declaration | None]]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -22,8 +21,9 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from expkit import __version__
 from expkit.errors import Refusal, nearest
+from expkit.files import path_of
+from expkit.inputs import ASSETS
 
-ASSETS = Path(__file__).parent / "assets"
 MOST_PIXELS, MOST_BYTES = 100_000_000, 50_000_000
 PATIENCE, LONGEST = 10.0, 60.0  # seconds of silence, and of a whole transfer
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -121,7 +121,7 @@ def strange(first: bytes) -> str:
 
 def content(name: str) -> BinaryIO:
     """A picture's file, or what its URL answers."""
-    path = os.path.expanduser(name)
+    path = path_of(name)
     scheme = (re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name) or ["", ""])[1].lower()
     if os.path.isfile(path):
         return open(path, "rb")
@@ -129,11 +129,7 @@ def content(name: str) -> BinaryIO:
         return (ASSETS / f"{name}.png").open("rb")
     if scheme in ("http", "https"):
         return BytesIO(fetched(name))
-    if scheme == "file":
-        path = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
-        if os.path.isfile(path):
-            return open(path, "rb")
-    elif scheme:
+    if scheme and scheme != "file":
         raise Refusal(f"The picture {name[:80]} is at {scheme}:, which is not known here. Give a file's path, or an http or https address.")
     if os.path.isdir(path):
         raise Refusal(f"The picture {name!r} is a folder. Give one file in it; several are a list: image=[A,B].")

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from expkit.errors import Refusal
 from expkit.files import sha256
-
-WEIGHTS = Path(__file__).parent / "weights"
+from expkit.inputs import WEIGHTS
 
 
 def cache() -> Path:

@@ -20,6 +20,7 @@ from expkit.denoisers.unets import UNet
 from expkit.devices import device_of, precision_of
 from expkit.errors import Refusal
 from expkit.files import sha256
+from expkit.inputs import NEWEST
 from expkit.schedule import Schedule
 from expkit.vocabulary import DIGITS, named, null_only
 
@@ -113,7 +114,7 @@ class TrainedUNet(Denoiser):
         return Prediction(native.to(x.dtype))
 
 
-def newest(folder: str = "outputs/train") -> str:
+def newest(folder: str = NEWEST) -> str:
     """The weights of the newest training below `folder` of a UNet that is told classes."""
     found = sorted(Path(folder).glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     if path := next((path for path in found if knows_classes(path)), None):

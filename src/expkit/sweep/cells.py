@@ -15,12 +15,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 from expkit.arguments import shell
-from expkit.claims import NO_SPACE, unwritable
+from expkit.claims import NO_SPACE, listing, matching, unwritable
 from expkit.command import sentence
 from expkit.errors import Refusal
 from expkit.files import in_one_move
@@ -185,12 +184,10 @@ def stopped(job: Job, sweep: Path) -> bool:
 def claim(sweep: Path) -> None:
     """Make the folder of a sweep, which several processes may share. Refuse one that holds what no sweep has written there."""
     try:
-        names = sorted(os.listdir(sweep)) if sweep.is_dir() else []
         mine = (sweep / CLAIMED).exists() or any(sweep.glob(f"cells/*/{WRITTEN}"))  # as sweeps were before they left a mark
-        there = [name for name in names if any(fnmatch(name, pattern) for pattern in SHOWN)]
+        there = matching(sweep, SHOWN) if sweep.is_dir() else []
         if there and not mine:
-            listed = ", ".join(there[:5]) + ", …" * (len(there) > 5)
-            raise Refusal(f"The folder {sweep} already holds {listed}, which a sweep would overwrite. Give another one {ELSEWHERE}")
+            raise Refusal(f"The folder {sweep} already holds {listing(there)}, which a sweep would overwrite. Give another one {ELSEWHERE}")
         (sweep / "cells").mkdir(parents=True, exist_ok=True)
         (sweep / CLAIMED).touch()
     except OSError as error:

@@ -23,11 +23,6 @@ MNIST = "MNIST, 60,000 training pictures (LeCun, Cortes, Burges), CC BY-SA 3.0"
 MNIST_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"  # sha256 of train-images-idx3-ubyte
 
 
-def root() -> Path | None:
-    """Where data is at hand: EXPKIT_DATA, or shared/data beside a checkout."""
-    return inputs.data_root()
-
-
 def mnist(train: bool, folder: str | None = None, size: int | None = None, colour: bool = False) -> Pictures:
     """MNIST: 60,000 pictures for training or 10,000 for testing, 28×28, white on black."""
     found = known("MNIST", "mnist", folder, {"train": train})
@@ -64,7 +59,7 @@ def known(name: str, place: str, folder: str | None, options: dict):
     """A set of torchvision's: from `folder` (its layout), else from the data at hand, else downloaded into the user's cache."""
     from torchvision import datasets
 
-    at_hand = root() and root() / place
+    at_hand = inputs.data_root() and inputs.data_root() / place
     there = folders.place_of(folder) if folder else at_hand if at_hand and at_hand.is_dir() else Path.home() / ".cache" / "expkit" / place
     try:
         return getattr(datasets, name)(str(there), download=not (folder or there == at_hand), **options)

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.parse
-import urllib.request
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from expkit import pictures
 from expkit.errors import Refusal
+from expkit.files import path_of
 from expkit.training.data import Pictures, Remarks, first
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}
@@ -64,10 +63,7 @@ def hashes(images: Tensor) -> list[str]:
 
 def place_of(folder: str | Path) -> Path:
     """A folder as people write it: a path, also with ~, or a file: address. It need not be there."""
-    text = str(folder)
-    if text.lower().startswith("file:"):
-        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    return Path(os.path.abspath(path_of(str(folder))))
 
 
 def opened(folder: str | Path | None) -> Path:

@@ -6,43 +6,23 @@ and no Lightning is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import isfinite
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from expkit.errors import Refusal, nearest
+from expkit.schema import Declaration, shown
 
+LIMIT = Declaration("int >= 1 | float > 0 <= 1", words="a whole number of batches, or a share of them")
+COUNT, SWITCH = Declaration("int >= 1"), Declaration("bool")
 
-class Allowed(NamedTuple):
-    """An argument that may be given. expected: its values in words. fits: whether a value is one of them."""
-
-    expected: str
-    fits: Callable[[object], bool]
-
-
-def is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_limit(value: object) -> bool:
-    return (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1)
-
-
-LIMIT = Allowed("a whole number of batches, 1 or more, or a share of them above 0.0 up to 1.0", is_limit)
-COUNT = Allowed("a whole number of 1 or more", lambda value: is_whole(value) and value >= 1)
-SWITCH = Allowed("true or false", lambda value: isinstance(value, bool))
-
-ALLOWED: Mapping[str, Allowed] = {
+ALLOWED: Mapping[str, Declaration] = {
     "limit_train_batches": LIMIT,
     "limit_val_batches": LIMIT,
     "accumulate_grad_batches": COUNT,
     "log_every_n_steps": COUNT,
-    "gradient_clip_val": Allowed(
-        "a number above 0", lambda value: (is_whole(value) or isinstance(value, float)) and value > 0 and isfinite(value)
-    ),
-    "gradient_clip_algorithm": Allowed("norm or value", lambda value: value in ("norm", "value")),
-    "deterministic": Allowed("true, false or warn", lambda value: isinstance(value, bool) or value == "warn"),
-    "profiler": Allowed("simple or advanced", lambda value: value in ("simple", "advanced")),
+    "gradient_clip_val": Declaration("float > 0"),
+    "gradient_clip_algorithm": Declaration("norm | value"),
+    "deterministic": Declaration("bool | warn"),
+    "profiler": Declaration("simple | advanced"),
     "benchmark": SWITCH,
     "detect_anomaly": SWITCH,
     "enable_progress_bar": SWITCH,
@@ -92,7 +72,7 @@ def check(arguments: object) -> None:
     if not isinstance(arguments, Mapping):
         raise Refusal(f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, trainer.lightning.NAME=VALUE.")
     for name, value in arguments.items():
-        given = f"trainer.lightning.{name}={str(value).lower() if isinstance(value, bool) else value}"
+        given = f"trainer.lightning.{name}={shown(value)}"
         if name in REFUSED:
             raise Refusal(f"{given} is not taken: {REFUSED[name]}.")
         if name not in ALLOWED:
@@ -100,15 +80,15 @@ def check(arguments: object) -> None:
                 f"{given}: Lightning's Trainer has no argument {name!r} that may be given here.{nearest(name, ALLOWED)} "
                 f"There are: {', '.join(ALLOWED)}."
             )
-        if value is not None and not ALLOWED[name].fits(value):
-            raise Refusal(f"{given} does not fit: it is {ALLOWED[name].expected}.")
+        if value is not None and not ALLOWED[name].accepts(value):
+            raise ALLOWED[name].refusal(f"trainer.lightning.{name}", value)
 
 
 def batches_of(name: str, limit: float | None, count: int) -> int:
     """How many of `count` batches a limit leaves: so many, or a share of them rounded down. Raises Refusal where none is left."""
     if limit is None:
         return count
-    left = min(count, limit) if is_whole(limit) else int(count * limit)
+    left = min(count, limit) if isinstance(limit, int) else int(count * limit)
     if count and not left:
         raise Refusal(f"trainer.lightning.{name}={limit} of {count} batches is none: give {1 / count:.3g} or more, or a number of batches.")
     return left

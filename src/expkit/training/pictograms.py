@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expkit.errors import Refusal, nearest
+from expkit.inputs import FONT
 from expkit.training.data import Pictures
 
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 NATIVE, CANVAS = 109, 136  # pixels: the size of the font's only strike, and the square that holds any of its glyphs
 OVER = 2  # glyphs are kept so many times as large as pictures are, so that turning and shrinking do not blur them
 
