@@ -331,13 +331,13 @@ def wandb_at_hand(monkeypatch, tmp_path):
     """W&B as on a machine on which nobody has ever used it, and as if it had not been used in this process."""
     import wandb
 
+    wandb.teardown()  # first: it removes the variable by which its service is found, which must not come back at the end
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     home = tmp_path.parent / f"{tmp_path.name}_home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
-    wandb.teardown()
     yield wandb
     wandb.teardown()
 
