@@ -216,6 +216,7 @@ def test_half_written_cells_of_other_processes_are_left_and_the_sweep_is_complet
     assert (whole / "numbers.json").is_file() and other.is_dir()
 
 
+@pytest.mark.slow
 def test_a_sweep_overwrites_nothing_of_others_and_goes_on_in_its_own_folder(small, tmp_path):
     command = ("-m", "prompt=3,8", "hydra.sweep.dir=theirs")
     for name in ("index.html", "sheet.png", "sheet_02.png", "table.csv", "table.parquet", "tensorboard", "search.png", "finished.json"):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from expkit.errors import Refusal
 from expkit.job import identity_of
 from tests.test_sweep import table
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 QUICK = ("model=digits", "logger=none", "samples=1", "steps=3")
 
 
@@ -73,7 +75,7 @@ def test_a_finished_sweep_is_answered_at_once_and_again_where_a_variable_is_anot
 
 
 @pytest.mark.parametrize(
-    "value", ["${oc.env:P,3}", '"${oc.decode:${oc.env:P}}"', '"${oc.env:${oc.env:NAME}}"', "[${oc.env:P},2]"]
+    "value", ["${oc.env:P,3}", *map(slow, ['"${oc.decode:${oc.env:P}}"', '"${oc.env:${oc.env:NAME}}"', "[${oc.env:P},2]"])]
 )
 def test_a_variable_counts_wherever_it_stands(value, swept, monkeypatch):
     monkeypatch.setenv("NAME", "P")
@@ -92,7 +94,9 @@ def test_a_variable_in_yaml_counts_and_one_that_was_not_set(swept, monkeypatch):
     assert "0 of them there already" in swept(*command).err
 
 
-@pytest.mark.parametrize("form", ["--config-dir {}", "--config-dir={}", "-cd {}", "hydra.searchpath=[file://{}]", "hydra.searchpath=[{}]"])
+@pytest.mark.parametrize(
+    "form", ["--config-dir {}", "hydra.searchpath=[file://{}]", *map(slow, ["--config-dir={}", "-cd {}", "hydra.searchpath=[{}]"])]
+)
 def test_a_folder_of_yaml_counts_by_its_name_and_by_what_is_in_it(form, swept):
     experiment("A", 3)
     experiment("B", 8)
@@ -116,7 +120,7 @@ def test_another_first_file_of_yaml_counts(swept):
     assert "0 of them there already" in swept(*command).err
 
 
-@pytest.mark.parametrize("name", ["p.png", "~/p.png", "file://{home}/p.png", "file://{home}/p%2Epng"])
+@pytest.mark.parametrize("name", ["~/p.png", *map(slow, ["p.png", "file://{home}/p.png", "file://{home}/p%2Epng"])])
 def test_a_picture_counts_by_what_is_in_it_however_it_is_named(name, swept, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     picture("p.png", 90)

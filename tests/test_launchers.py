@@ -48,7 +48,7 @@ def picture(folder: Path, cell: str) -> torch.Tensor:
     return pictures.as_tensor(Image.open(folder / "cells" / cell / "pictures" / "000.png"))
 
 
-@pytest.mark.parametrize(("name", "i_starts"), [("joblib", "1,2,3"), ("submitit_local", "1")])
+@pytest.mark.parametrize(("name", "i_starts"), [("joblib", "1,2,3"), pytest.param("submitit_local", "1", marks=pytest.mark.slow)])
 def test_a_sweep_elsewhere_equals_one_in_this_process(name, i_starts, expkit, data):
     swept = (f"i_start={i_starts}", "gamma=1,7")
     there, here = launched(name, expkit)(*swept, "hydra.sweep.dir=there"), expkit("-m", *SMALL, *swept, "hydra.sweep.dir=here")
@@ -72,6 +72,7 @@ def test_a_cell_that_fails_elsewhere_is_a_hole_and_the_same_command_goes_on(expk
     assert done.code == 0 and "1 of them there already" in done.err and [row[1] for row in table(done.folder)[1:]] == ["done", "done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["rows", "joblib"])
 def test_an_experiment_that_sweeps_by_itself_goes_on_in_the_folder_of_its_command(launcher, expkit, data):
     if launcher != "rows":

