@@ -134,11 +134,17 @@ def scaled(levels: int = 300) -> Schedule:
     return linear(levels, 0.1 / levels, 20 / levels)
 
 
-def cosine(levels: int = 1000) -> Schedule:
-    """squaredcos_cap_v2 (Nichol & Dhariwal 2021, eq. 17), betas capped at 0.999. DeepFloyd IF uses it with 1000 levels."""
+def cosine(levels: int = 1000, shift: float = 1.0) -> Schedule:
+    """squaredcos_cap_v2 (Nichol & Dhariwal 2021, eq. 17), betas capped at 0.999. DeepFloyd IF uses it with 1000 levels.
+
+    shift: alpha/sigma is so much of that at every level. Pictures of twice the side show through noise that is twice as strong, so 0.5 is
+    for them what 1 is for the small ones (Hoogeboom et al. 2023, §3.1).
+    """
     u = torch.arange(levels + 1, dtype=torch.float64) / levels
     alpha_bar = (((u + 0.008) / 1.008) * (math.pi / 2)).cos() ** 2
-    return from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+    found = from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+    ratio = (shift * found.alpha / found.sigma) ** 2
+    return found if shift == 1 else variance_preserving(ratio / (1 + ratio))
 
 
 def zero_terminal(schedule: Schedule) -> Schedule:

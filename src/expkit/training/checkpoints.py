@@ -151,6 +151,8 @@ def begin(network: nn.Module, weights: str) -> None:
     weights, or where they are of a network of other parts or sizes.
     """
     theirs, ours = tensors(weights), network.state_dict()
+    if hasattr(network, "enlarged") and "ratios" not in theirs:
+        theirs = network.enlarged(theirs)
     if other := [name for name in {**ours, **theirs} if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape]:
         shape = lambda tensors: tuple(tensors[other[0]].shape) if other[0] in tensors else "nothing"  # noqa: E731
         raise Refusal(
@@ -167,4 +169,4 @@ def tensors(weights: str) -> dict[str, Tensor]:
         found, _ = store.read(*(store.shipped(weights) if ships else (Path(weights), None)), trained.MADE_BY)
         return {name.removeprefix("network."): values for name, values in found.items() if not name.startswith("schedule.")}
     folder = replace(home(weights), key="begin", holds="unet/, scheduler/", instead="weights that ship, begin=pictograms")
-    return Network(folder, "unet", "UNet2DConditionModel", Machine()).read().state_dict()
+    return Network(folder, "unet", folder.config("unet")["_class_name"], Machine()).read().state_dict()

@@ -124,7 +124,7 @@ def lines(glyphs: Tensor, behind: Tensor, chance: Tensor, grey: Tensor) -> Tenso
     flat = narrow @ torch.cat([glyphs[:, :3] + (1 - glyphs[:, 3:]), glyphs[:, 3:]], 1) @ narrow.mT
     steep = sobel().to(flat).view(2, 1, 3, 3).repeat(4, 1, 1, 1)
     slopes = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), steep, groups=4).view(len(flat), 4, 2, side, side)
-    edges = slopes.norm(dim=2).amax(1, keepdim=True)
+    edges = torch.hypot(*slopes.unbind(2)).amax(1, keepdim=True)  # .norm(dim=2) takes fifty times as long
     drawn = (edges * side / 64 * (5 + 4 * chance[:, 3].view(-1, 1, 1, 1)) - 0.35).clamp(0, 1)
     light = ((behind * LUMA.to(behind).view(-1, 1, 1)).sum(1, keepdim=True)).mean((2, 3), keepdim=True)
     dark = torch.where((chance[:, 0] < 0.5) | grey, 0.05, 0.35 * chance[:, 1:4].T).T[:, :, None, None]

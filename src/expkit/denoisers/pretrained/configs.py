@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from expkit import schedule
@@ -52,11 +54,11 @@ def size_of(config: dict, size: int | None) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else tuple(sides)
 
 
-def check_class(config: dict, wanted: str, name: str, channels: int | None = None) -> None:
+def check_class(config: dict, wanted: Sequence[str], name: str, channels: int | None = None) -> None:
     """Refuse a network of another class, or for another number of channels, than the one that is asked."""
     said, inner = config.get("_class_name"), config.get("in_channels")
-    if said != wanted:
-        raise Refusal(f"{name} holds a {said}, and this model asks a {wanted}. {OTHERS}")
+    if said not in wanted:
+        raise Refusal(f"{name} holds a {said}, and this model asks a {wanted[0]}. {OTHERS}")
     if channels and inner != channels:
         raise Refusal(f"{name} holds a network for {inner} channels, and this model's has {channels}. {OTHERS}")
 

@@ -30,7 +30,7 @@ class StableDiffusion(Prompted):
 
     def __init__(self, repository: Repository, embeddings, machine: Machine, size: int | None = None) -> None:
         unet, vae = repository.config("unet"), repository.config("vae")
-        check_class(unet, "UNet2DConditionModel", repository.name, channels=vae["latent_channels"])
+        check_class(unet, ("UNet2DConditionModel",), repository.name, channels=vae["latent_channels"])
         super().__init__(repository, unet.get("cross_attention_dim"), embeddings, machine)
         self.shrink, self.scale = 2 ** (len(vae["block_out_channels"]) - 1), vae.get("scaling_factor", 0.18215)
         self.shape = (vae["latent_channels"], *size_of(unet, size and whole(size, self.shrink)))

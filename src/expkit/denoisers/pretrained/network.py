@@ -15,6 +15,8 @@ from expkit.devices import device_of, precision_of, release
 from expkit.errors import Refusal
 from expkit.hub import Repository
 
+HAAR = "HaarUNet2DConditionModel"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -36,6 +38,17 @@ class Machine:
 def machine(device: str = "auto", dtype: str = "auto", offload: bool = False, compile: bool = False) -> Machine:
     place = device_of(device)
     return Machine(place, dtype_of(dtype, place), offload, compile)
+
+
+def network_class(kind: str):
+    """The class of this name: diffusers', or ours in its format."""
+    import diffusers
+
+    if kind == HAAR:
+        from expkit.denoisers.pretrained.haar import HaarUNet2DConditionModel
+
+        return HaarUNet2DConditionModel
+    return getattr(diffusers, kind)
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
@@ -66,11 +79,10 @@ class Network:
         return self.module
 
     def read(self) -> torch.nn.Module:
-        import diffusers
         from diffusers.utils import is_accelerate_available
 
         return self.repository.load(
-            getattr(diffusers, self.kind),
+            network_class(self.kind),
             variants=[self.variant],
             subfolder=self.repository.where(self.part).rstrip("/") or None,
             torch_dtype=self.machine.dtype,
@@ -82,16 +94,16 @@ class Network:
         """Refuse files that are damaged, or do not hold what the configuration describes. Nothing is loaded or downloaded."""
         if self.module is not None or self.checked:
             return
-        import diffusers
-
         with torch.device("meta"):
-            network = getattr(diffusers, self.kind).from_config(self.repository.config(self.part))
+            network = network_class(self.kind).from_config(self.repository.config(self.part))
         wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.repository.check_weights(self.part, self.variant, wanted)
         self.checked = True
 
+
     def cast(self, x: Tensor) -> Tensor:
-        return x.to(self.machine.device, self.machine.dtype)
+        whole = self.kind == HAAR  # casts its input itself, when it has been scaled
+        return x.to(self.machine.device, torch.float32 if whole else self.machine.dtype)
 
     def __call__(self, x: Tensor, *given, **named) -> Tensor:
         module = self.loaded()
@@ -162,7 +174,7 @@ class Prompted(Pretrained):
     """
 
     def __init__(self, repository: Repository, width: int | None, embeddings, machine: Machine) -> None:
-        super().__init__(repository, "UNet2DConditionModel", machine)
+        super().__init__(repository, repository.config("unet")["_class_name"], machine)
         self.embeddings, self.rows = embeddings, Rows(embeddings, width, machine)
 
     def understand(self, prompt: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from expkit.denoiser import Denoiser, Prediction
 from expkit.denoisers.pretrained.configs import check_class, schedule_of, size_of
-from expkit.denoisers.pretrained.network import Machine, Pretrained, Prompted, split
+from expkit.denoisers.pretrained.network import HAAR, Machine, Pretrained, Prompted, split
 from expkit.errors import Refusal, nearest
 from expkit.hub import Repository
 from expkit.vocabulary import null_only
@@ -48,7 +48,7 @@ class Unconditional(Pretrained):
 
     def __init__(self, repository: Repository, machine: Machine, size: int | None = None) -> None:
         unet = repository.config("unet")
-        check_class(unet, "UNet2DModel", repository.name)
+        check_class(unet, ("UNet2DModel",), repository.name)
         if unet.get("num_class_embeds") or unet.get("class_embed_type"):
             raise Refusal(f"{repository.name} is told a class with every picture, and model=ddpm tells none: give an unconditional model.")
         super().__init__(repository, "UNet2DModel", machine)
@@ -66,10 +66,11 @@ class First(Prompted):
 
     range = (-1.0, 1.0)
     channels = 3
+    classes: tuple[str, ...] = ("UNet2DConditionModel", HAAR)
 
     def __init__(self, repository: Repository, embeddings, machine: Machine) -> None:
         unet = repository.config("unet")
-        check_class(unet, "UNet2DConditionModel", repository.name, self.channels)
+        check_class(unet, self.classes, repository.name, self.channels)
         super().__init__(repository, unet.get("encoder_hid_dim") or unet.get("cross_attention_dim"), embeddings, machine)
         self.shape = (3, *size_of(unet, None))
 
@@ -85,6 +86,7 @@ class Second(First):
     """
 
     channels = 6
+    classes = ("UNet2DConditionModel",)
 
     def __init__(
         self, low: Tensor, noise: Noise, repository: Repository, embeddings, machine: Machine, noise_level: int = 250

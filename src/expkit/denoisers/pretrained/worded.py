@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -58,6 +59,24 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         resnet_time_scale_shift="scale_shift",
         **{"in_channels": channels, "norm_num_groups": 16} | more,
     )
+
+
+def haar_unet(
+    classes: int, channels: int, size: int, schedule: Schedule, width: int = 32, layers: int = 1, attend: int = 8,
+    deviations: Sequence[float] = (2.0, 0.16, 0.16, 0.065),
+):  # fmt: skip
+    """`unet` for pictures of half the size, inside an orthonormal 2 × 2 Haar transform: twice the side for the cost of half of it.
+
+    schedule: that it is trained on; deviations: of the bands of pictures in [−1, 1], the mean's, the columns', rows' and diagonals'.
+    """
+    from expkit.denoisers.pretrained.haar import BANDS, HaarUNet2DConditionModel
+
+    if size % 16 or size < 32:
+        raise Refusal(f"Pictures of {size} pixels do not fit this network: give data.size a multiple of 16 from 32 on.")
+    inner = unet(classes, BANDS * channels, size // 2, width, layers, attend)
+    network = HaarUNet2DConditionModel(dict(inner.config), size, WIDTH, channels, len(schedule), list(deviations))
+    network.ratios.copy_(schedule.alpha / schedule.sigma)
+    return network
 
 
 def second_unet(classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8):
