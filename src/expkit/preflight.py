@@ -69,13 +69,13 @@ def examine(
 
 
 def plan(
-    denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, warnings: tuple[str, ...] = ()
+    denoiser: Denoiser, estimate: Wish, grid: Sequence[int], count: int, pin: Pin | None = None, warnings: tuple[str, ...] = (), left=None
 ) -> Plan:
-    """Make ready what the prompts need, which may take long and refuses what is not known; what will happen."""
+    """Make ready what the prompts need, which may take long and refuses what is not known; what will happen. left: see `sample.calls`."""
     said = sorted(prompts(estimate.terms))
     denoiser.prepare(said)
     notes = (*denoiser.taken(said), *guidance(estimate.terms), *(held(pin, grid) if pin else ()), *resampled(grid))
-    return Plan(calls(estimate, denoiser.schedule, grid, count, pin), notes, warnings)
+    return Plan(calls(estimate, denoiser.schedule, grid, count, pin, left), notes, warnings)
 
 
 def check_view(view: View, denoiser: Denoiser) -> str:

@@ -6,7 +6,7 @@ or level. Picture k has the same noise alone, in a batch, in a sweep and after a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -67,11 +67,13 @@ def sample(
     begin: int = 0,
     x: Tensor | None = None,
     purpose: str = "",
+    drop: Callable[[int, Step], Collection[int]] | None = None,
 ) -> Iterator[Step]:
     """Walk the grid; yield a `Step` after every update, its x and x0 (B, C, H, W) in the model's range, on the model's device.
 
     purpose: set where one picture is sampled twice (a second stage), so that its noises differ.
     begin, x: start at this index of the grid from this state instead of from pure noise at the first level.
+    drop: (updates made, the last of them) -> rows that are not gone on with: these keep their x, and cost nothing more.
     Rows whose picture is still pinned whole at the next level are left out of the forward, and keep their x.
     """
 
@@ -79,7 +81,7 @@ def sample(
         return noises(seeds, purpose + of, index, denoiser.shape).to(denoiser.device)
 
     schedule, every = denoiser.schedule, list(range(len(seeds)))
-    x = noise("start", 0) if x is None else x
+    x, dropped = noise("start", 0) if x is None else x, set()
     x0, last, stepped = torch.zeros_like(x), None, torch.zeros(len(seeds), dtype=torch.bool)  # stepped: at the update before
     for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
         if pin and (index > 0 or pin.at_first):
@@ -88,6 +90,7 @@ def sample(
             x, last = renoise(schedule, x, t, s, noise("step", index)), None
             continue
         seen, free = x, pin.free(s, len(seeds)) if pin else every
+        free = [row for row in free if row not in dropped] if dropped else free
         if free:
             rows = slice(None) if free == every else on(x, free)
             before, late = last and last.of(rows), ~stepped[free]
@@ -96,6 +99,8 @@ def sample(
         last = Step(t, s, x, x0, seen)
         stepped = torch.zeros_like(stepped).index_fill(0, torch.tensor(free, dtype=torch.long), True)
         yield last
+        if drop:
+            dropped |= {*drop(index + 1, last)}
     if pin:
         held = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
         yield Step(grid[-1], CLEAN, pin.finish(held), x0, held)
@@ -115,11 +120,15 @@ def on(x: Tensor, rows: list[int]) -> Tensor:
     return torch.tensor(rows, device=x.device)
 
 
-def calls(estimate: Wish, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None) -> list[int]:
-    """The rows of each network call that `sample` will make, without making one."""
+def calls(
+    estimate: Wish, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None,
+    left: Callable[[int], Collection[int]] | None = None,
+) -> list[int]:  # fmt: skip
+    """The rows of each network call that `sample` will make, without making one. left: the rows that are not dropped after k updates."""
     planned, known = [], {}
-    for t, s in pairwise(grid):
+    for index, (t, s) in enumerate(pairwise(grid)):
         free, clock = tuple(pin.free(s, count) if pin else range(count)), (t + 1) / len(schedule)
+        free = tuple(row for row in free if row in left(index)) if left else free
         key = free, None if estimate.steady else clock
         if s < t and key not in known:
             known[key] = len(estimate.asks(free, clock))

@@ -15,7 +15,7 @@ from expkit.animations import animation
 from expkit.denoiser import Counting, Denoiser
 from expkit.errors import Refusal
 from expkit.estimate import Wish
-from expkit.grids import updates
+from expkit.grids import rises, updates
 from expkit.judges import Judging
 from expkit.maps import Identity
 from expkit.pin import Pin
@@ -24,6 +24,7 @@ from expkit.result import Result
 from expkit.sample import Sampler, Seed, noises, sample
 from expkit.tasks import readings as reading
 from expkit.tasks.film import Film, Shot
+from expkit.tasks.halving import Halving
 from expkit.tasks.looks import Shown, figure, moved, shown, staged
 from expkit.tasks.pins import Pinned
 from expkit.tasks.readings import Reading
@@ -67,8 +68,9 @@ class Sampling:
 
     cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
     pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's
-    samples are kept, the best by the first judge. film: what films the way. upscaler: (low, noise) -> the model's second stage, where it
-    has one and `upscale` asks for it; second_gamma: how strongly that is guided, as much as the first where it is None.
+    samples are kept, the best by the first judge. prune: after so many updates the half that it reads worst is dropped. film: what films
+    the way. upscaler: (low, noise) -> the model's second stage, where it has one and `upscale` asks for it; second_gamma: how strongly
+    that is guided, as much as the first where it is None.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Sampling:
     cells: Sequence[Mapping] = ({},)
     judges: Mapping[str, Judging] | None = None
     keep: int | None = None
+    prune: Sequence[int] = ()
     film: Film | None = None
     upscale: bool = False
     upscaler: Callable[[Tensor, Callable], Denoiser] | None = None
@@ -97,25 +100,28 @@ class Sampling:
 
         All that can be refused is refused first, the cheap before the dear: prompts are encoded after it, networks loaded last.
         """
-        self.check(parts)
         model, seeds, sampler = Counting(self.model), self.seeds(), self.sampler
         grid = sampler.timesteps(model.schedule)
+        self.check(parts, grid)
+        halving = self.halving(parts) if self.prune else None
         tried = self.pin(Echo(model), grid)
         warnings = examine(model, self.estimate, grid, len(seeds), tried.pin, sampler.clip, sampler.rule)
         self.check_readings(parts)
         second = self.second_stage() if self.upscale else None
-        planned = plan(model, self.estimate, grid, len(seeds), tried.pin, warnings)
+        planned = plan(model, self.estimate, grid, len(seeds), tried.pin, warnings, halving and halving.planned)
         if self.upscale:
             self.blank_stage().prepare(prompts(second.estimate.terms))
         pinned = tried if model.shape == model.pictured else self.pin(model, grid)
         extra = [self.note, *pinned.notes, speed.said(model.name, sum(planned.calls))]
         say(header(self.name, model, grid, planned, len(seeds), extra))
         filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
-        x = self.run(model, grid, seeds, pinned.pin, filmed)
+        x = self.run(model, grid, seeds, pinned.pin, filmed, halving)
         images, asked = pinned.finish(model.decode(x).cpu()), spent(model) | {"device": str(model.device)}
         runs = [self.only(part, grid, pinned.pin) for part in parts]
         found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
-        read = [run.judged(one) for run, one in zip(runs, found, strict=True)]
+        dropped = halving.dropped if halving else ()
+        left = [[place for place, row in enumerate(part.rows) if row not in dropped] for part in parts]
+        read = [run.judged(one, rows) for run, one, rows in zip(runs, found, left, strict=True)]
         kept = [[part.rows[row] for row in rows] for part, (rows, *_) in zip(parts, read, strict=True)]
         small = [images[rows] for rows in kept]
         if self.upscale:
@@ -159,13 +165,33 @@ class Sampling:
         note = noted(part.note, [one.only(part.rows) for one in stages], f"{updates(grid)} updates from noise{where}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
-    def check(self, parts: Sequence[Part]) -> None:
+    def halving(self, parts: Sequence[Part]) -> Halving:
+        """How samples are dropped on the way, by what the first judge reads in what they are about to become."""
+
+        def score(x0: Tensor) -> Tensor:
+            images = self.model.decode(x0).cpu()
+            found = reading.seen(self.readings, self.judges or {}, self.model, images, [part.rows for part in parts])
+            return torch.cat([reading.scores(one) for one in found])
+
+        return Halving(self.prune, self.samples, len(self.cells), self.keep or 1, score)
+
+    def check(self, parts: Sequence[Part], grid: Sequence[int]) -> None:
         if self.upscale and not self.upscaler:
             raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
         if self.upscale:
             check_stages(self.estimate, self.model, self.blank_stage().shape[-1] // self.model.shape[-1])
         if self.keep and not (self.judges and self.readings):
             raise Refusal(f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip.")
+        if self.prune and not (self.judges and self.readings):
+            raise Refusal(f"prune={list(self.prune)} needs a judge who reads the pictures, and this run has none: leave prune out.")
+        at = list(self.prune)
+        if at and (rises(grid) or at != sorted({*at}) or at[-1] >= updates(grid)):
+            raise Refusal(
+                f"prune={at} does not fit: it says after which updates samples are dropped, in rising order, before the last "
+                f"of {updates(grid)}, of a sampler that never goes back to more noise."
+            )
+        if self.prune and self.film:
+            raise Refusal("prune=… drops pictures on the way, and a film follows one to its end: leave one of the two out.")
         if self.keep and self.keep > self.samples:
             raise Refusal(f"keep={self.keep} is more than samples={self.samples}: keep at most as many as are sampled.")
         fewest = min(len(part.rows) for part in parts)
@@ -177,8 +203,8 @@ class Sampling:
     def check_readings(self, parts: Sequence[Part]) -> None:
         """Refuse judges that cannot read the pictures to come, and a ranking of what none of them can read."""
         readable = reading.check(self.readings, self.judges or {}, self.model, self.count, [part.rows for part in parts])
-        if self.keep and not all(readable):
-            raise Refusal("keep=… ranks pictures by how well they are read, and this wish cannot be read by a judge: leave keep out.")
+        if (self.keep or self.prune) and not all(readable):
+            raise Refusal("keep=… and prune=… rank by what a judge reads, and this wish cannot be read by a judge: leave them out.")
 
     def blank_stage(self) -> Denoiser:
         """The second stage with nothing beside it, as far as its files say what it is: no network is loaded."""
@@ -200,11 +226,13 @@ class Sampling:
         return [Seed(seed, number % self.samples) for number, seed in enumerate(seeds)]
 
     def run(
-        self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None, filmed: Mapping[int, list[Shot]]
-    ) -> Tensor:
+        self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None, filmed: Mapping[int, list[Shot]],
+        halving: Halving | None,
+    ) -> Tensor:  # fmt: skip
         """The finished states (B, *shape); what is filmed of a picture is added to its list."""
         x = None
-        for step in watched(sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip), self.name, grid, pin):
+        steps = sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, drop=halving)
+        for step in watched(steps, self.name, grid, pin):
             x = step.x
             if not filmed or step.s not in grid:
                 continue
@@ -227,9 +255,10 @@ class Sampling:
         *_, end = watched(steps, "upscale", grid, pin)
         return model.decode(end.x).cpu(), spent(model)
 
-    def judged(self, found: Sequence[reading.Seen]) -> tuple[list[int], dict, list[dict]]:
-        """The rows that are kept, all where nothing is asked to be left out; what judges read in all, and the scores of each kept one."""
-        every, numbers = list(range(self.count)), {}
+    def judged(self, found: Sequence[reading.Seen], every: list[int]) -> tuple[list[int], dict, list[dict]]:
+        """The rows of `every` that are kept, all where nothing is asked to be left out; what judges read in all of these, and the scores of
+        each kept one. every: the rows that were sampled to their end."""
+        numbers: dict = {}
         views = reading.view_scores(found, list(self.readings), self.judges) if self.judges and self.readings else []
         if found:
             numbers["judged"] = reading.as_asked(found, every)
@@ -238,6 +267,7 @@ class Sampling:
         if not self.keep:
             return every, numbers, [reading.view_scores_of(views, row) for row in every]
         score = reading.scores(found)
+        score[[row for row in range(self.count) if row not in every]] = -1  # what was dropped, below every probability
         kept = reading.best(score, self.samples, self.keep)
         numbers["judged_of_kept"] = reading.as_asked(found, kept)
         numbers |= reading.mean_view_scores(views, kept, "_of_kept")
@@ -246,7 +276,7 @@ class Sampling:
 
     def ranking(self, found: Sequence[reading.Seen], score: Tensor, views: Sequence[reading.ViewScores]) -> list[dict]:
         """Every picture of every wish, best first: its score, the probability of each reading by each judge, alignment and concealment."""
-        order = reading.best(score, self.samples, self.samples)
+        order = [row for row in reading.best(score, self.samples, self.samples) if score[row] >= 0]
         sure = [{f"{one.reading}_{one.judge}": round(float(one.sure[row]), 4) for one in found} for row in order]
         return [
             self.wish(row) | {"score": round(float(score[row]), 4)} | s | reading.view_scores_of(views, row)
@@ -278,7 +308,7 @@ class Sampling:
             result.bare(drawn.small, folder="first_stage")
             looks = staged(drawn.small, looks)
         result.look["distance"] = any(one.far for one in self.readings.values())
-        result.picture(figure(self.name, looks, self.cells, self.keep or self.samples, before, after, self.note))
+        result.picture(figure(self.name, looks, self.cells, len(kept) // len(self.cells), before, after, self.note))
 
     def move(self, first: Shown, then: Shown, result: Result) -> None:
         """How the first picture comes to be seen as something else, and every picture seen so."""

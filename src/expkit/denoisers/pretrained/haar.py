@@ -80,10 +80,7 @@ class HaarUNet2DConditionModel(ModelMixin, ConfigMixin):
         The channels of the mean bands are the small network's; of the others nothing comes in or goes out yet.
         """
         state = {f"network.{name}": values for name, values in small.items()} | {"ratios": self.ratios}
-        for name, values in self.network.state_dict().items():
-            old, axis = small.get(name), {"conv_in.weight": 1, "conv_out.weight": 0, "conv_out.bias": 0}.get(name)
-            if axis is not None and old is not None:
-                new = torch.zeros_like(values)
-                new.narrow(axis, 0, old.shape[axis]).copy_(old)
-                state[f"network.{name}"] = new
+        for name, axis in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
+            if (old := small.get(name)) is not None:
+                state[f"network.{name}"] = torch.cat([old, *[torch.zeros_like(old)] * (BANDS - 1)], axis)
         return state
