@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from expkit import claims
+from expkit import claims, job
 from expkit.claims import LOCK, Claim
 from expkit.errors import Refusal
 from expkit.rules import DDPM
@@ -278,6 +278,23 @@ def test_a_signal_ends_a_run_and_removes_what_it_has_made(number, code, word, tm
     run.send_signal(number)
     said = run.communicate()[1]
     assert run.returncode == code and said.splitlines()[-1] == f"expkit: {word}; nothing was finished yet." and not contents(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted")])
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2", "hydra.sweep.dir=swept")])
+def test_an_error_that_a_signal_became_is_the_signal(sweep, number, code, word, small, tmp_path, monkeypatch):
+    """As torch and numpy make of Ctrl-C while they are imported."""
+
+    def importing(*_, **__):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ImportError("initialization of _C raised unreported exception") from None
+
+    monkeypatch.setattr(job.Resident, "__call__", importing)
+    done = small("prompt=7", "hydra.run.dir=run", *sweep)
+    assert (done.code, done.err.splitlines()[-1]) == (code, f"expkit: {word}; nothing was finished yet.")
+    assert "Traceback" not in done.err and not [*tmp_path.rglob("error*")]
 
 
 def test_the_same_command_says_what_a_killed_run_has_left(small, tmp_path, monkeypatch):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from expkit import claims, command
+from expkit import claims, command, interrupts
 from expkit.arguments import CommandLine
 from expkit.claims import follows
 
@@ -24,18 +23,21 @@ def main() -> None:
         return shown(command.manual())
     full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
-    code, kept = 0, []
-    with terminable() as ended:
+    code = 0
+    with interrupts.interruptible():
         try:
             code = chosen(arguments, failed)()
+            for error in failed:
+                interrupts.check(error)
         except KeyboardInterrupt as interrupt:
-            kept = claims.release()
-            sys.exit(interrupted(interrupt, kept, ended))
+            sys.exit(interrupted(str(interrupt), claims.release()))
         except SystemExit as left:  # Hydra's own, which has said why
             sys.exit(2 if left.code == 1 else left.code)
         except claims.NotClaimed as refused:
             failed.append(refused.error)
         except Exception as error:
+            if interrupts.CAME:
+                sys.exit(interrupted("", claims.release()))
             failed.append(error)
         finally:
             claims.release()
@@ -132,27 +134,11 @@ def app(failed: list[Exception]):
     return job
 
 
-@contextmanager
-def terminable() -> Iterator[list[int]]:
-    """SIGTERM ends a command as Ctrl-C does. The list is empty until it has come."""
-    ended: list[int] = []
-
-    def end(number: int, _) -> None:
-        ended.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield ended
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def interrupted(interrupt: KeyboardInterrupt, kept: list[Path], ended: list[int]) -> int:
-    """Say what is left of a command that was interrupted; the exit code."""
-    left = f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
+def interrupted(said: str, kept: list[Path]) -> int:
+    """Say what is left of a command that was interrupted, if nobody has said more; the exit code."""
+    ended, left = signal.SIGTERM in interrupts.CAME, f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
     if not follows():
-        print(f"expkit: {'ended by SIGTERM' if ended else 'interrupted'}; {str(interrupt) or left}", file=sys.stderr)
+        print(f"expkit: {'ended by SIGTERM' if ended else 'interrupted'}; {said or left}", file=sys.stderr)
     return 143 if ended else 130
 
 

@@ -11,7 +11,7 @@ the first is expkit's judge, the second counts what is reported, so that nothing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -44,11 +44,11 @@ class JudgeScores(NamedTuple):
 class Judging(ABC):
     """What says how likely each of its answers is for a picture.
 
-    accuracy_from_afar: the share of known pictures that it reads right when they are shrunk by 4, None where that was not measured.
+    distance: the farthest, in times as far, from which it reads 95 % of ordinary pictures that it has not seen; None where not measured.
     temperature: of its scores, by which a softmax over them divides: softmax(scores / temperature).
     """
 
-    accuracy_from_afar: float | None = None
+    distance: float | None = None
     temperature: float = 1.0
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Judge(Judging):
     weights: Path
     sha256: str | None = None
     device: str = "cpu"
-    accuracy_from_afar: float | None = None
+    distance: float | None = None
     network: Reader = field(init=False, repr=False, compare=False)
     called: Mapping[str, str] = field(init=False, repr=False, compare=False)  # what its answers are called: {name: answer}
 
@@ -149,7 +149,27 @@ def second(device: str = "cpu") -> Judge:
 
 def shipped(name: str, device: str = "cpu") -> Judge:
     """The judge whose weights and model card ship as `name`."""
-    return Judge(*store.shipped(name), device, store.card(name).get("accuracy_shrunk_by_4"))
+    return Judge(*store.shipped(name), device, distance_of(name))
+
+
+def distance_of(name: str) -> float | None:
+    """From how many times as far the judge that ships as `name` still reads 95 % of ordinary pictures: of its model card."""
+    return store.card(name).get("reads_to", {}).get("times")
+
+
+def calibrated(judge: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, wanted: float = 0.95) -> tuple[int, float]:
+    """The smallest side, in pixels, to which ordinary pictures can be shrunk so that this share of them is read right, and the share there.
+
+    judge: images (N, C, H, W) in [0, 1] -> (N, A). From the full side downwards: it ends before the first size at which fewer are read.
+    """
+    side = found = images.shape[-1]
+    share = lambda size: (judge(shrunk(images, side / size)).argmax(1) == labels).double().mean().item()  # noqa: E731
+    best = share(side)
+    for size in range(side - 1, 3, -1):
+        if (now := share(size)) < wanted:
+            break
+        found, best = size, now
+    return found, best
 
 
 @dataclass(frozen=True)

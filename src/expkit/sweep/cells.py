@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from expkit import interrupts
 from expkit.arguments import shell
 from expkit.claims import NO_SPACE, listing, matching, unwritable
 from expkit.command import sentence
@@ -167,6 +168,7 @@ def alone(job: Job, folder: Path) -> None:
             with made(folder) as part:
                 run(job, part, about=about(folder.parents[1], job))
     except Exception as error:
+        interrupts.check(error)
         fail(folder, error, job.told)
     finally:
         with suppress(OSError):

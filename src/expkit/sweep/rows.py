@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from expkit import interrupts
 from expkit.errors import warn
 from expkit.job import run, run_together
 from expkit.sweep.cells import COMPOSED, Cell, about, fail, made
@@ -75,6 +76,7 @@ def together(batch: Sequence[Cell], sweep: Path) -> bool:
                 run(batch[0].job, part, about=about(sweep, batch[0].job))
         return True
     except Exception as error:
+        interrupts.check(error)
         rest = list(unwritten.values())
         if len(batch) == 1:
             fail(batch[0].folder(sweep), error, batch[0].told)

@@ -54,7 +54,7 @@ class Reading:
 class FromAfar:
     """A picture as it looks from afar, through a view: shrunk by `times`, and shown at its old size again."""
 
-    times: int = 4
+    times: float = 4
     view: View = Identity()  # noqa: RUF009
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -262,7 +262,9 @@ class Sampling:
         views = reading.view_scores(found, list(self.readings), self.judges) if self.judges and self.readings else []
         if found:
             numbers["judged"] = reading.as_asked(found, every)
-            numbers["accuracy_of_judges_from_afar"] = {name: judge.accuracy_from_afar for name, judge in self.judges.items()}
+            numbers["judges_read_from"] = {name: judge.distance for name, judge in self.judges.items()}
+            far = [one.through.times for one in self.readings.values() if one.far]
+            numbers |= {"far_is_seen_from": far[0]} if far else {}
         numbers |= reading.mean_view_scores(views, every)
         if not self.keep:
             return every, numbers, [reading.view_scores_of(views, row) for row in every]

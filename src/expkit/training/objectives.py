@@ -167,7 +167,8 @@ def parameters(network: nn.Module) -> int:
 class Reading(Objective):
     """The cross-entropy of a digit's name, read as a hand, a distance and a light may change the picture.
 
-    shift: pixels each way. turn: degrees each way. zoom: smallest and largest. far: how often a picture is seen from afar.
+    shift: pixels each way. turn: degrees each way. zoom: smallest and largest. far: how often a picture is seen from afar, farthest: at the
+    most from so many times as far.
     gain, offset: of the light, 1 ± gain and 0 ± offset. noise: the largest standard deviation.
     """
 
@@ -175,6 +176,7 @@ class Reading(Objective):
     turn: float = 12.0
     zoom: tuple[float, float] = (0.85, 1.15)
     far: float = 0.5
+    farthest: float = 4.0
     gain: float = 0.25
     offset: float = 0.05
     noise: float = 0.1
@@ -186,7 +188,7 @@ class Reading(Objective):
     def varied(self, images: Tensor, draws: Draws) -> Tensor:
         """images (N, 1, H, W) in [0, 1], each changed in its own way, in [0, 1]."""
         chance, grain = draws.uniform((10,)), draws.normal(images.shape[1:])
-        far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far)
+        far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far, self.farthest)
         return lit(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
     def called(self, names: Sequence[str]) -> list[Sequence[str]]:
@@ -213,14 +215,14 @@ def moved(images: Tensor, chance: Tensor, shift: float, turn: float, zoom: tuple
     return F.grid_sample(images, F.affine_grid(where, list(images.shape), align_corners=False), align_corners=False)
 
 
-def from_afar(images: Tensor, chance: Tensor, far: float) -> Tensor:
-    """M x Mᵀ a row, with M a shrinking to a half … a quarter (far/2 of the rows), a blur (far/2) or the identity.
+def from_afar(images: Tensor, chance: Tensor, far: float, farthest: float = 4.0, nearest: float = 2.0) -> Tensor:
+    """M x Mᵀ a row, with M a shrinking to 1/nearest … 1/farthest (far/2 of the rows), a blur (far/2) or the identity.
 
     chance (N, 3) in [0, 1): which of the three, how far, how blurred (sigma 0.5 to 2.5 pixels).
     """
     side = images.shape[-1]
     which = chance[:, 0, None, None]
-    shrinks = shrinkings(side).to(images)
+    shrinks = shrinkings(side, farthest, nearest).to(images)
     shrink = shrinks[(chance[:, 1] * len(shrinks)).long()]
     blur = blurs(0.5 + 2 * chance[:, 2], side)
     none = torch.eye(side).to(images)
@@ -229,10 +231,10 @@ def from_afar(images: Tensor, chance: Tensor, far: float) -> Tensor:
 
 
 @cache
-def shrinkings(side: int) -> Tensor:
-    """judges.shrunk by each whole size from a quarter to a half as matrices that act on columns, (K, side, side)."""
+def shrinkings(side: int, farthest: float = 4.0, nearest: float = 2.0) -> Tensor:
+    """judges.shrunk to each whole size from side/farthest to side/nearest as matrices that act on columns, (K, side, side)."""
     columns = torch.eye(side)[:, None, :, None].expand(side, 1, side, side)
-    sizes = range(round(side / 4), round(side / 2) + 1)
+    sizes = range(round(side / farthest), round(side / nearest) + 1)
     return torch.stack([judges.shrunk(columns, side / size)[:, 0, :, 0].T for size in sizes])
 
 

@@ -8,7 +8,7 @@ What a caption says holds: "in grey", "soft", "line drawing" and the colour behi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import pi, radians
 from random import Random
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from expkit import phrases
 from expkit.errors import Refusal
-from expkit.phrases import ANY, GROUNDS, LINES, SOFT
+from expkit.phrases import ANY, GROUNDS, LINES, PLAIN, SOFT
 from expkit.randomness import Draws, stream
 from expkit.training.objectives import blurs
 from expkit.training.pictograms import OVER, Concept, Pictograms
@@ -186,6 +186,11 @@ class Scenes:
         if not pictures.concepts:
             raise Refusal("This recipe shows pictures as their captions say, and these have none: give data=pictograms.")
         return cls(pictures.mirrors, Captions.of(pictures.concepts, each), vary)
+
+    def sharp(self) -> Scenes:
+        """The same with no picture blurred."""
+        style = self.captions.style
+        return replace(self, captions=replace(self.captions, style=style.masked_fill(style == SOFT, PLAIN)))
 
     def to(self, device: torch.device) -> Scenes:
         return Scenes(self.mirrors.to(device), self.captions.to(device), self.vary)
