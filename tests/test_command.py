@@ -1,6 +1,7 @@
 """The command: every YAML composes, every task runs, what cannot be done is said in a sentence with exit code 2."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from PIL import Image
 
 from expkit import command, judges, pictures
+from expkit.__main__ import whole_errors
 from expkit.result import scalars
 from expkit.sweep.book import finished
 
@@ -195,6 +197,18 @@ def test_tensorboard_has_the_pictures_the_numbers_and_the_recipe(expkit, data):
     read.Reload()
     assert {"picture", "pictures/000"} <= set(read.Tags()["images"])
     assert read.Scalars("network_calls")[0].value == 5 and "recipe" in read.Tags()["tensors"]
+
+
+def test_what_is_said_to_hydra_is_said_for_this_command_alone(expkit, monkeypatch):
+    seen = lambda: os.environ.get("HYDRA_FULL_ERROR")  # noqa: E731
+    monkeypatch.setattr(command, "sentence", lambda *_: seen() or "nothing")
+    assert "nothing" in expkit("steps=abc").err and seen() is None
+    with whole_errors() as full:
+        assert full is False and seen() == "1"
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with whole_errors() as full:
+        assert full is True
+    assert seen() == "1"
 
 
 def test_wandb_offline_needs_no_account(ran, monkeypatch):

@@ -260,8 +260,7 @@ def test_the_columns_of_a_sweep_are_one_file_and_other_events_beside_it_stay(sma
 def started(*arguments: str) -> subprocess.Popen:
     """The command as a process of its own; its errors go through a pipe."""
     told = [sys.executable, "-m", "expkit", *arguments]
-    variables = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {"TQDM_DISABLE": "1"}
-    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
+    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
 
 
 def wait_for(there, process: subprocess.Popen) -> None:

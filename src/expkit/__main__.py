@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from expkit import claims, command, interrupts
 from expkit.arguments import CommandLine
 from expkit.claims import follows
+
+FULL = "HYDRA_FULL_ERROR"
 
 
 def main() -> None:
@@ -21,10 +24,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         return shown(command.manual())
-    full, failed = os.environ.get("HYDRA_FULL_ERROR"), []
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole; what a person sees of them is decided below
-    code = 0
-    with interrupts.interruptible():
+    code, failed = 0, []
+    with interrupts.interruptible(), whole_errors() as full:
         try:
             code = chosen(arguments, failed)()
             for error in failed:
@@ -43,11 +44,22 @@ def main() -> None:
             claims.release()
     for error in failed:
         said = command.sentence(error, arguments)
-        if said is None or (full and not follows()):  # who follows was started with what is set above
+        if said is None or (full and not follows()):  # who follows was started by one of us, which asked for them itself
             raise error
         if not follows():
             print(f"expkit: {said}", file=sys.stderr)
     sys.exit(2 if failed else code or 0)
+
+
+@contextmanager
+def whole_errors() -> Iterator[bool]:
+    """Hydra's errors come to us whole: what a person sees of them is decided here. The value: whether the person asked to see all."""
+    before = os.environ.get(FULL)
+    os.environ[FULL] = "1"
+    try:
+        yield bool(before)
+    finally:
+        os.environ.pop(FULL) if before is None else os.environ.update({FULL: before})
 
 
 def shown(page: str) -> None:
