@@ -259,8 +259,21 @@ def test_the_columns_of_a_sweep_are_one_file_and_other_events_beside_it_stay(sma
 
 def started(*arguments: str) -> subprocess.Popen:
     """The command as a process of its own; its errors go through a pipe."""
-    told = [sys.executable, "-m", "expkit", *arguments]
-    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    told, quiet = [sys.executable, "-m", "expkit", *arguments], os.environ | {"TQDM_DISABLE": "1"}
+    return subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=quiet, preexec_fn=heard)
+
+
+def heard() -> None:
+    """Ctrl-C is heard, though whoever started the tests has it ignored, as a shell does for what runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def interruptible():
+    before = signal.getsignal(signal.SIGINT)
+    heard()
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_for(there, process: subprocess.Popen) -> None:
@@ -281,7 +294,7 @@ def test_a_signal_ends_a_run_and_removes_what_it_has_made(number, code, word, tm
 
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted")])
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2", "hydra.sweep.dir=swept")])
-def test_an_error_that_a_signal_became_is_the_signal(sweep, number, code, word, small, tmp_path, monkeypatch):
+def test_an_error_that_a_signal_became_is_the_signal(sweep, number, code, word, small, interruptible, tmp_path, monkeypatch):
     """As torch and numpy make of Ctrl-C while they are imported."""
 
     def importing(*_, **__):

@@ -52,11 +52,19 @@ def test_is_small_and_says_what_it_is(name):
     assert facts["tested_on"] == 10_000
 
 
-@BOTH
-def test_says_how_well_it_sees_from_afar(name):
-    judge = judges.shipped(name)
-    assert judge.accuracy_from_afar == store.card(name)["accuracy_shrunk_by_4"] > 0.9
-    assert judges.Judge(judge.weights).accuracy_from_afar is None
+@pytest.mark.parametrize("least", [7, 12, 28])
+def test_the_distance_is_the_farthest_from_which_enough_is_read(least, monkeypatch):
+    """A reader that reads all that is as large as `least` pixels and half of what is smaller."""
+    labels, sizes = torch.tensor([0, 1] * 10), []
+    monkeypatch.setattr(judges, "shrunk", lambda images, times: sizes.append(round(28 / times)) or images)
+    read = lambda images: F.one_hot(labels if sizes[-1] >= least else labels * 0, 2)  # noqa: E731
+    assert judges.calibrated(read, torch.zeros(20, 1, 28, 28), labels) == (least, 1.0) and len(sizes) < 8
+
+
+def test_a_judge_says_from_where_it_reads():
+    known = store.card("judge_second")["reads_to"]
+    assert judges.second().distance == known["times"] == round(28 / known["pixels"], 3) and known["accuracy"] >= 0.95
+    assert judges.Judge(judges.second().weights).distance is None
 
 
 def test_digits_are_told_apart_whatever_the_prompts(pictures):
@@ -291,5 +299,4 @@ def test_clip_without_its_weights_is_refused(monkeypatch, tmp_path):
 
 
 def test_every_kind_of_judge_says_how_well_it_reads_from_afar(tmp_path):
-    assert judges.CLIP(str(tiny_clip(tmp_path / "clip")), "cpu").accuracy_from_afar is None
-    assert judges.first().accuracy_from_afar == store.card("judge_first")["accuracy_shrunk_by_4"]
+    assert judges.CLIP(str(tiny_clip(tmp_path / "clip")), "cpu").distance is None

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from expkit import judges, phrases, readers
 from expkit.errors import Refusal
+from expkit.maps import LowPass
 from expkit.phrases import ANY, COLOURS, GROUNDS, LINES, PLAIN, SOFT
 from expkit.randomness import Draws, stream
 from expkit.training.data import Batches, Pictures
-from expkit.training.naming import Naming
+from expkit.training.naming import Composing, Naming, composite
 from expkit.training.pictograms import FONT, OVER, Concept, pictograms, vocabulary
 from expkit.training.scenes import Captions, Scenes, Variety, captions, shown, views
 
@@ -215,6 +216,37 @@ def test_a_judge_learns_names_from_pictures_as_they_are_shown_and_knows_what_a_p
     assert judge.answers(["anything"]) == few.names
     asked = ("a skull", "a line drawing of a gray rocket on blue", "Spaceship", "a table", "")
     assert [judge.meant(prompt) for prompt in asked] == ["skull", "rocket", "rocket", None, None]
+
+
+def test_a_judge_that_reports_is_shown_nothing_blurred(few):
+    styles = [made.told(few).scenes.captions.style for made in (Naming(soft=True), Naming(soft=False))]
+    assert (styles[0] == SOFT).any() and not (styles[1] == SOFT).any() and (styles[1] == LINES).any()
+
+
+def test_a_composite_is_the_low_pass_of_one_under_the_high_pass_of_another():
+    low, high = torch.rand(2, 2, 3, 32, 32) * 0.5 + 0.25
+    both, blur = composite(low, high, torch.tensor([2.0, 3.0])), lambda x: LowPass(2.0)(x[:1])
+    wanted = (blur(low) + high[:1] - blur(high)).clamp(0, 1)
+    assert (both[0] - wanted[0])[:, 8:-8, 8:-8].abs().max() < 2e-3, "edges are treated otherwise"
+    assert torch.allclose(composite(low, low, torch.tensor([2.0, 3.0])), low, atol=1e-6)
+
+
+def test_a_judge_that_chooses_is_asked_for_what_is_sharp_close_by_and_for_what_is_not_from_afar(few):
+    objective, labels, seen = Composing(captions=8, farthest=4.0, nearest=3.0).told(few), torch.arange(6), {}
+
+    def network(x):
+        seen["x"] = x
+        return torch.eye(6)[labels]  # each row answers its own label: what is asked tells in the loss
+
+    for seed in range(6):
+        draws = Draws(stream(seed), 6)
+        kinds = (3 * Draws(stream(seed), 6).uniform((5,))[:, 0]).long()
+        pictures = torch.rand(6, 3, 32, 32)
+        loss = objective.named(network, pictures, labels, draws)
+        asked = torch.where(kinds == 1, labels.roll(1), labels)
+        assert torch.allclose(loss, F.cross_entropy(torch.eye(6), asked))
+        for row in (kinds == 2).nonzero().flatten().tolist():
+            assert judges.shrunk(seen["x"][row : row + 1], 2).sub(seen["x"][row]).abs().mean() < 0.02, "nothing fine is left from afar"
 
 
 def test_a_judge_of_pictograms_needs_pictograms():

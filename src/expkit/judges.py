@@ -160,16 +160,15 @@ def distance_of(name: str) -> float | None:
 def calibrated(judge: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, wanted: float = 0.95) -> tuple[int, float]:
     """The smallest side, in pixels, to which ordinary pictures can be shrunk so that this share of them is read right, and the share there.
 
-    judge: images (N, C, H, W) in [0, 1] -> (N, A). From the full side downwards: it ends before the first size at which fewer are read.
+    judge: images (N, C, H, W) in [0, 1] -> (N, A). It is taken that no smaller size is read better; the full side counts whatever is read.
     """
-    side = found = images.shape[-1]
+    side = images.shape[-1]
     share = lambda size: (judge(shrunk(images, side / size)).argmax(1) == labels).double().mean().item()  # noqa: E731
-    best = share(side)
-    for size in range(side - 1, 3, -1):
-        if (now := share(size)) < wanted:
-            break
-        found, best = size, now
-    return found, best
+    least, most = 4, side
+    while least < most:
+        size = (least + most) // 2
+        least, most = (least, size) if share(size) >= wanted else (size + 1, most)
+    return most, share(most)
 
 
 @dataclass(frozen=True)
