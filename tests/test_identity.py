@@ -75,6 +75,34 @@ def test_a_finished_sweep_is_answered_at_once_and_again_where_a_variable_is_anot
 
 
 @pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("prompt=猫", ["猫"]),
+        ("prompt=猫,un café à Zürich , a dog", ["猫", "un café à Zürich", "a dog"]),
+        ('prompt="猫, собака",🦊', ["猫, собака", "🦊"]),
+        ("prompt=[猫,a dog]", [["猫", "a dog"]]),
+        ("prompt=choice(été,3)", ["été", 3]),
+        ("prompt=été: la mer", ["été: la mer"]),
+        ("hydra.run.dir=dépôt/a b", ["dépôt/a b"]),
+        ("prompt='ß'", ["ß"]),
+        ("prompt=a dog,3", ["a dog", 3]),
+    ],
+)
+def test_letters_of_any_script_need_no_quotes(typed, values):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (told,) = CommandLine.of([typed]).overrides
+    read = OverridesParser.create().parse_override(told)
+    plain = lambda value: [*map(plain, value)] if isinstance(value, list) else getattr(value, "text", value)  # noqa: E731
+    assert plain([*read.sweep_iterator()] if read.is_sweep_override() else [read.value()]) == values
+
+
+@pytest.mark.parametrize("typed", ["prompt=l'été", "prompt={a:é}", "prompt=${oc.env:É}", "prompt=a\\,é", "prompt=a dog", "~prompt"])
+def test_what_has_quotes_braces_or_escapes_of_its_own_stays_as_it_is(typed):
+    assert CommandLine.of([typed]).overrides == (typed,)
+
+
+@pytest.mark.parametrize(
     "value", ["${oc.env:P,3}", *map(slow, ['"${oc.decode:${oc.env:P}}"', '"${oc.env:${oc.env:NAME}}"', "[${oc.env:P},2]"])]
 )
 def test_a_variable_counts_wherever_it_stands(value, swept, monkeypatch):

@@ -20,6 +20,10 @@ ELSEWHERE = ("hydra.run.", "hydra.sweep.", "hydra.verbose", "hydra/launcher", "h
 SWEEPERS = ("hydra/sweeper", "hydra.sweeper.", "hydra.mode")  # what is done with several, which one run has no use for
 BREAKS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]"  # control characters and what YAML takes for the end of a line
 
+QUOTED = re.compile(r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'""")
+PIECE = re.compile(rf"""{QUOTED.pattern}|[^,\[\]()"']+""")
+TEXT = re.compile(r"(\s*)(.*?)(\s*)", re.DOTALL)
+
 
 class Parser(argparse.ArgumentParser):
     """Hydra's options, as Hydra reads them; errors are refusals."""
@@ -59,7 +63,7 @@ class CommandLine:
     def of(cls, arguments: Sequence[str]) -> CommandLine:
         """Options and overrides may stand in any order. Folders and the like are checked; what cannot go together is refused."""
         found = vars(Parser().parse_intermixed_args([*arguments]))
-        overrides = tuple(found.pop("overrides"))
+        overrides = tuple(map(lettered, found.pop("overrides")))
         line = cls({name: value for name, value in found.items() if value not in (None, False)}, overrides)
         line.check()
         return line
@@ -114,6 +118,19 @@ class CommandLine:
     def asked_of(self, sources: Sequence[str]) -> list[str]:
         kept = [argument for argument in self.overrides if not argument.startswith(ELSEWHERE) and argument != "hydra.mode=MULTIRUN"]
         return [*sources, *filter(is_hydra, kept), *(argument for argument in kept if not is_hydra(argument))]
+
+
+def lettered(argument: str) -> str:
+    """KEY=VALUE with quotes around what has letters beyond ASCII, which Hydra's grammar takes in quotes alone: prompt=猫,café.
+
+    What is quoted already, has escapes of its own, or braces (a mapping, ${…}), stays as it is.
+    """
+    key, equals, value = argument.partition("=")
+    bare = QUOTED.sub("", value)
+    if bare.isascii() or set("\"'{}\\") & set(bare):
+        return argument
+    whole = lambda piece: piece if piece[0] in "\"'" or piece.isascii() else TEXT.fullmatch(piece).expand(r'\1"\2"\3')  # noqa: E731
+    return key + equals + PIECE.sub(lambda match: whole(match[0]), value)
 
 
 def is_hydra(argument: str) -> bool:
