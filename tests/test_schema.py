@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from expkit import command, resolvers, schema
+from expkit.arguments import CommandLine
 from expkit.job import Composed
 
 GROUPS = ("model", "sampler", "trainer", "data", "logger")
@@ -37,7 +38,7 @@ def commands() -> list[tuple[str, ...]]:
     return rows
 
 
-EACH = commands()
+EACH, DECLARATIONS = commands(), schema.declarations
 UNDECLARED = ("_target_", "_partial_")
 
 
@@ -155,6 +156,39 @@ def test_a_value_that_does_not_fit_is_a_sentence(argument, expkit):
     done = expkit(argument)
     assert done.code == 2 and argument.partition("=")[0] in done.err and done.err.count("\n") == 1
     assert not [path for path in Path("outputs").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3", "-3", "+1_000", "1e3", "1.5", ".5", "inf", "-nan", "null", "True", "no", "a dog", "'a, b'", '"3"', "[1,2]", "[a dog,1.5]", "[]"],
+)
+def test_plain_values_are_what_hydra_reads(text):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    unquoted = lambda value: [*map(unquoted, value)] if isinstance(value, list) else getattr(value, "text", value)  # noqa: E731
+    mine, theirs = schema.plain(text), unquoted(OverridesParser.create().parse_override(f"key={text}").value())
+    assert type(mine) is type(theirs) and (mine == theirs or mine != mine)
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2", "a,b", "${seed}", "{a: 1}", "range(1,3)", "[1],[2]", "'a' b", "C:\\x", "007", "猫", "a/b", "[[1,2],3]"]
+)
+def test_what_is_not_plain_is_left_to_hydra(text):
+    with pytest.raises(ValueError):
+        schema.plain(text)
+
+
+def test_what_is_known_of_keys_before_a_configuration_is_composed_is_what_is_known_after(composed):
+    """All that may be refused at once would be refused in the end, with the same sentence."""
+    for arguments in composed:
+        whole, asked = of(arguments, composed)[1], []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(schema, "declarations", lambda choices, asked=asked: asked.append(DECLARATIONS(choices)) or asked[-1])
+            command.check_values(CommandLine.of(arguments))
+        early = asked[0] if asked else {}
+        said = lambda one: (one.type, one.batch, one.words)  # noqa: E731
+        apart = {key: (said(early[key]), said(whole[key])) for key in early if key in whole and said(early[key]) != said(whole[key])}
+        assert not apart, (arguments, apart)
 
 
 @pytest.mark.slow

@@ -78,6 +78,7 @@ def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | 
             return OWN[word](value, [other for other in arguments if other is not argument])
     line = CommandLine.of(arguments)
     command.check_overrides(line.overrides)
+    command.check_values(line)
     placed = []
     if line.many:
         from expkit.sweep import names

@@ -9,10 +9,11 @@ import errno
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from textwrap import fill
 
 from expkit import schema
-from expkit.arguments import quoted
+from expkit.arguments import CommandLine, quoted
 from expkit.errors import Refusal, nearest
 from expkit.schema import Declaration, configuration, keys
 
@@ -107,6 +108,23 @@ def check_overrides(arguments: Sequence[str]) -> None:
         elif not equals:
             near = nearest(key, [*keys(), *GROUPS], " Did you mean {}=…?")
             raise Refusal(f"{argument!r} is no KEY=VALUE.{near} Text with spaces needs quotes around the whole of it: 'KEY=TEXT'.")
+
+
+def check_values(line: CommandLine) -> None:
+    """Refuse the first value that does not fit, where that is certain without composing the configuration, in which all are checked.
+
+    Hydra takes a second for that. Left to it are values that are no plain scalars or lists, and commands that bring YAML of their own.
+    """
+    if line.sources or any(argument.startswith(("experiment", "hydra")) for argument in line.overrides):
+        return
+    text = (configuration() / "config.yaml").read_text(encoding="utf-8")
+    told = [(key.lstrip("+"), value) for key, equals, value in (one.partition("=") for one in line.overrides) if equals]
+    choices = dict(re.findall(r"^  - (\w+): (\w+)$", text, re.MULTILINE)) | {k: v for k, v in told if k.partition("@")[0] in GROUPS}
+    declared = schema.declarations(tuple(choices.items()))
+    for key, value in told:
+        with suppress(ValueError):
+            if key in declared and not declared[key].accepts(found := schema.plain(value)):
+                raise declared[key].refusal(key, found)
 
 
 def check_removal(argument: str, name: str) -> None:

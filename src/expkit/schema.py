@@ -38,6 +38,9 @@ KIND = re.compile(
     r"(?: (?:(?P<sign>>=?) (?P<least>\S+)(?: <= (?P<most>\S+))?|(?P<low>\S+) \.\. (?P<high>\S+)))?(?: by (?P<step>\d+))?"
 )
 LINE = re.compile(r"(?P<indent> *)(?P<key>[^\s:#'\"-][^:#]*):(?: +(?P<value>.*))?")
+CONSTANTS = {"null": None, "true": True, "false": False}
+NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*(?:_\d+)*)|(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)", re.IGNORECASE)
+WORD = re.compile(r"[a-z_][\w .+-]*|'[^'\\${}]*'|\"[^\"\\${}]*\"", re.IGNORECASE)
 PLAIN_DEFAULT = re.compile(r"- (?:(?P<group>/[\w/]*/)?(?P<name>\w+)(?:@(?P<package>[\w.]+))?)$")
 
 
@@ -281,6 +284,20 @@ def followed(reference: str, found: Mapping, groups: Iterable[str], seen: tuple[
         elif name in groups:
             each.append(GROUP)
     return reduce(Declaration.joined, each) if each and all(each) else None
+
+
+def plain(text: str):
+    """A value as Hydra's grammar reads it, as far as it is a scalar or a list of such; raises ValueError where it may be anything else."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        return [plain(part) for part in text[1:-1].split(",")] if text[1:-1].strip() else []
+    if (word := text.lower()) in CONSTANTS:
+        return CONSTANTS[word]
+    if NUMBER.fullmatch(text):
+        return int(text) if re.fullmatch(r"[+-]?\d[\d_]*", text) else float(text)
+    if WORD.fullmatch(text):
+        return text.strip("\"'")
+    raise ValueError(text)
 
 
 def check(config: Mapping, declared: Mapping[str, Declaration]) -> None:
