@@ -68,7 +68,7 @@ def test_the_default_hybrid_has_both_readings(expkit):
     assert done.code == 0, done.err
     numbers = done.numbers()
     assert numbers["rows_per_call"] == 8 * 3 and numbers["network_calls"] == 33
-    assert numbers["judged"]["near"]["second"] >= 0.5 and numbers["judged"]["far"]["second"] >= 0.5
+    assert numbers["judged"]["all readings"]["second"] >= 0.5 and numbers["far_is_seen_from"] == judges.second().distance
 
 
 def test_the_courses_single_step_denoiser_ships_and_beats_a_blur(expkit):
