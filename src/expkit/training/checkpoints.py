@@ -147,12 +147,12 @@ def epochs_done(found: Checkpoint, training: Training) -> str:
 def begin(network: nn.Module, weights: str) -> None:
     """Give `network` the weights of another training of the same network: those of a run's model.safetensors or model/, or some that ship.
 
-    What is learnt from there is another training's: its rate, averages and count of steps begin anew. Raises Refusal where there are no
-    weights, or where they are of a network of other parts or sizes.
+    A network that can begin as one of half the size takes the weights of such a one, too. What is learnt from there is another training's:
+    its rate, averages and count of steps begin anew. Raises Refusal where there are no weights, or where they are of a network of other
+    parts or sizes.
     """
     theirs, ours = tensors(weights), network.state_dict()
-    if hasattr(network, "enlarged") and "ratios" not in theirs:
-        theirs = network.enlarged(theirs)
+    theirs = network.enlarged(theirs) if hasattr(network, "enlarged") else theirs
     if other := [name for name in {**ours, **theirs} if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape]:
         shape = lambda tensors: tuple(tensors[other[0]].shape) if other[0] in tensors else "nothing"  # noqa: E731
         raise Refusal(

@@ -77,8 +77,11 @@ class HaarUNet2DConditionModel(ModelMixin, ConfigMixin):
     def enlarged(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This network's state that answers as a network of the half size does, of that network's state: its picture enlarged.
 
-        The channels of the mean bands are the small network's; of the others nothing comes in or goes out yet.
+        The channels of the mean bands are the small network's; of the others nothing comes in or goes out yet. A state of a network of
+        this kind stays as it is.
         """
+        if "ratios" in small:
+            return dict(small)
         state = {f"network.{name}": values for name, values in small.items()} | {"ratios": self.ratios}
         for name, axis in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
             if (old := small.get(name)) is not None:
