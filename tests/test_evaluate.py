@@ -182,7 +182,7 @@ def test_generalize_measures_every_sigma_beside_blur_and_mean(ran):
 def test_the_blur_of_a_hybrid_is_the_models_own_unless_sigma_says_another(expkit, data):
     import yaml
 
-    for arguments, blur in (((), 1.8), (("sigma=2.5",), 2.5)):
+    for arguments, blur in (((), 1.7), (("sigma=2.5",), 2.5)):
         shown = expkit("--cfg", "job", "--resolve", "task=hybrid", *arguments)
         assert yaml.safe_load(shown.out)["task"]["estimate"]["blur"]["sigma"] == blur
     several = expkit("task=hybrid", "sigma=[1,2]", "logger=none", "samples=1")
