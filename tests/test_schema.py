@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from expkit import command, resolvers, schema
 from expkit.arguments import CommandLine
+from expkit.errors import Refusal
 from expkit.job import Composed
 
 GROUPS = ("model", "sampler", "trainer", "data", "logger")
@@ -176,6 +177,12 @@ def test_plain_values_are_what_hydra_reads(text):
 def test_what_is_not_plain_is_left_to_hydra(text):
     with pytest.raises(ValueError):
         schema.plain(text)
+
+
+def test_of_a_key_that_is_given_twice_the_last_value_counts():
+    command.check_values(CommandLine.of(["steps=abc", "steps=3"]))
+    with pytest.raises(Refusal, match="steps=abc does not fit"):
+        command.check_values(CommandLine.of(["steps=3", "steps=abc"]))
 
 
 def test_what_is_known_of_keys_before_a_configuration_is_composed_is_what_is_known_after(composed):

@@ -118,10 +118,11 @@ def check_values(line: CommandLine) -> None:
     if line.sources or any(argument.startswith(("experiment", "hydra")) for argument in line.overrides):
         return
     text = (configuration() / "config.yaml").read_text(encoding="utf-8")
-    told = [(key.lstrip("+"), value) for key, equals, value in (one.partition("=") for one in line.overrides) if equals]
-    choices = dict(re.findall(r"^  - (\w+): (\w+)$", text, re.MULTILINE)) | {k: v for k, v in told if k.partition("@")[0] in GROUPS}
+    told = {key.lstrip("+"): value for key, equals, value in (one.partition("=") for one in line.overrides) if equals}  # the last counts
+    chosen = {key: option for key, option in told.items() if key.partition("@")[0] in GROUPS}
+    choices = dict(re.findall(r"^  - (\w+): (\w+)$", text, re.MULTILINE)) | chosen
     declared = schema.declarations(tuple(choices.items()))
-    for key, value in told:
+    for key, value in told.items():
         with suppress(ValueError):
             if key in declared and not declared[key].accepts(found := schema.plain(value)):
                 raise declared[key].refusal(key, found)
