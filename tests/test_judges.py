@@ -54,12 +54,16 @@ def test_is_small_and_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("least", [7, 12, 28])
-def test_the_distance_is_the_farthest_from_which_enough_is_read(least, monkeypatch):
+def test_the_distance_is_the_farthest_from_which_enough_is_read(least):
     """A reader that reads all that is as large as `least` pixels and half of what is smaller."""
     labels, sizes = torch.tensor([0, 1] * 10), []
-    monkeypatch.setattr(judges, "shrunk", lambda images, times: sizes.append(round(28 / times)) or images)
-    read = lambda images: F.one_hot(labels if sizes[-1] >= least else labels * 0, 2)  # noqa: E731
-    assert judges.calibrated(read, torch.zeros(20, 1, 28, 28), labels) == (least, 1.0) and len(sizes) < 8
+
+    class Reader:
+        def sees_far(self, images, times):
+            sizes.append(round(28 / times))
+            return F.one_hot(labels if sizes[-1] >= least else labels * 0, 2)
+
+    assert judges.calibrated(Reader(), torch.zeros(20, 1, 28, 28), labels) == (least, 1.0) and len(sizes) < 8
 
 
 def test_a_judge_says_from_where_it_reads():

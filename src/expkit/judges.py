@@ -11,7 +11,7 @@ the first is expkit's judge, the second counts what is reported, so that nothing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -157,13 +157,13 @@ def distance_of(name: str) -> float | None:
     return store.card(name).get("reads_to", {}).get("times")
 
 
-def calibrated(judge: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, wanted: float = 0.95) -> tuple[int, float]:
+def calibrated(judge: Judge, images: Tensor, labels: Tensor, wanted: float = 0.95) -> tuple[int, float]:
     """The smallest side, in pixels, to which ordinary pictures can be shrunk so that this share of them is read right, and the share there.
 
-    judge: images (N, C, H, W) in [0, 1] -> (N, A). It is taken that no smaller size is read better; the full side counts whatever is read.
+    images (N, C, H, W) in [0, 1]; labels (N,). It is taken that no smaller size is read better; the full side counts whatever is read.
     """
     side = images.shape[-1]
-    share = lambda size: (judge(shrunk(images, side / size)).argmax(1) == labels).double().mean().item()  # noqa: E731
+    share = lambda size: (judge.sees_far(images, side / size).argmax(1) == labels).double().mean().item()  # noqa: E731
     least, most = 4, side
     while least < most:
         size = (least + most) // 2
