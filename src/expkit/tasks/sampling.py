@@ -177,7 +177,7 @@ class Sampling:
 
     def check(self, parts: Sequence[Part], grid: Sequence[int]) -> None:
         if self.upscale and not self.upscaler:
-            raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=pictograms, or upscale=false.")
+            raise Refusal("upscale=true needs a model with a second stage, and this one has none: try model=deepfloyd, or upscale=false.")
         if self.upscale:
             check_stages(self.estimate, self.model, self.blank_stage().shape[-1] // self.model.shape[-1])
         if self.keep and not (self.judges and self.readings):

@@ -136,6 +136,11 @@ def upscaler(
     max_rows: int | None = None,
 ) -> Denoiser:  # fmt: skip
     """The second stage, for the pictures `low` of the first: model.second, or what lies as stage_2 beside the first."""
+    if weights == SHIPPED and second is None:
+        raise Refusal(
+            "upscale=true: the pictograms that ship have 64 pixels and no second stage. Train one with task=train trainer=upscaler and "
+            "give its folder as model.second=…, or leave upscale=true out."
+        )
     return pixels.upscaler(low, noise, embeddings, machine, home(weights).name, second, noise_level=noise_level, max_rows=max_rows)
 
 
