@@ -39,6 +39,7 @@ from expkit.files import sha256  # noqa: E402
 from expkit.schedule import scaled  # noqa: E402
 from tests import stand_in  # noqa: E402
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests run: with more threads last bits differ
 torch.set_num_threads(1)
 torch.manual_seed(0)
 torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False

@@ -296,7 +296,7 @@ class Page:
         return "".join(line.text for line in lines)
 
 
-@pytest.mark.parametrize(("given", "blur"), [((), 2.0), (("model=digits",), 1.7), (("sigma=3",), 3.0)])
+@pytest.mark.parametrize(("given", "blur"), [((), 2.5), (("model=digits",), 1.7), (("sigma=3",), 3.0)])
 def test_a_page_begins_from_the_blur_of_its_model(given, blur):
     if not os.environ.get("CI"):
         pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")

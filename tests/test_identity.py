@@ -277,7 +277,7 @@ def test_the_newest_weights_are_those_of_when_it_was_made(expkit, tmp_path):
         Path("outputs/train", name).mkdir(parents=True)
         shutil.copyfile(inputs.WEIGHTS / f"{weights}.safetensors", f"outputs/train/{name}/model.safetensors")
 
-    command = ("model=trained", "logger=none", "samples=1", "steps=3", "prompt=3", "seed=1,2")
+    command = ("model=trained", "model.precision=float32", "logger=none", "samples=1", "steps=3", "prompt=3", "seed=1,2")
     trained("first", "digits")
     first = expkit("-m", *command)
     assert first.code == 0, first.err
@@ -329,7 +329,7 @@ def pasted(command: str, folder: Path) -> subprocess.CompletedProcess:
 def test_the_commands_that_table_page_and_recipe_show_make_the_same(swept, tmp_path, monkeypatch):
     experiment("my own", "${oc.env:WORD}")
     monkeypatch.setenv("WORD", "8")
-    done = swept("-cd", "my own", "experiment=sw", "gamma=1,5", "negative='',\"3\"")
+    done = swept("-cd", "my own", "experiment=sw", "model.precision=float32", "gamma=1,5", "negative='',\"3\"")
     row = next(row for row in table(done.folder) if row["gamma"] == "5")
     recipe = (done.folder / row["folder"] / "recipe.yaml").read_text().splitlines()[0]
     assert recipe == f"# {row['command']}" and row["command"].startswith("WORD=8 python -m expkit '--config-dir=my own' ")
