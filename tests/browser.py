@@ -58,22 +58,28 @@ def thousand(folder: Path) -> Path:
     """index.html of 50 seeds by 20 gammas, finished cells on disk, by the code that shows every sweep."""
     from PIL import Image
 
-    from expkit.sweep.book import Book
     from expkit.sweep.cells import Cell
-    from expkit.sweep.page import page
+    from expkit.sweep.page import write_page
+    from expkit.sweep.report import SweepReport
 
     cells = []
     for number, (seed, gamma) in enumerate(product(range(50), range(20))):
-        cells.append(Cell((f"seed={seed}", f"gamma={gamma}"), {"seed": seed, "gamma": gamma}, f"{number:012x}"))
+        cells.append(
+            Cell((f"seed={seed}", f"gamma={gamma}"), {"seed": seed, "gamma": gamma}, f"{number:012x}")
+        )
         place = cells[-1].folder(folder)
         (place / "pictures").mkdir(parents=True)
         digit = Image.effect_noise((28, 28), 64)
         digit.save(place / "pictures" / "000.png")
         digit.resize((168, 168)).save(place / "picture.png")
-        numbers = {"seconds": seed + gamma / 20, "judged": {"psnr": number % 37}, "pictures": [{"file": "pictures/000.png", "seed": seed}]}
+        numbers = {
+            "seconds": seed + gamma / 20,
+            "judged": {"psnr": number % 37},
+            "pictures": [{"file": "pictures/000.png", "seed": seed}],
+        }
         (place / "numbers.json").write_text(json.dumps(numbers))
-    book = Book(folder, cells, ["seed=range(50)", "gamma=range(20)"])
-    (folder / "index.html").write_text(page(book.shown(book.entries())), encoding="utf-8")
+    book = SweepReport(folder, cells, ["seed=range(50)", "gamma=range(20)"])
+    (folder / "index.html").write_text(write_page(book.shown(book.entries())), encoding="utf-8")
     return folder / "index.html"
 
 
@@ -103,5 +109,7 @@ def timed(driver, address: str) -> tuple[float, float]:
         driver.get("about:blank")
         driver.get(address)
         opened.append(driver.execute_async_script(OPENED))
-        filtered += [driver.execute_async_script(FILTERED, "input[name='axis.gamma'][value='3']") for _ in range(4)]
+        filtered += [
+            driver.execute_async_script(FILTERED, "input[name='axis.gamma'][value='3']") for _ in range(4)
+        ]
     return median(opened), median(filtered)

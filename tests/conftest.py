@@ -12,7 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-DATA = next((p for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data") if p and Path(p).is_dir()), None)
+DATA = next(
+    (
+        p
+        for p in (os.environ.get("EXPKIT_DATA"), Path(__file__).parents[2] / "shared" / "data")
+        if p and Path(p).is_dir()
+    ),
+    None,
+)
 OTHERS = ("EXPKIT_CACHE", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "WANDB_", "XDG_", "TORCH_HOME", "HYDRA_", "SLURM_", "TQDM_",
           "MPL", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "GRADIO_")  # fmt: skip
 
@@ -34,9 +41,9 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from expkit.denoiser import Denoiser, Prediction  # noqa: E402
-from expkit.files import sha256  # noqa: E402
-from expkit.schedule import scaled  # noqa: E402
+from expkit.core.denoiser import Denoiser, Prediction  # noqa: E402
+from expkit.core.schedules import linear_rescaled  # noqa: E402
+from expkit.storage.files import sha256  # noqa: E402
 from tests import stand_in  # noqa: E402
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests run: with more threads last bits differ
@@ -51,14 +58,21 @@ class Toy(Denoiser):
     `skewed` adds a fixed picture, which breaks that. `rows` has the rows of each call, `asked` the prompts of the last one.
     """
 
-    kind, range, device = "eps", (-1.0, 1.0), torch.device("cpu")
+    prediction_type, range, device = "eps", (-1.0, 1.0), torch.device("cpu")
 
-    def __init__(self, shape=(1, 8, 8), skewed: float = 0.0, frac: bool = False, schedule=None) -> None:
-        self.shape, self.schedule = shape, schedule or scaled(100)
+    def __init__(
+        self, shape=(1, 8, 8), skewed: float = 0.0, variance_fraction: bool = False, schedule=None
+    ) -> None:
+        self.shape, self.schedule = shape, schedule or linear_rescaled(100)
         self.picture = skewed * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        self.frac, self.learned, self.rows, self.asked = frac, frac, [], []
+        self.variance_fraction, self.learned, self.rows, self.asked = (
+            variance_fraction,
+            variance_fraction,
+            [],
+            [],
+        )
 
-    def understand(self, prompt: str) -> str:
+    def canonical_prompt(self, prompt: str) -> str:
         return prompt
 
     def predict(self, x: Tensor, t: int, prompts) -> Prediction:
@@ -66,7 +80,7 @@ class Toy(Denoiser):
         self.asked = list(prompts)
         said = torch.tensor([sum(map(ord, p)) % 17 / 17 for p in prompts])[:, None, None, None]
         answer = torch.tanh((1 + said) * x + said + 0.01 * t) + (1 + said) * self.picture
-        return Prediction(answer, torch.sigmoid(x + said) if self.frac else None)
+        return Prediction(answer, torch.sigmoid(x + said) if self.variance_fraction else None)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +128,11 @@ class Ran(NamedTuple):
 
 def of_digits(arguments: tuple[str, ...]) -> list[str]:
     asks = any(argument.startswith("task=") for argument in arguments)
-    return [*arguments, "model=digits"] if asks and not any(argument.startswith("model=") for argument in arguments) else [*arguments]
+    return (
+        [*arguments, "model=digits"]
+        if asks and not any(argument.startswith("model=") for argument in arguments)
+        else [*arguments]
+    )
 
 
 @pytest.fixture
@@ -149,7 +167,7 @@ def digits(tmp_path_factory) -> Path:
 @pytest.fixture
 def data(digits, monkeypatch) -> Path:
     """Commands and functions of this process take the digits for MNIST; those of other processes add `stand_in.AS_EMNIST`."""
-    from expkit.training import datasets
+    from expkit.data import datasets
 
     monkeypatch.setenv("EXPKIT_DATA", str(digits))
     monkeypatch.setattr(datasets, "MNIST_IMAGES", sha256(digits / "mnist/MNIST/raw/train-images-idx3-ubyte"))

@@ -14,7 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 EACH, TO_TRAIN_ON = 64, 48
-AS_EMNIST = ("data=emnist", "data.split=mnist")  # what a command of another process adds: it takes this set for EMNIST's of digits
+AS_EMNIST = (
+    "data=emnist",
+    "data.split=mnist",
+)  # what a command of another process adds: it takes this set for EMNIST's of digits
 
 
 def digits(train: bool) -> tuple[Tensor, Tensor]:
@@ -28,7 +31,9 @@ def digits(train: bool) -> tuple[Tensor, Tensor]:
 def idx(path: Path, array: Tensor) -> None:
     """A file in MNIST's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.byte().numpy().tobytes())
+    path.write_bytes(
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.byte().numpy().tobytes()
+    )
 
 
 def write(folder: Path) -> Path:

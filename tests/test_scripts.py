@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = [path.name for path in (ROOT / "scripts").iterdir() if path.read_text().split("\n")[1].startswith('""":"')]
+SCRIPTS = [
+    path.name for path in (ROOT / "scripts").iterdir() if path.read_text().split("\n")[1].startswith('""":"')
+]
 
 
 @pytest.fixture
@@ -29,14 +31,20 @@ def checkout(tmp_path) -> Path:
 
 def test_no_script_asks_for_whatever_python_there_is():
     heads = [path.read_text().split("\n")[0] for path in (ROOT / "scripts").iterdir()]
-    assert not [head for head in heads if "python" in head] and {"bench", "hybrid_pairs", "tiny_if"} <= set(SCRIPTS)
+    assert not [head for head in heads if "python" in head] and {"bench", "hybrid_pairs", "tiny_if"} <= set(
+        SCRIPTS
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs_in_the_environment_of_its_checkout(name, checkout):
     script = checkout / "scripts" / name
     done = subprocess.run([script, "a word", "--flag"], capture_output=True, text=True, cwd="/")
-    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, [str(script), "a word", "--flag"], "")
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (
+        0,
+        [str(script), "a word", "--flag"],
+        "",
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -44,9 +52,14 @@ def test_a_script_is_python_and_finds_all_that_it_imports(name):
     runpy.run_path(str(ROOT / "scripts" / name))
 
 
-@pytest.mark.parametrize(("name", "arguments", "first"), [("hybrid_pairs", ["--help"], "usage: "), ("tiny_if", [], "A DeepFloyd IF")])
+@pytest.mark.parametrize(
+    ("name", "arguments", "first"),
+    [("hybrid_pairs", ["--help"], "usage: "), ("tiny_if", [], "A DeepFloyd IF")],
+)
 def test_the_help_of_a_script_says_nothing_of_its_shell(name, arguments, first):
-    done = subprocess.run([sys.executable, ROOT / "scripts" / name, *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / name, *arguments], capture_output=True, text=True
+    )
     assert (done.stdout + done.stderr).startswith(first) and "exec" not in done.stdout + done.stderr
 
 
@@ -78,7 +91,9 @@ def unmade(tmp_path):
     def run(script: str, *arguments: str) -> tuple[int, str, list[str]]:
         """The exit code, what was said, and the installations and modules that were asked for."""
         variables = {"PATH": f"{stub}:/usr/bin:/bin", "CALLS": str(calls)}
-        done = subprocess.run([checkout / "scripts" / script, *arguments], capture_output=True, text=True, env=variables)
+        done = subprocess.run(
+            [checkout / "scripts" / script, *arguments], capture_output=True, text=True, env=variables
+        )
         asked, _ = calls.read_text().splitlines(), calls.write_text("")
         return done.returncode, done.stderr, [line for line in asked if line.startswith("-m")]
 
@@ -98,7 +113,10 @@ def environment(folder: Path, checkout: str = "/another/checkout") -> dict[str, 
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 @pytest.mark.parametrize("stamp", ["1 2 /another/checkout", "making", "failed /another/checkout", ""])
@@ -110,7 +128,12 @@ def test_the_environment_of_another_checkout_is_left_as_it_is_behind_a_link(scri
     before = contents(tmp_path / "theirs")
     (checkout / ".venv").symlink_to(tmp_path / "theirs")
     code, said, asked = run(script)
-    assert code == 2 and f".venv is a link to {tmp_path / 'theirs'}" in said and "Remove the link" in said and said.count("\n") == 1
+    assert (
+        code == 2
+        and f".venv is a link to {tmp_path / 'theirs'}" in said
+        and "Remove the link" in said
+        and said.count("\n") == 1
+    )
     assert contents(tmp_path / "theirs") == before and not asked and (checkout / ".venv").is_symlink()
 
 
@@ -138,7 +161,9 @@ def test_what_is_no_folder_is_left_as_it_is(what, unmade, tmp_path):
     assert what == "dangling" or place.read_text() == "mine"
 
 
-@pytest.mark.parametrize("part", ["bin", "lib", "lib/python3.11", "lib/python3.11/site-packages", "stamp", "pyvenv.cfg"])
+@pytest.mark.parametrize(
+    "part", ["bin", "lib", "lib/python3.11", "lib/python3.11/site-packages", "stamp", "pyvenv.cfg"]
+)
 def test_nothing_is_installed_behind_a_link_inside_of_the_environment(part, unmade, tmp_path):
     checkout, run = unmade
     environment(checkout / ".venv", str(checkout))
@@ -147,7 +172,9 @@ def test_nothing_is_installed_behind_a_link_inside_of_the_environment(part, unma
     before = contents(tmp_path)
     code, said, asked = run("run")
     assert code == 2 and f".venv/{part} is a link" in said and not asked
-    assert {name: text for name, text in contents(tmp_path).items() if name != "calls"} == {k: v for k, v in before.items() if k != "calls"}
+    assert {name: text for name, text in contents(tmp_path).items() if name != "calls"} == {
+        k: v for k, v in before.items() if k != "calls"
+    }
 
 
 def test_a_copied_environment_is_made_again_and_links_in_it_are_not_followed(unmade, tmp_path):
@@ -158,5 +185,10 @@ def test_a_copied_environment_is_made_again_and_links_in_it_are_not_followed(unm
     (checkout / ".venv/share").symlink_to(tmp_path / "data")
     (checkout / ".venv/lib64").symlink_to("lib")
     code, said, asked = run("run")
-    assert code == 0 and "the checkout has moved" in said and asked[0] == "-m venv .venv" and asked[-1] == "-m expkit"
+    assert (
+        code == 0
+        and "the checkout has moved" in said
+        and asked[0] == "-m venv .venv"
+        and asked[-1] == "-m expkit"
+    )
     assert contents(tmp_path / "data") == {"mine": "mine"} and not (checkout / ".venv/lib").exists()

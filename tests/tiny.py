@@ -22,7 +22,14 @@ def tiny_t5(folder: Path, width: int = 32, seed: int = 0) -> Path:
     from transformers import T5Config, T5EncoderModel
 
     tokenizer = t5_tokenizer()
-    size = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    size = {
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 2 * width,
+        "num_layers": 2,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+    }
     config = T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", **size)
     return saved(folder, tokenizer, T5EncoderModel, config, seed)
 
@@ -35,9 +42,13 @@ def t5_tokenizer():
     learner = Tokenizer(models.Unigram())
     learner.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
-    learner.train_from_iterator(SENTENCES, trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>"))
+    learner.train_from_iterator(
+        SENTENCES, trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>")
+    )
     pieces = sorted(learner.get_vocab().items(), key=lambda piece: piece[1])
-    return T5Tokenizer(vocab=[(piece, -0.1 * rank) for piece, rank in pieces], extra_ids=0, model_max_length=77)
+    return T5Tokenizer(
+        vocab=[(piece, -0.1 * rank) for piece, rank in pieces], extra_ids=0, model_max_length=77
+    )
 
 
 def tiny_clip_text(folder: Path, width: int = 32, seed: int = 0) -> Path:
@@ -49,8 +60,17 @@ def tiny_clip_text(folder: Path, width: int = 32, seed: int = 0) -> Path:
 
 
 def clip_size(tokenizer, width: int) -> dict:
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    size = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    size = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return {"vocab_size": len(tokenizer), "projection_dim": width, **size, **special}
 
 
@@ -62,12 +82,20 @@ def clip_tokenizer():
     from transformers import CLIPTokenizer
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     alphabet = sorted(set("abcdefghijklmnopqrstuvwxyz,.0123456789"))
-    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>"
+    )
     learner.train_from_iterator(SENTENCES, trainer)
     model = json.loads(learner.to_str())["model"]
-    words = [START, END, *sorted(set(model["vocab"]) - {START, END})]  # its own numbers differ from process to process
+    words = [
+        START,
+        END,
+        *sorted(set(model["vocab"]) - {START, END}),
+    ]  # its own numbers differ from process to process
     numbers = {word: number for number, word in enumerate(words)}
     return CLIPTokenizer(vocab=numbers, merges=[tuple(pair) for pair in model["merges"]], model_max_length=77)
 
@@ -80,9 +108,13 @@ def tiny_clip(folder: Path, size: int = 32, seed: int = 0) -> Path:
     pictures = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     vision = {**pictures, "image_size": size, "patch_size": 8, "projection_dim": 32}
     torch.manual_seed(seed)
-    CLIPModel(CLIPConfig(text_config=clip_size(tokenizer, 32), vision_config=vision, projection_dim=32)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(text_config=clip_size(tokenizer, 32), vision_config=vision, projection_dim=32)
+    ).save_pretrained(folder)
     square = {"height": size, "width": size}
-    CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square), tokenizer).save_pretrained(folder)
+    CLIPProcessor(
+        CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square), tokenizer
+    ).save_pretrained(folder)
     return folder
 
 

@@ -24,20 +24,32 @@ IF_BLOCKS = {
     "act_fn": "gelu",
     "out_channels": 6,
 }
-SECOND_ONLY = {"class_embed_type": "timestep", "mid_block_scale_factor": 1.414, "time_embedding_act_fn": "gelu", "time_embedding_dim": 32}
+SECOND_ONLY = {
+    "class_embed_type": "timestep",
+    "mid_block_scale_factor": 1.414,
+    "time_embedding_act_fn": "gelu",
+    "time_embedding_dim": 32,
+}
 BETAS = {"beta_schedule": "squaredcos_cap_v2"}
-LEARNED = {**BETAS, "variance_type": "learned_range", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
+LEARNED = {
+    **BETAS,
+    "variance_type": "learned_range",
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.95,
+}
 
 
 class Words:
-    """Embeddings as `expkit.prompts` gives them, made from the text itself; `prepared` has what was prepared."""
+    """Embeddings as `expkit.text.prompt_embeddings` gives them, made from the text itself; `prepared` has what was prepared."""
 
     padded = False
 
-    def __init__(self, width: int = WIDTH, length: int = LENGTH, known: dict[str, Tensor] | None = None, **unused) -> None:
+    def __init__(
+        self, width: int = WIDTH, length: int = LENGTH, known: dict[str, Tensor] | None = None, **unused
+    ) -> None:
         self.width, self.length, self.known, self.prepared = width, length, known or {}, []
 
-    def understand(self, prompt: str) -> str:
+    def canonical_prompt(self, prompt: str) -> str:
         return prompt
 
     def taken(self, prompts) -> list[str]:
@@ -47,7 +59,9 @@ class Words:
         self.prepared += texts
 
     def __call__(self, text: str) -> Tensor:
-        made = torch.randn(self.length, self.width, generator=torch.Generator().manual_seed(sum(map(ord, text))))
+        made = torch.randn(
+            self.length, self.width, generator=torch.Generator().manual_seed(sum(map(ord, text)))
+        )
         return self.known.get(text, made)
 
     def rows(self, texts) -> Tensor:
@@ -56,7 +70,7 @@ class Words:
 
 def thresholded(x0: Tensor, denoiser) -> Tensor:
     """Dynamic thresholding (Saharia et al. 2022, §2.3)."""
-    s = x0.flatten(1).abs().quantile(0.95, 1).clamp(1, denoiser.threshold).view(-1, 1, 1, 1)
+    s = x0.flatten(1).abs().quantile(0.95, 1).clamp(1, denoiser.sample_max_value).view(-1, 1, 1, 1)
     return x0.clamp(-s, s) / s
 
 
@@ -89,7 +103,13 @@ def first(folder: Path, **facts) -> Path:
     from diffusers import IFPipeline
 
     unet = unet2d_condition(**{**IF_BLOCKS, "sample_size": SIDE, "in_channels": 3, **facts})
-    parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
+    parts = {
+        "text_encoder": None,
+        "tokenizer": None,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "watermarker": None,
+    }
     steps = scheduler(**LEARNED, sample_max_value=1.5)
     IFPipeline(unet=unet, scheduler=steps, **parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
@@ -103,7 +123,9 @@ def told(folder: Path) -> Path:
     letters = ["<pad>", "</s>", "<unk>", "\N{LOWER ONE EIGHTH BLOCK}", *map(chr, range(97, 123))]
     size = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     T5EncoderModel(T5Config(vocab_size=len(letters), **size)).eval().save_pretrained(folder / "text_encoder")
-    T5Tokenizer(vocab=[(letter, -1.0) for letter in letters], extra_ids=0).save_pretrained(folder / "tokenizer")
+    T5Tokenizer(vocab=[(letter, -1.0) for letter in letters], extra_ids=0).save_pretrained(
+        folder / "tokenizer"
+    )
     return first(folder)
 
 
@@ -111,10 +133,23 @@ def second(folder: Path, **facts) -> Path:
     """Stage II of DeepFloyd IF, for pictures twice as large."""
     from diffusers import IFSuperResolutionPipeline
 
-    unet = unet2d_condition(**{**IF_BLOCKS, **SECOND_ONLY, "sample_size": 2 * SIDE, "in_channels": 6, **facts})
-    parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "watermarker": None}
-    steps = {"scheduler": scheduler(**LEARNED, sample_max_value=1.0), "image_noising_scheduler": scheduler(**BETAS)}
-    IFSuperResolutionPipeline(unet=unet, **steps, **parts, requires_safety_checker=False).save_pretrained(folder)
+    unet = unet2d_condition(
+        **{**IF_BLOCKS, **SECOND_ONLY, "sample_size": 2 * SIDE, "in_channels": 6, **facts}
+    )
+    parts = {
+        "text_encoder": None,
+        "tokenizer": None,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "watermarker": None,
+    }
+    steps = {
+        "scheduler": scheduler(**LEARNED, sample_max_value=1.0),
+        "image_noising_scheduler": scheduler(**BETAS),
+    }
+    IFSuperResolutionPipeline(unet=unet, **steps, **parts, requires_safety_checker=False).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -123,8 +158,17 @@ def unconditional(folder: Path, out_channels: int = 3, **facts) -> Path:
     from diffusers import DDPMPipeline, UNet2DModel
 
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-    shape = {"sample_size": SIDE, "in_channels": 3, "out_channels": out_channels, "layers_per_block": 1, "block_out_channels": (32, 64)}
+    blocks = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    shape = {
+        "sample_size": SIDE,
+        "in_channels": 3,
+        "out_channels": out_channels,
+        "layers_per_block": 1,
+        "block_out_channels": (32, 64),
+    }
     DDPMPipeline(woken(UNet2DModel(**shape, **blocks)), scheduler(**facts)).save_pretrained(folder)
     return folder
 
@@ -138,7 +182,9 @@ def stable_diffusion(folder: Path, steps) -> Path:
         attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
-    pipe = StableDiffusionPipeline(vae=autoencoder(), unet=unet, scheduler=steps, **parts, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder(), unet=unet, scheduler=steps, **parts, requires_safety_checker=False
+    )
     pipe.save_pretrained(folder)
     return folder
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from expkit import claims, command, interrupts
-from expkit.arguments import CommandLine
-from expkit.claims import follows
+from expkit.config import checks, schema
+from expkit.config.command_line import CommandLine
+from expkit.results import claims
+from expkit.results.claims import is_follower_process
+from expkit.runs import interrupts
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -23,30 +25,32 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        return shown(command.manual())
+        return print_page(checks.help_page())
     code, failed = 0, []
     with interrupts.interruptible(), whole_errors() as full:
         try:
-            code = chosen(arguments, failed)()
+            code = select_command(arguments, failed)()
             for error in failed:
-                interrupts.check(error)
+                interrupts.raise_if_interrupted(error)
         except KeyboardInterrupt as interrupt:
-            sys.exit(interrupted(str(interrupt), claims.release()))
+            sys.exit(report_interrupt(str(interrupt), claims.release_claims()))
         except SystemExit as left:  # Hydra's own, which has said why
             sys.exit(2 if left.code == 1 else left.code)
         except claims.NotClaimed as refused:
             failed.append(refused.error)
         except Exception as error:
             if interrupts.CAME:
-                sys.exit(interrupted("", claims.release()))
+                sys.exit(report_interrupt("", claims.release_claims()))
             failed.append(error)
         finally:
-            claims.release()
+            claims.release_claims()
     for error in failed:
-        said = command.sentence(error, arguments)
-        if said is None or (full and not follows()):  # who follows was started by one of us, which asked for them itself
+        said = checks.error_message(error, arguments)
+        if said is None or (
+            full and not is_follower_process()
+        ):  # who follows was started by one of us, which asked for them itself
             raise error
-        if not follows():
+        if not is_follower_process():
             print(f"expkit: {said}", file=sys.stderr)
     sys.exit(2 if failed else code or 0)
 
@@ -62,7 +66,7 @@ def whole_errors() -> Iterator[bool]:
         os.environ.pop(FULL) if before is None else os.environ.update({FULL: before})
 
 
-def shown(page: str) -> None:
+def print_page(page: str) -> None:
     """Print a page; a reader that goes away before its end, such as head, is no fault."""
     try:
         print(page, flush=True)
@@ -70,41 +74,41 @@ def shown(page: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def chosen(arguments: list[str], failed: list[Exception]) -> Callable[[], int | None]:
+def select_command(arguments: list[str], failed: list[Exception]) -> Callable[[], int | None]:
     """What a command asks for: a run or a sweep, by Hydra, or one of the few things that have words of their own."""
     for argument in arguments:
         word, _, value = argument.partition("=")
         if word in OWN and (value or word != "replay"):
             return OWN[word](value, [other for other in arguments if other is not argument])
     line = CommandLine.of(arguments)
-    command.check_overrides(line.overrides)
-    command.check_values(line)
+    checks.check_overrides(line.overrides)
+    checks.check_values(line)
     placed = []
     if line.many:
         from expkit.sweep import names
 
-        folder = names.folder(line)
-        if names.finished(folder, line):
+        folder = names.sweep_folder(line)
+        if names.is_finished(folder, line):
             return lambda: print(folder)
-        placed = names.placed(folder, line)
+        placed = names.folder_override(folder, line)
     sys.argv[1:] = [*line.typed, *placed]
-    return app(failed)
+    return hydra_app(failed)
 
 
 def replay(file: str, rest: list[str]) -> Callable[[], int]:
-    from expkit.replay import replay
+    from expkit.runs.replay import replay_picture
 
-    return lambda: replay(file, rest)
+    return lambda: replay_picture(file, rest)
 
 
 def dashboard(_: str, rest: list[str]) -> Callable[[], int]:
-    from expkit.sweep.dashboard import serve
+    from expkit.app.dashboard import serve
 
     return lambda: serve(rest)
 
 
 def page(_: str, rest: list[str]) -> Callable[[], int]:
-    from expkit.sweep.app import serve
+    from expkit.app.serve import serve
 
     return lambda: serve(rest)
 
@@ -112,33 +116,42 @@ def page(_: str, rest: list[str]) -> Callable[[], int]:
 OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # words that Hydra never hears of
 
 
-def app(failed: list[Exception]):
+def hydra_app(failed: list[Exception]):
     """The Hydra app; a job's error is kept in `failed`."""
     import warnings
 
     import hydra
 
-    from expkit import resolvers
+    from expkit.runs import resolvers
 
     resolvers.READ.clear()
-    warnings.filterwarnings("error", message=r"provider=hydra\.searchpath.* is not available")  # as which it is told
+    warnings.filterwarnings(
+        "error", message=r"provider=hydra\.searchpath.* is not available"
+    )  # as which it is told
 
-    @hydra.main(config_path=str(command.configuration()), config_name="config", version_base="1.3")
+    @hydra.main(config_path=str(schema.config_folder()), config_name="config", version_base="1.3")
     def job(config) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from expkit.job import Composed, Job, overrides_of, run
+        from expkit.runs.job import ComposedConfig, Job, overrides_of, run_job
 
         known = HydraConfig.get()
         whole = HydraConfig.instance().cfg
-        folder, one = Path(known.runtime.output_dir), Job(Composed(config, whole), overrides_of(whole)[1])
+        folder, one = (
+            Path(known.runtime.output_dir),
+            Job(ComposedConfig(config, whole), overrides_of(whole)[1]),
+        )
         if known.mode.name == "MULTIRUN":  # another launcher's: one cell of a sweep
-            from expkit.sweep.cells import alone
+            from expkit.sweep.cells import run_cell
 
-            return alone(one, folder)
+            return run_cell(one, folder)
         try:
-            claims.hold(folder, claims.written(known.runtime.choices.task, known.runtime.choices.logger), not follows())
-            result = run(one, folder, leads=not follows())
+            claims.hold_folder(
+                folder,
+                claims.written_names(known.runtime.choices.task, known.runtime.choices.logger),
+                not is_follower_process(),
+            )
+            result = run_job(one, folder, leads=not is_follower_process())
             if result.leads:
                 print(result.folder)
         except Exception as error:
@@ -147,10 +160,13 @@ def app(failed: list[Exception]):
     return job
 
 
-def interrupted(said: str, kept: list[Path]) -> int:
+def report_interrupt(said: str, kept: list[Path]) -> int:
     """Say what is left of a command that was interrupted, if nobody has said more; the exit code."""
-    ended, left = signal.SIGTERM in interrupts.CAME, f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
-    if not follows():
+    ended, left = (
+        signal.SIGTERM in interrupts.CAME,
+        f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet.",
+    )
+    if not is_follower_process():
         print(f"expkit: {'ended by SIGTERM' if ended else 'interrupted'}; {said or left}", file=sys.stderr)
     return 143 if ended else 130
 

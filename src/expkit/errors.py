@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """A wish that cannot be met. Its text says what was given, what was expected and what to try."""
 
 
-def nearest(name: str, known: Iterable[str], say: str = " Did you mean {}?") -> str:
+def suggest(name: str, known: Iterable[str], say: str = " Did you mean {}?") -> str:
     """A question that names the known word closest to `name`, or nothing where none is close."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return say.format(close[0]) if close else ""

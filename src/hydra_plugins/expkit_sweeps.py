@@ -1,4 +1,4 @@
-"""Hydra's door to `expkit.sweep`: hydra/sweeper=cells, hydra/sweeper=search, hydra/launcher=rows; and to `expkit.claims`.
+"""Hydra's door to `expkit.sweep`: hydra/sweeper=cells, hydra/sweeper=search, hydra/launcher=rows; and to `expkit.results.claims`.
 
 Hydra imports it at each start.
 """
@@ -7,9 +7,9 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
-from expkit import resolvers
+from expkit.runs import resolvers
 
-resolvers.register()
+resolvers.register_resolvers()
 
 
 class Given:
@@ -29,15 +29,15 @@ class Named(Given, Sweeper):
     def setup(self, *, config, **given):
         from omegaconf import OmegaConf, read_write
 
-        from expkit.arguments import CommandLine
-        from expkit.job import overrides_of, sources_of
+        from expkit.config.command_line import CommandLine
+        from expkit.runs.job import overrides_of, sources_of
         from expkit.sweep import names
 
         super().setup(config=config, **given)
         hydra, told = overrides_of(config)
         line = CommandLine.of([*sources_of(config), *hydra, *told])
-        folder = names.folder(line)
-        placed = names.placed(folder, line)
+        folder = names.sweep_folder(line)
+        placed = names.folder_override(folder, line)
         if placed and "${now:" in OmegaConf.to_container(config.hydra.sweep)["dir"]:
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
@@ -55,39 +55,45 @@ class ClaimRunFolder(Callback):
     def on_run_start(self, config, **kwargs):
         from hydra.core.hydra_config import HydraConfig
 
-        from expkit import claims
+        from expkit.results import claims
 
         HydraConfig.instance().set_config(config)  # which the name of the folder speaks of
         chosen = config.hydra.runtime.choices
         try:
-            claims.hold(config.hydra.run.dir, claims.written(chosen.task, chosen.logger), not claims.follows())
+            claims.hold_folder(
+                config.hydra.run.dir,
+                claims.written_names(chosen.task, chosen.logger),
+                not claims.is_follower_process(),
+            )
         except Exception as error:
             raise claims.NotClaimed(error) from None
 
 
 class CellsSweeper(Named):
-    """Every combination once, ever: `expkit.sweep.run`."""
+    """Every combination once, ever: `expkit.sweep.sweeper`."""
 
     def sweep(self, arguments):
-        from expkit.sweep.run import sweep
+        from expkit.sweep.sweeper import run_sweep
 
-        return sweep(self.context, self.job, self.config, self.swept(arguments))
+        return run_sweep(self.context, self.job, self.config, self.swept(arguments))
 
 
 class SearchSweeper(Named):
     """The best combination, sought by what earlier ones gave: `expkit.sweep.search`. wanted: what is sought."""
 
     def sweep(self, arguments):
-        from expkit.sweep.search import search
-        from expkit.sweep.trials import Aim
+        from expkit.sweep.search import run_search
+        from expkit.sweep.trials import SearchObjective
 
-        return search(self.context, self.job, self.config, self.swept(arguments), Aim(**self.wanted))
+        return run_search(
+            self.context, self.job, self.config, self.swept(arguments), SearchObjective(**self.wanted)
+        )
 
 
 class RowsLauncher(Given, Launcher):
-    """Cells in this process, with one resident model, in one batch where they differ in rows only: `expkit.sweep.rows`."""
+    """Cells in this process, with one resident model, in one batch where they differ in rows only: `expkit.sweep.batch_launcher`."""
 
     def launch(self, job_overrides, initial_job_idx):
-        from expkit.sweep.rows import launch
+        from expkit.sweep.batch_launcher import launch_cells
 
-        return launch(self.config, job_overrides)
+        return launch_cells(self.config, job_overrides)

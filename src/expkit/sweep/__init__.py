@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one command, and the page that shows them."""
+"""Many runs of one command, as one batch where they may share it, and their sheets."""

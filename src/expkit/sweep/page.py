@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 
-from expkit.labels import key_of, labels, shortened
+from expkit.images.labels import axis_labels, key_of, shorten_texts
 
 HERE = Path(__file__).parent
 # What every browser draws: Latin, Greek, Cyrillic, punctuation, currencies, arrows
@@ -19,7 +19,7 @@ EVERYWHERE = re.compile(r"[\x00-\u052f\u1e00-\u206f\u20a0-\u20bf\u2190-\u21ff\ud
 TICK = 17  # characters of a label under a plot
 
 
-def page(sweep: Mapping) -> str:
+def write_page(sweep: Mapping) -> str:
     """index.html of a sweep's folder. `sweep` is JSON: texts may hold anything, files are relative to that folder.
 
     title    what was swept, for example "sdedit: i_start × gamma"
@@ -42,30 +42,32 @@ def page(sweep: Mapping) -> str:
     distance  whether it has a viewing distance, as a hybrid has
     """
     told = told_apart(sweep)
-    css = part("page.css") + faces(json.dumps(told, ensure_ascii=False, default=str))
-    text = part("page.html").replace("/* page.css */", css).replace("/* page.js */", part("page.js"))
-    return text.replace("/* data */", data(told))
+    css = read_part("page.css") + font_faces(json.dumps(told, ensure_ascii=False, default=str))
+    text = (
+        read_part("page.html").replace("/* page.css */", css).replace("/* page.js */", read_part("page.js"))
+    )
+    return text.replace("/* data */", page_data(told))
 
 
-def part(name: str) -> str:
+def read_part(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def faces(text: str) -> str:
+def font_faces(text: str) -> str:
     """CSS of the family `beside`: fonts of just those characters of a text that a browser may have no font for; emoji are its own."""
-    from expkit import text_drawing
+    from expkit.images import text_drawing
 
     rare = {one for one in text if not EVERYWHERE.fullmatch(one)}
     rare = sorted(one for one in rare if text_drawing.drawn_of(one) and not text_drawing.in_colour(one))
     found: dict[str, str] = {}
     for one in rare:
-        font = next((font for font in text_drawing.fonts() if text_drawing.characters(font)(one)), "")
+        font = next((font for font in text_drawing.font_paths() if text_drawing.has_character(font)(one)), "")
         found[font] = found.get(font, "") + one
-    return "".join(face(font, those) for font, those in found.items() if font)
+    return "".join(font_face(font, those) for font, those in found.items() if font)
 
 
 @lru_cache(maxsize=64)
-def face(font: str, characters: str) -> str:
+def font_face(font: str, characters: str) -> str:
     """A font of these characters only, inside its own address."""
     from fontTools import subset
 
@@ -75,7 +77,10 @@ def face(font: str, characters: str) -> str:
     subsetter.populate(text=characters)
     subsetter.subset(loaded)
     subset.save_font(loaded, held, options)
-    address, places = base64.b64encode(held.getvalue()).decode(), ", ".join(f"U+{ord(one):X}" for one in characters)
+    address, places = (
+        base64.b64encode(held.getvalue()).decode(),
+        ", ".join(f"U+{ord(one):X}" for one in characters),
+    )
     return f'@font-face {{ font-family: beside; src: url("data:font/woff;base64,{address}"); unicode-range: {places}; }}\n'
 
 
@@ -86,28 +91,31 @@ def told_apart(sweep: Mapping) -> dict:
         values = [*axis["values"], *(cell["axes"].get(axis["key"]) for cell in cells)]
         values = list({key_of(value): value for value in values}.values())
         whole = {value for value in values if type(value) is int}
-        kept = {key_of(value): {"number": repr(value)} if type(value) is float and value in whole else value for value in values}
-        axes.append({**axis, "values": [kept[key_of(value)] for value in values], **said(values)})
+        kept = {
+            key_of(value): {"number": repr(value)} if type(value) is float and value in whole else value
+            for value in values
+        }
+        axes.append({**axis, "values": [kept[key_of(value)] for value in values], **page_labels(values)})
         for cell in cells:
             cell["axes"][axis["key"]] = kept[key_of(cell["axes"].get(axis["key"]))]
     return {**sweep, "axes": axes, "cells": cells} if axes else {**sweep}
 
 
-def said(values: Sequence) -> dict[str, list[str]]:
+def page_labels(values: Sequence) -> dict[str, list[str]]:
     """The labels of an axis: whole, as they stand beside pictures, and as they stand under a plot."""
-    whole = labels(values)
-    return {"labels": whole, "short": shortened(whole), "ticks": shortened(whole, TICK)}
+    whole = axis_labels(values)
+    return {"labels": whole, "short": shorten_texts(whole), "ticks": shorten_texts(whole, TICK)}
 
 
-def data(sweep: Mapping) -> str:
+def page_data(sweep: Mapping) -> str:
     """JSON in ASCII without "<": nothing in it ends the script element that it stands in."""
-    return json.dumps(plain(sweep), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(json_safe(sweep), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def plain(value):
+def json_safe(value):
     """The same with nan and inf as texts, which JSON does not know as numbers."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_safe(item) for item in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,1 @@
+"""What a command makes, and how it is looked at."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from expkit.sample import Step
+from expkit.core.sampler import Step
 
 
 @dataclass(eq=False)

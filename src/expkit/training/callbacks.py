@@ -13,8 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from expkit.charts import drawn
-from expkit.files import in_one_move
+from expkit.images.figures import render_figure
+from expkit.storage.files import atomic_write
 
 
 class AfterEpoch(Callback):
@@ -53,10 +53,14 @@ class Checkpoints(ModelCheckpoint):
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int
+    ) -> None:
         self.between_steps = False
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
         if batch.ends_step and not trainer.is_last_batch:
             self.step_made(trainer, pl_module)
 
@@ -90,11 +94,14 @@ class Checkpoints(ModelCheckpoint):
             self.handler = None
 
 
-class Whole(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint is whole or it is not there: Lightning's own moves it from another disk, which may end half-way on a full one."""
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
-        in_one_move(Path(path), lambda part: super(Whole, self).save_checkpoint(checkpoint, part, storage_options))
+        atomic_write(
+            Path(path),
+            lambda part: super(AtomicCheckpointIO, self).save_checkpoint(checkpoint, part, storage_options),
+        )
 
 
 def write_losses(losses: list[float], path: Path) -> None:
@@ -112,11 +119,17 @@ def draw_curve(losses: list[float], epochs: list[dict[str, float]]) -> Image.Ima
     steps = torch.tensor(losses)
     axes.plot(range(1, len(losses) + 1), losses, color="0.8", lw=0.6, label="each step")
     width = min(50, len(losses))
-    axes.plot(range(width, len(losses) + 1), steps.unfold(0, width, 1).mean(1), color="C0", lw=1.4, label=f"mean over {width} steps")
+    axes.plot(
+        range(width, len(losses) + 1),
+        steps.unfold(0, width, 1).mean(1),
+        color="C0",
+        lw=1.4,
+        label=f"mean over {width} steps",
+    )
     tested = [(e["epoch"] * len(losses) / len(epochs), e["test_loss"]) for e in epochs if "test_loss" in e]
     if tested:
         axes.plot(*zip(*tested, strict=True), "o-", color="C3", ms=4, lw=1, label="test pictures")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    return drawn(figure)
+    return render_figure(figure)

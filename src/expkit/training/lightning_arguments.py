@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from expkit.errors import Refusal, nearest
-from expkit.schema import Declaration, shown
+from expkit.config.schema import Declaration, format_value
+from expkit.errors import UserError, suggest
 
 LIMIT = Declaration("int >= 1 | float > 0 <= 1", words="a whole number of batches, or a share of them")
 COUNT, SWITCH = Declaration("int >= 1"), Declaration("bool")
@@ -30,7 +30,9 @@ ALLOWED: Mapping[str, Declaration] = {
 }
 
 ONCE_AN_EPOCH = "the network is tested once, at the end of each epoch: data.test_limit=N makes that quick"
-SHORTER = "for a short training give trainer.epochs=1 trainer.lightning.limit_train_batches=N, which makes N steps"
+SHORTER = (
+    "for a short training give trainer.epochs=1 trainer.lightning.limit_train_batches=N, which makes N steps"
+)
 NOTHING_STOPS = "nothing stops a training before trainer.epochs are done"
 NO_SUCH_LOOP = "task=train trains and tests after each epoch, and has no other loop"
 
@@ -67,17 +69,19 @@ REFUSED: Mapping[str, str] = {
 }
 
 
-def check(arguments: object) -> None:
+def check_arguments(arguments: object) -> None:
     """Refuse what is unknown, what would make numbers untrue or contradict a key of expkit's, and values that fit nothing."""
     if not isinstance(arguments, Mapping):
-        raise Refusal(f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, trainer.lightning.NAME=VALUE.")
+        raise UserError(
+            f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, trainer.lightning.NAME=VALUE."
+        )
     for name, value in arguments.items():
-        given = f"trainer.lightning.{name}={shown(value)}"
+        given = f"trainer.lightning.{name}={format_value(value)}"
         if name in REFUSED:
-            raise Refusal(f"{given} is not taken: {REFUSED[name]}.")
+            raise UserError(f"{given} is not taken: {REFUSED[name]}.")
         if name not in ALLOWED:
-            raise Refusal(
-                f"{given}: Lightning's Trainer has no argument {name!r} that may be given here.{nearest(name, ALLOWED)} "
+            raise UserError(
+                f"{given}: Lightning's Trainer has no argument {name!r} that may be given here.{suggest(name, ALLOWED)} "
                 f"There are: {', '.join(ALLOWED)}."
             )
         if value is not None and not ALLOWED[name].accepts(value):
@@ -85,10 +89,12 @@ def check(arguments: object) -> None:
 
 
 def batches_of(name: str, limit: float | None, count: int) -> int:
-    """How many of `count` batches a limit leaves: so many, or a share of them rounded down. Raises Refusal where none is left."""
+    """How many of `count` batches a limit leaves: so many, or a share of them rounded down. Raises UserError where none is left."""
     if limit is None:
         return count
     left = min(count, limit) if isinstance(limit, int) else int(count * limit)
     if count and not left:
-        raise Refusal(f"trainer.lightning.{name}={limit} of {count} batches is none: give {1 / count:.3g} or more, or a number of batches.")
+        raise UserError(
+            f"trainer.lightning.{name}={limit} of {count} batches is none: give {1 / count:.3g} or more, or a number of batches."
+        )
     return left

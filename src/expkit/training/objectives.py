@@ -14,8 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
-from math import radians
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,17 +22,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from expkit import judges, readers
-from expkit.denoisers import trained
-from expkit.errors import Refusal
-from expkit.estimate import guided
-from expkit.grids import listed, strided, trailing
-from expkit.randomness import Draws, stream
-from expkit.rules import DDPM, Euler
-from expkit.sample import Seed, sample
-from expkit.schedule import KINDS, Schedule, target
-from expkit.sheets import sheet
-from expkit.training.data import Pictures
+from expkit.core.estimate import guided
+from expkit.core.rng import Draws, stream
+from expkit.core.sampler import Seed, sample
+from expkit.core.schedules import KINDS, Schedule, prediction_target
+from expkit.core.solvers import DDPM, Euler
+from expkit.core.timesteps import scaled_levels, strided, trailing
+from expkit.data.augment import random_affine, random_distance, random_light
+from expkit.data.labelled_pictures import Pictures
+from expkit.errors import UserError
+from expkit.images.sheets import picture_sheet
+from expkit.metrics import classifiers
+from expkit.models import trained
 
 EULER_STEPS = 50  # of a flow, in pictures that are shown while it trains
 
@@ -84,18 +83,31 @@ class Diffusion(Objective):
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise Refusal(f"objective.kind={self.kind} is unknown: give one of {', '.join(KINDS)}.")
-        if not self.schedule.leak and len(self.schedule) > 1 and (self.kind == "eps" or (self.min_snr and not self.schedule.continuous)):
+            raise UserError(f"objective.kind={self.kind} is unknown: give one of {', '.join(KINDS)}.")
+        if (
+            not self.schedule.terminal_alpha
+            and len(self.schedule) > 1
+            and (self.kind == "eps" or (self.min_snr and not self.schedule.continuous))
+        ):
             said = "min_snr gives it no weight" if self.min_snr else "eps says nothing of the picture there"
-            raise Refusal(f"The last level of this schedule is pure noise, and {said}: train for v, x0 or flow, without min_snr.")
+            raise UserError(
+                f"The last level of this schedule is pure noise, and {said}: train for v, x0 or flow, without min_snr."
+            )
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         t, noise, kept = self.levels(draws), draws.normal(images.shape[1:]), draws.uniform((1,)) >= self.drop
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        answer, wanted = self.answer(network, x, t, labels, kept), target(x0, noise, alpha, sigma, self.kind)
-        return F.mse_loss(answer, wanted) if self.min_snr is None else (self.weight(t) * (answer - wanted).square()).mean()
+        answer, wanted = (
+            self.answer(network, x, t, labels, kept),
+            prediction_target(x0, noise, alpha, sigma, self.kind),
+        )
+        return (
+            F.mse_loss(answer, wanted)
+            if self.min_snr is None
+            else (self.weight(t) * (answer - wanted).square()).mean()
+        )
 
     def levels(self, draws: Draws) -> Tensor:
         """The level of each row (N,): float64, its time uniform in [0, 1), where the schedule is continuous, else integers."""
@@ -114,26 +126,43 @@ class Diffusion(Objective):
     def weight(self, t: Tensor) -> Tensor:
         """min(SNR, gamma) of an error in x0, carried over to one in the network's own answer: (d x0 / d answer)² as much, (N, 1, 1, 1)."""
         alpha, sigma = self.schedule.of(t)
-        slope = {"x0": torch.ones_like(alpha), "eps": sigma / alpha, "v": sigma / (alpha**2 + sigma**2), "flow": sigma / (alpha + sigma)}
-        return ((alpha / sigma) ** 2).clamp(max=self.min_snr).mul(slope[self.kind] ** 2).float().view(-1, 1, 1, 1)
+        slope = {
+            "x0": torch.ones_like(alpha),
+            "eps": sigma / alpha,
+            "v": sigma / (alpha**2 + sigma**2),
+            "flow": sigma / (alpha + sigma),
+        }
+        return (
+            ((alpha / sigma) ** 2)
+            .clamp(max=self.min_snr)
+            .mul(slope[self.kind] ** 2)
+            .float()
+            .view(-1, 1, 1, 1)
+        )
 
-    def made(self, network: nn.Module, names: Sequence[str]) -> trained.Facts:
-        return trained.Facts.of(network, self.kind, self.low, self.high, names)
+    def made(self, network: nn.Module, names: Sequence[str]) -> trained.ModelSpec:
+        return trained.ModelSpec.of(network, self.kind, self.low, self.high, names)
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        trained.save(path, network, self.schedule, self.made(network, names))
+        trained.save_model(path, network, self.schedule, self.made(network, names))
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
         facts, device = self.made(network, held_out.names), str(next(network.parameters()).device)
         model = trained.TrainedUNet(deepcopy(network), self.schedule, facts, device)
-        return {"denoised": self.denoised(model, held_out, seed)} | ({"samples": samples(model, seed)} if model.generates else {})
+        return {"denoised": self.denoised(model, held_out, seed)} | (
+            {"samples": sample_sheet(model, seed)} if model.can_sample else {}
+        )
 
     def denoised(self, model: trained.TrainedUNet, held_out: Pictures, seed: int) -> Image.Image:
         """One held-out picture of each class: as it is, noised, and denoised in one step, at one level or at three."""
         chosen = [int((held_out.labels == c).nonzero()[0]) for c in held_out.labels.unique()[:10]]
         clean = held_out.images[chosen].float() / 255
         noise = torch.randn(clean.shape, generator=stream(seed, "shown"))
-        levels = listed((250, 500, 750), len(self.schedule)) if self.only is None else [self.schedule.nearest(self.only)]
+        levels = (
+            scaled_levels((250, 500, 750), len(self.schedule))
+            if self.only is None
+            else [self.schedule.nearest(self.only)]
+        )
         rows, down = [clean], ["original"]
         for t in dict.fromkeys(levels):
             x = self.schedule.noised(model.encode(clean), t, noise).to(model.device)
@@ -141,30 +170,38 @@ class Diffusion(Objective):
             rows += [model.decode(x).cpu(), model.decode(x0).cpu()]
             told = f"sigma = {self.schedule.at(t)[1]:g}" if self.only is not None else f"t = {t}"
             down += [f"noisy, {told}", "denoised"]
-        return sheet([list(row) for row in rows], down, title="denoised in one step")
+        return picture_sheet([list(row) for row in rows], down, title="denoised in one step")
 
     def facts(self, network: nn.Module) -> dict:
-        return {"leak": self.schedule.leak, "parameters": parameters(network)}
+        return {"leak": self.schedule.terminal_alpha, "parameters": count_parameters(network)}
 
 
-def samples(model: trained.TrainedUNet, seed: int) -> Image.Image:
+def sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
     """Four samples of each of the first classes at gamma 5, or forty where it knows none, as the course samples."""
-    grid = trailing(len(model.schedule), EULER_STEPS) if model.schedule.continuous else strided(len(model.schedule))
+    grid = (
+        trailing(len(model.schedule), EULER_STEPS)
+        if model.schedule.continuous
+        else strided(len(model.schedule))
+    )
     rule = DDPM() if model.schedule.preserves_variance else Euler()
     names, gamma = (model.classes[:10], 5.0) if model.classes else ([""] * 10, 1.0)
     seeds = [Seed(seed, k if model.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
     *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)
     drawn = model.decode(end.x).cpu().split(4)
     rows = [[*four] for four in zip(*drawn, strict=True)]
-    return sheet(rows, across=names, title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else ""))
+    return picture_sheet(
+        rows,
+        across=names,
+        title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else ""),
+    )
 
 
-def parameters(network: nn.Module) -> int:
+def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
 @dataclass(frozen=True, eq=False)
-class Reading(Objective):
+class DigitClassification(Objective):
     """The cross-entropy of a digit's name, read as a hand, a distance and a light may change the picture.
 
     shift: pixels each way. turn: degrees each way. zoom: smallest and largest. far: how often a picture is seen from afar, farthest: at the
@@ -188,63 +225,23 @@ class Reading(Objective):
     def varied(self, images: Tensor, draws: Draws) -> Tensor:
         """images (N, 1, H, W) in [0, 1], each changed in its own way, in [0, 1]."""
         chance, grain = draws.uniform((10,)), draws.normal(images.shape[1:])
-        far = from_afar(moved(images, chance[:, :4], self.shift, self.turn, self.zoom), chance[:, 4:7], self.far, self.farthest)
-        return lit(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
+        far = random_distance(
+            random_affine(images, chance[:, :4], self.shift, self.turn, self.zoom),
+            chance[:, 4:7],
+            self.far,
+            self.farthest,
+        )
+        return random_light(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
     def called(self, names: Sequence[str]) -> list[Sequence[str]]:
         """All that each kind of picture is called, its name first."""
         return [(name,) for name in names]
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        readers.save(path, network, self.called(names))
+        classifiers.save_classifier(path, network, self.called(names))
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
         return {}
 
     def facts(self, network: nn.Module) -> dict:
-        return {"parameters": parameters(network)}
-
-
-def moved(images: Tensor, chance: Tensor, shift: float, turn: float, zoom: tuple[float, float]) -> Tensor:
-    """Turned, zoomed and shifted about the middle, bilinearly, black coming in. chance (N, 4) in [0, 1): angle, zoom, shifts."""
-    angle = radians(turn) * (2 * chance[:, 0] - 1)
-    factor = zoom[0] + (zoom[1] - zoom[0]) * chance[:, 1]
-    cos, sin = angle.cos() / factor, angle.sin() / factor
-    across, down = (2 * shift / images.shape[-1] * (2 * chance[:, 2:] - 1)).unbind(1)
-    where = torch.stack([torch.stack([cos, -sin, across], 1), torch.stack([sin, cos, down], 1)], 1)
-    return F.grid_sample(images, F.affine_grid(where, list(images.shape), align_corners=False), align_corners=False)
-
-
-def from_afar(images: Tensor, chance: Tensor, far: float, farthest: float = 4.0, nearest: float = 2.0) -> Tensor:
-    """M x Mᵀ a row, with M a shrinking to 1/nearest … 1/farthest (far/2 of the rows), a blur (far/2) or the identity.
-
-    chance (N, 3) in [0, 1): which of the three, how far, how blurred (sigma 0.5 to 2.5 pixels).
-    """
-    side = images.shape[-1]
-    which = chance[:, 0, None, None]
-    shrinks = shrinkings(side, farthest, nearest).to(images)
-    shrink = shrinks[(chance[:, 1] * len(shrinks)).long()]
-    blur = blurs(0.5 + 2 * chance[:, 2], side)
-    none = torch.eye(side).to(images)
-    m = torch.where(which < far / 2, shrink, torch.where(which < far, blur, none))[:, None]
-    return m @ images @ m.mT
-
-
-@cache
-def shrinkings(side: int, farthest: float = 4.0, nearest: float = 2.0) -> Tensor:
-    """judges.shrunk to each whole size from side/farthest to side/nearest as matrices that act on columns, (K, side, side)."""
-    columns = torch.eye(side)[:, None, :, None].expand(side, 1, side, side)
-    sizes = range(round(side / farthest), round(side / nearest) + 1)
-    return torch.stack([judges.shrunk(columns, side / size)[:, 0, :, 0].T for size in sizes])
-
-
-def blurs(sigma: Tensor, side: int) -> Tensor:
-    """Gaussian blurs of standard deviations sigma (N,) as matrices that act on columns, (N, side, side); rows sum to one."""
-    place = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
-    return (-((place[:, None] - place) ** 2) / (2 * sigma[:, None, None] ** 2)).softmax(-1)
-
-
-def lit(images: Tensor, chance: Tensor, gain: float, offset: float, noise: Tensor) -> Tensor:
-    """In another light, with noise, cut off at black and white. chance (N, 3) in [0, 1): gain, offset, how much of the noise."""
-    light = (2 * chance - 1)[..., None, None, None]
-    return ((1 + gain * light[:, 0]) * images + offset * light[:, 1] + chance[:, 2, None, None, None] * noise).clamp(0, 1)
+        return {"parameters": count_parameters(network)}

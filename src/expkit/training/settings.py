@@ -14,8 +14,8 @@ from types import FunctionType
 
 from torch import Tensor, nn
 
-from expkit.encoders import Encoder
-from expkit.training.data import Pictures
+from expkit.data.labelled_pictures import Pictures
+from expkit.text.encoders import Encoder
 
 REFUSED = "refused"  # going on with another value would be another training
 OBEYED = "obeyed"  # from the checkpoint on, and said
@@ -58,7 +58,12 @@ ON_RESUME: Mapping[str, str] = {
     "network": REFUSED,
 }
 MISSING = "not set"
-PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short names
+PRECISIONS = {
+    "16": "16-mixed",
+    "bf16": "bf16-mixed",
+    "32": "32-true",
+    "64": "64-true",
+}  # Lightning's short names
 
 
 def on_resume(key: str) -> str:
@@ -67,17 +72,34 @@ def on_resume(key: str) -> str:
     return ON_RESUME[max(known, key=len)] if known else REFUSED
 
 
-def settings(recipe, lightning: Mapping, precision: str, network: nn.Module, images: Pictures, held_out: Pictures, seed: int) -> dict:
+def training_settings(
+    recipe,
+    lightning: Mapping,
+    precision: str,
+    network: nn.Module,
+    images: Pictures,
+    held_out: Pictures,
+    seed: int,
+) -> dict:
     """All that decides a training. lightning: the arguments that Lightning is given, defaults filled in."""
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     known = {
-        "trainer": {**plain(recipe), "precision": PRECISIONS.get(str(precision), str(precision)), "lightning": plain(lightning)},
+        "trainer": {
+            **plain_values(recipe),
+            "precision": PRECISIONS.get(str(precision), str(precision)),
+            "lightning": plain_values(lightning),
+        },
         "seed": seed,
-        "pictures": {"count": len(images.labels), "shape": [*images.shape], "classes": [*images.names], "sha256": images.sha256[:12]},
+        "pictures": {
+            "count": len(images.labels),
+            "shape": [*images.shape],
+            "classes": [*images.names],
+            "sha256": images.sha256[:12],
+        },
         "test pictures": {"count": len(held_out.labels), "sha256": held_out.sha256[:12]},
         "network": {"shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]},
     }
-    return {key: value for key, value in flat(known).items() if on_resume(key) != FREE}
+    return {key: value for key, value in flatten(known).items() if on_resume(key) != FREE}
 
 
 def of_old(origin: Mapping, group: Mapping) -> dict:
@@ -88,18 +110,27 @@ def of_old(origin: Mapping, group: Mapping) -> dict:
 
 def of_optimizer(group: Mapping) -> dict:
     """The options of an optimizer's group of parameters as settings; its rate is the one that it began with."""
-    options = {key: plain(value) for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
-    return flat({"trainer": {"optimizer": {"lr": float(group.get("initial_lr", group["lr"])), **options}}})
+    options = {
+        key: plain_values(value) for key, value in group.items() if key not in ("params", "lr", "initial_lr")
+    }
+    return flatten({"trainer": {"optimizer": {"lr": float(group.get("initial_lr", group["lr"])), **options}}})
 
 
-def differences(there: Mapping, here: Mapping) -> dict[str, tuple]:
+def setting_differences(there: Mapping, here: Mapping) -> dict[str, tuple]:
     """{key: (value in a checkpoint, value in this command)} of what a checkpoint says otherwise."""
-    return {key: (value, here.get(key, MISSING)) for key, value in there.items() if here.get(key, MISSING) != value}
+    return {
+        key: (value, here.get(key, MISSING))
+        for key, value in there.items()
+        if here.get(key, MISSING) != value
+    }
 
 
-def told(apart: Mapping[str, tuple], most: int = 4) -> str:
+def describe_differences(apart: Mapping[str, tuple], most: int = 4) -> str:
     """Differences in words, both values of each."""
-    said = [f"{key} is {short(a)} in the checkpoint and {short(b)} in this command" for key, (a, b) in map(only_apart, apart.items())]
+    said = [
+        f"{key} is {short_value(a)} in the checkpoint and {short_value(b)} in this command"
+        for key, (a, b) in map(only_apart, apart.items())
+    ]
     return "; ".join(said[:most]) + (f"; and {len(said) - most} more" if len(said) > most else "")
 
 
@@ -112,72 +143,83 @@ def only_apart(item: tuple[str, tuple]) -> tuple[str, tuple]:
     return item
 
 
-def short(value: object, most: int = 60) -> str:
+def short_value(value: object, most: int = 60) -> str:
     """A value as the command line has it, cut where it is long."""
     if isinstance(value, list):
-        text = ", ".join(map(short, value))
+        text = ", ".join(map(short_value, value))
     else:
         text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def flat(table: Mapping, prefix: str = "") -> dict:
+def flatten(table: Mapping, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     found = {}
     for key, value in table.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        )
     return found
 
 
 @singledispatch
-def plain(value: object):
+def plain_values(value: object):
     """An object as plain values: a dataclass by its fields, a function with its arguments, a tensor by its ends and a hash."""
     if is_dataclass(value):
-        return {"_target_": name(type(value)), **{part.name: plain(getattr(value, part.name)) for part in fields(value)}}
+        return {
+            "_target_": qualified_name(type(value)),
+            **{part.name: plain_values(getattr(value, part.name)) for part in fields(value)},
+        }
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-@plain.register
+@plain_values.register
 def _(value: dict) -> dict:
-    return {str(key): plain(part) for key, part in value.items()}
+    return {str(key): plain_values(part) for key, part in value.items()}
 
 
-@plain.register(list)
-@plain.register(tuple)
+@plain_values.register(list)
+@plain_values.register(tuple)
 def _(value) -> list:
-    return [plain(part) for part in value]
+    return [plain_values(part) for part in value]
 
 
-@plain.register(FunctionType)
-@plain.register(type)
+@plain_values.register(FunctionType)
+@plain_values.register(type)
 def _(value) -> dict:
-    return plain(partial(value))
+    return plain_values(partial(value))
 
 
-@plain.register
+@plain_values.register
 def _(value: partial) -> dict:
     """With the defaults of what was not given, as far as the function says them."""
     try:
         known = inspect.signature(value.func).parameters.values()
     except (TypeError, ValueError):
         known = ()
-    defaults = {parameter.name: parameter.default for parameter in known if parameter.default is not parameter.empty}
-    return {"_target_": name(value.func), **plain({**defaults, **value.keywords})}
+    defaults = {
+        parameter.name: parameter.default for parameter in known if parameter.default is not parameter.empty
+    }
+    return {"_target_": qualified_name(value.func), **plain_values({**defaults, **value.keywords})}
 
 
-@plain.register
+@plain_values.register
 def _(value: Tensor) -> str:
     """To six digits: the last bits of a schedule differ from processor to processor."""
     numbers = [f"{number:.5e}" for number in value.flatten().tolist()]
     code = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
-    return f"{len(numbers)} numbers from {float(numbers[0]):g} to {float(numbers[-1]):g} ({code})" if numbers else "no numbers"
+    return (
+        f"{len(numbers)} numbers from {float(numbers[0]):g} to {float(numbers[-1]):g} ({code})"
+        if numbers
+        else "no numbers"
+    )
 
 
-@plain.register
+@plain_values.register
 def _(value: Encoder) -> dict:
     """By what is in its weights, wherever they lie."""
     return asdict(value.provenance)
 
 
-def name(value: object) -> str:
+def qualified_name(value: object) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

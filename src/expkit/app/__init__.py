@@ -1,0 +1,1 @@
+"""Pages in a browser: a page to draw, paint and type on, and a dashboard."""

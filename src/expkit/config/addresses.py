@@ -1,0 +1,92 @@
+"""Where what a `_target_` names stands today: pictures and checkpoints carry addresses for ever.
+
+When something that a configuration names moves, its old address is added here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODULES = {
+    "expkit.clips": "expkit.core.thresholding",
+    "expkit.denoisers.pretrained.latents": "expkit.models.pretrained.stable_diffusion",
+    "expkit.denoisers.pretrained.network": "expkit.models.pretrained.base",
+    "expkit.denoisers.pretrained.pixels": "expkit.models.pretrained.deepfloyd",
+    "expkit.denoisers.pretrained.worded": "expkit.models.pretrained.pictogram_unet",
+    "expkit.denoisers.trained": "expkit.models.trained",
+    "expkit.denoisers.unets": "expkit.models.unets",
+    "expkit.embeddings": "expkit.text.embedding_store",
+    "expkit.encoders": "expkit.text.encoders",
+    "expkit.estimate": "expkit.core.estimate",
+    "expkit.grids": "expkit.core.timesteps",
+    "expkit.judges": "expkit.metrics.judges",
+    "expkit.maps": "expkit.core.maps",
+    "expkit.prompts": "expkit.text.prompt_embeddings",
+    "expkit.readers": "expkit.metrics.classifiers",
+    "expkit.result": "expkit.results.run_folder",
+    "expkit.rules": "expkit.core.solvers",
+    "expkit.sample": "expkit.core.sampler",
+    "expkit.schedule": "expkit.core.schedules",
+    "expkit.sentences": "expkit.text.sentence_prompts",
+    "expkit.tasks.evaluate": "expkit.tasks.evaluation.evaluate",
+    "expkit.tasks.film": "expkit.tasks.trajectory",
+    "expkit.tasks.generalize": "expkit.tasks.noise_levels",
+    "expkit.tasks.looks": "expkit.tasks.result_figure",
+    "expkit.tasks.readings": "expkit.tasks.scoring",
+    "expkit.training.data": "expkit.data.labelled_pictures",
+    "expkit.training.datasets": "expkit.data.datasets",
+    "expkit.training.enlarging": "expkit.training.super_resolution",
+    "expkit.training.fit": "expkit.training.train",
+    "expkit.training.naming": "expkit.training.classifier",
+    "expkit.training.pictograms": "expkit.data.pictograms",
+    "expkit.training.rates": "expkit.training.lr_schedules",
+    "expkit.training.scenes": "expkit.data.captioned_scenes",
+    "expkit.training.text": "expkit.training.text_to_image",
+    "expkit.views": "expkit.core.views",
+}
+NAMES = {  # of single functions and classes: {its name of before, in its module of today: its address today}
+    "expkit.core.estimate.asked": "expkit.core.estimate.conditional",
+    "expkit.core.estimate.mixed": "expkit.core.estimate.composable",
+    "expkit.core.estimate.within": "expkit.core.estimate.guidance_interval",
+    "expkit.core.schedules.added": "expkit.core.schedules.variance_exploding",
+    "expkit.core.schedules.pure_noise": "expkit.core.schedules.single_noise_level",
+    "expkit.core.schedules.scaled": "expkit.core.schedules.linear_rescaled",
+    "expkit.core.schedules.zero_terminal": "expkit.core.schedules.zero_terminal_snr",
+    "expkit.data.captioned_scenes.Variety": "expkit.data.captioned_scenes.AugmentStrength",
+    "expkit.models.pretrained.pictogram_unet.known_of": "expkit.models.pretrained.pictogram_unet.concepts_file",
+    "expkit.models.pretrained.pictogram_unet.side_of": "expkit.models.pretrained.pictogram_unet.image_side",
+    "expkit.models.trained.load": "expkit.models.trained.load_model",
+    "expkit.models.trained.newest": "expkit.models.trained.newest_model",
+    "expkit.results.run_folder.Nowhere": "expkit.results.run_folder.NullLogger",
+    "expkit.tasks.pins.nothing": "expkit.tasks.pins.no_pin",
+    "expkit.tasks.pins.part": "expkit.tasks.pins.pin_part",
+    "expkit.tasks.pins.whole": "expkit.tasks.pins.pin_whole",
+    "expkit.tasks.scoring.FromAfar": "expkit.tasks.scoring.Downsampled",
+    "expkit.tasks.scoring.Reading": "expkit.tasks.scoring.Readout",
+    "expkit.text.sentence_prompts.Known": "expkit.text.sentence_prompts.ConceptPrompts",
+    "expkit.training.classifier.Composing": "expkit.training.classifier.CompositeClassification",
+    "expkit.training.classifier.Naming": "expkit.training.classifier.PictogramClassification",
+    "expkit.training.objectives.Reading": "expkit.training.objectives.DigitClassification",
+    "expkit.training.super_resolution.Enlarging": "expkit.training.super_resolution.SuperResolution",
+    "expkit.training.train.Recipe": "expkit.training.train.TrainConfig",
+}
+
+
+def current_address(address: str) -> str:
+    """The address of today of a function or class that stood at this one."""
+    module, _, name = address.rpartition(".")
+    moved = f"{MODULES.get(module, module)}.{name}" if module else name
+    return NAMES.get(moved, moved)
+
+
+def update_addresses(node: Any) -> Any:
+    """A configuration with every `_target_` as it is called today."""
+    if isinstance(node, Mapping):
+        return {
+            key: current_address(value)
+            if key == "_target_" and isinstance(value, str)
+            else update_addresses(value)
+            for key, value in node.items()
+        }
+    return [update_addresses(value) for value in node] if isinstance(node, list) else node

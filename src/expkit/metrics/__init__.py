@@ -1,0 +1,1 @@
+"""Who reads pictures, and how close two sets of them are."""

@@ -1,0 +1,1 @@
+"""Everything that answers as a denoiser."""

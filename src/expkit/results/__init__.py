@@ -1,0 +1,1 @@
+"""A run's folder, its loggers, and who may write there."""

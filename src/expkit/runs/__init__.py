@@ -1,0 +1,1 @@
+"""From a configuration to a task, and from a picture back to its configuration."""

@@ -1,0 +1,1 @@
+"""How good a model's samples are, over guidance strengths."""

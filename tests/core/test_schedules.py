@@ -1,0 +1,277 @@
+"""The numbers of DeepFloyd IF and of the course, and conversions that undo each other."""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from expkit.core import schedules, timesteps
+from expkit.core.sampler import Sampler
+from expkit.core.solvers import DDPM
+from expkit.errors import UserError
+
+IF = schedules.cosine(1000)
+
+
+@pytest.mark.parametrize(
+    ("t", "value"),
+    [
+        (0, 0.99995872),
+        (30, 0.99646582),
+        (90, 0.97653932),
+        (240, 0.85697679),
+        (250, 0.84588799),
+        (390, 0.66082243),
+        (500, 0.49228517),
+        (690, 0.21452302),
+        (750, 0.14317865),
+        (960, 0.0036896115),
+        (990, 1.9671738e-4),
+        (999, 2.4287669e-9),
+    ],
+)
+def test_deepfloyds_alpha_bar(t, value):
+    assert IF.alpha_bar(t) == pytest.approx(value, abs=1e-8, rel=1e-7 if value < 1e-2 else None)
+
+
+def test_the_level_nearest_to_a_strength_of_noise():
+    made = schedules.linear_rescaled(300)
+    assert [made.nearest(float(made.sigma[t] / made.alpha[t])) for t in (0, 77, 299)] == [0, 77, 299]
+    assert (made.nearest(0), made.nearest(1e9)) == (0, 299)
+    assert schedules.flow(100).nearest(1e9) == 98  # at the last level there is nothing beside the noise
+
+
+def test_deepfloyds_noise_levels_as_nvidia_lists_them():
+    listed = {
+        995: 160.414,
+        920: 8.081,
+        811: 3.315,
+        686: 1.885,
+        555: 1.207,
+        418: 0.785,
+        315: 0.553,
+        174: 0.293,
+        109: 0.186,
+        12: 0.030,
+        0: 0.006,
+    }
+    for t, sigma in listed.items():
+        alpha, noise = IF.at(t)
+        assert noise / alpha == pytest.approx(sigma, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "alpha", "c_x0", "c_xt", "low", "high"),
+    [
+        (990, 960, 0.0533166, 0.0575149, 0.230097, 0.971276, 0.972977),
+        (690, 660, 0.84425, 0.0999532, 0.872536, 0.384581, 0.394652),
+        (30, 0, 0.996507, 0.988339, 0.011661, 0.00638777, 0.0591019),
+    ],
+)
+def test_the_courses_coefficients(t, s, alpha, c_x0, c_xt, low, high):
+    one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    step = lambda x, x0, variance_fraction, z: float(
+        DDPM("learned")(IF, x, x0, variance_fraction, t, s, z, None)
+    )
+    assert IF.alpha_bar(t) / IF.alpha_bar(s) == pytest.approx(alpha, rel=1e-5)
+    assert step(zero, one, zero, zero) == pytest.approx(c_x0, rel=1e-5)
+    assert step(one, zero, zero, zero) == pytest.approx(c_xt, rel=1e-5)
+    assert step(zero, zero, zero, one) == pytest.approx(low, rel=1e-5)
+    assert step(zero, zero, one, one) == pytest.approx(high, rel=1e-5)
+
+
+def test_leaks():
+    assert schedules.linear(300).terminal_alpha == pytest.approx(math.sqrt(0.048), abs=2e-3)
+    assert schedules.linear_rescaled(300).terminal_alpha < 0.01
+    assert schedules.zero_terminal_snr(schedules.linear(300)).terminal_alpha == 0
+
+
+@pytest.mark.parametrize("kind", schedules.KINDS)
+@pytest.mark.parametrize(
+    "made",
+    [
+        schedules.linear(),
+        schedules.linear_rescaled(),
+        schedules.cosine(),
+        schedules.flow(),
+        schedules.flow(continuous=True),
+    ],
+)
+def test_what_a_perfect_network_answers_means_its_picture(kind, made):
+    x0, noise, t = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), 120
+    alpha, sigma = made.at(t)
+    native = schedules.prediction_target(x0, noise, torch.tensor(alpha), torch.tensor(sigma), kind)
+    assert torch.allclose(made.denoised(made.noised(x0, t, noise), t, native, kind), x0, atol=1e-5)
+
+
+def test_at_zero_terminal_signal_v_still_means_a_picture():
+    made, x0, noise = (
+        schedules.zero_terminal_snr(schedules.linear(300)),
+        torch.randn(1, 1, 4, 4),
+        torch.randn(1, 1, 4, 4),
+    )
+    v = schedules.prediction_target(x0, noise, torch.tensor(0.0), torch.tensor(1.0), "v")
+    assert torch.allclose(made.denoised(noise, 299, v, "v"), x0)
+
+
+def test_grids():
+    course = timesteps.strided(1000)
+    assert course == tuple(range(990, -1, -30)) and len(course) == 34
+    assert timesteps.strided(300)[:3] == (297, 288, 279) and timesteps.strided(300)[-1] == 0
+    assert [course[i] for i in (0, 1, 3, 5, 7, 10, 20, 30)] == [990, 960, 900, 840, 780, 690, 390, 90]
+    assert timesteps.strided_clean(1000) == (*course, schedules.CLEAN)
+    assert timesteps.full(300) == (*range(299, -1, -1), schedules.CLEAN)
+
+
+def test_repaint_walks_a_small_grid_as_by_hand():
+    """Six updates 5 … 0 with j = 2 and r = 2: up again once at 2 and at 0, which are the multiples of 2 below 6 − 2."""
+    down = timesteps.strided(1000, 6)
+    walk = [down.index(t) for t in timesteps.repaint(1000, 6, jump=2, times=2)]
+    assert walk == [0, 1, 2, 3, 2, 1, 2, 3, 4, 5, 4, 3, 4, 5, 6]
+    assert timesteps.repaint(1000, 6, jump=2, times=1) == timesteps.repaint(1000, 6, jump=6, times=2) == down
+    assert timesteps.repaint(1000, 6, jump=5, times=2) == (*down[:6], *down[4::-1], *down[1:])
+
+
+def test_repaint_is_the_published_schedule():
+    """T = 250, j = 10, r = 10 (Lugmayr et al. 2022): 24 places of 9 ways up and down of 10 levels each, beside the 250 updates down."""
+    walk = timesteps.repaint(1000, 250, jump=10, times=10)
+    down = timesteps.strided(1000, 250)
+    counted = [249 - down.index(t) for t in walk]  # as the paper counts: 249 is the first level, −1 the end
+    assert (
+        len(walk) - 1 == 250 + 24 * 9 * 20 == 4570
+        and timesteps.count_updates(walk) == 250 + 24 * 9 * 10 == 2410
+    )
+    turns = [
+        t for before, t, after in zip(counted, counted[1:], counted[2:], strict=False) if before > t < after
+    ]
+    assert turns == [t for t in range(230, -1, -10) for _ in range(9)]
+    tops = [
+        t for before, t, after in zip(counted, counted[1:], counted[2:], strict=False) if before < t > after
+    ]
+    assert tops == [t + 10 for t in turns]
+    assert {abs(t - s) for t, s in pairwise(counted)} == {1} and (counted[0], counted[-1]) == (249, -1)
+
+
+@pytest.mark.parametrize("wrong", [{"jump": 0}, {"times": 0}, {"jump": -1}])
+def test_a_walk_that_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match="cannot go up again"):
+        timesteps.repaint(1000, **wrong)
+
+
+def test_where_a_grid_goes_up_and_what_it_comes_down_to():
+    walk = timesteps.repaint(1000, 6, jump=2, times=2)
+    assert timesteps.descent(walk) == timesteps.strided(1000, 6) and timesteps.descent(
+        timesteps.full(300)
+    ) == timesteps.full(300)
+    assert (
+        timesteps.find_rises(walk) == [(timesteps.strided(1000, 6)[3], 2), (timesteps.strided(1000, 6)[5], 2)]
+        and timesteps.find_rises(timesteps.ays(1000)) == []
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 7, 33, 50, 300, 1500])
+def test_equal_steps_of_a_flow_are_at_its_published_times(steps):
+    made = schedules.flow(1000, continuous=True)
+    grid = timesteps.trailing(1000, steps)
+    assert len(grid) == steps + 1 and made.at(grid[0]) == (0, 1) and grid[-1] == schedules.CLEAN
+    for i, t in enumerate(grid):
+        assert made.time(t) == pytest.approx(i / steps, abs=1e-15)
+        assert made.at(t) == pytest.approx((i / steps, 1 - i / steps), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("levels", "steps"), [(1000, 33), (1000, 7), (300, 300), (1000, 400), (300, 33), (1000, 1)]
+)
+def test_equal_steps_are_those_of_diffusers_where_levels_are_integers(levels, steps):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(levels, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    assert timesteps.rounded(timesteps.trailing(levels, steps), levels) == (
+        *theirs.timesteps.tolist(),
+        schedules.CLEAN,
+    )
+    assert Sampler(partial(timesteps.trailing, steps=steps)).timesteps(schedules.linear_rescaled(levels))[
+        :-1
+    ] == tuple(theirs.timesteps.tolist())
+
+
+def test_too_many_steps_for_levels_that_are_integers_are_refused():
+    many = Sampler(partial(timesteps.trailing, steps=1500))
+    assert len(many.timesteps(schedules.flow(1000, continuous=True))) == 1501
+    with pytest.raises(UserError, match="from 1 to 1000"):
+        many.timesteps(schedules.flow(1000))
+    with pytest.raises(UserError, match="from 1"):
+        timesteps.trailing(1000, 0)
+
+
+def test_only_a_continuous_schedule_has_levels_between_its_levels():
+    straight = schedules.flow(1000, continuous=True)
+    assert straight.at(499.25) == pytest.approx((1 - 0.50025, 0.50025), abs=1e-15)
+    assert all(straight.at(t) == schedules.flow(1000).at(t) for t in (0, 333, 999, schedules.CLEAN))
+    alpha, sigma = straight.rows(torch.tensor([499.25, 999.0], dtype=torch.float64))
+    assert torch.allclose(alpha.flatten(), torch.tensor([0.49975, 0])) and torch.allclose(
+        sigma.flatten(), torch.tensor([0.50025, 1])
+    )
+    for t in (999.5, -1.5):
+        with pytest.raises(ValueError, match="outside this schedule"):
+            straight.at(t)
+    with pytest.raises(ValueError, match="outside this schedule"):
+        IF.at(499.25)
+
+
+def test_a_network_is_told_the_time_as_it_was_trained():
+    assert (schedules.flow(300).time(299), schedules.flow(300).time(0)) == (
+        1,
+        1 / 300,
+    )  # from the picture to noise
+    assert (
+        schedules.flow(300, continuous=True).time(299),
+        schedules.flow(300, continuous=True).time(schedules.CLEAN),
+    ) == (0, 1)
+
+
+STRENGTHS = {
+    "strided": timesteps.strided(1000),
+    "strided_clean": timesteps.strided_clean(1000),
+    "ays": timesteps.ays(1000),
+    "full": timesteps.full(300),
+    "full of 1000": timesteps.full(1000),
+    "trailing": timesteps.trailing(1000),
+    "trailing of 50": timesteps.trailing(1000, 50),
+    "repaint": timesteps.descent(timesteps.repaint(1000)),
+    "one step": timesteps.strided(1000, 1),
+    "few": timesteps.strided_clean(300, 3),
+    "99 steps": timesteps.strided(1000, 99),
+    "100 steps": timesteps.trailing(1000, 100),
+    "999 steps": timesteps.strided(1000, 999),
+}
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_diffusers_starts_where_i_start_does_when_it_is_given_the_strength(name):
+    """img2img of diffusers with N timesteps begins at index N − min(int(N · strength), N)."""
+    grid = STRENGTHS[name]
+    updates = len(grid) - 1
+    found = [timesteps.strength(i, grid) for i in range(updates + 1)]
+    assert [updates - min(int(updates * strength), updates) for strength in found] == list(range(updates + 1))
+    assert all(0 <= strength <= 1 for strength in found) and found == sorted(found, reverse=True)
+    assert all(float(f"{strength:g}") == strength for strength in found)  # as the header says it
+    if grid[-1] != schedules.CLEAN:  # the list as diffusers would take it: asked at its last level too
+        many = len(grid)
+        assert [many - min(int(many * strength), many) for strength in found[:-1]] == list(range(updates))
+
+
+def test_strengths_are_said_as_short_as_they_can_be():
+    grid = timesteps.strided_clean(1000)
+    assert [timesteps.strength(i, grid) for i in (0, 1, 3, 10, 20, 34)] == [1.0, 0.98, 0.92, 0.71, 0.42, 0.0]
+    assert timesteps.strength(43, timesteps.trailing(1000, 100)) == 0.571  # int(100 * 0.57) is 56
+
+
+def test_impossible_grids_and_levels_are_refused():
+    with pytest.raises(UserError, match="from 1 to 299"):
+        timesteps.strided(300, 300)
+    with pytest.raises(ValueError, match="outside this schedule"):
+        IF.at(1000)
