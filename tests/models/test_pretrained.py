@@ -591,7 +591,8 @@ def separate(code, tmp_path, **environment):
 OFFLINE = """
 from expkit.models.pretrained import base, deepfloyd
 from expkit.errors import UserError
-for ask in (lambda: deepfloyd.unconditional("google/ddpm-cat-256", base.DeviceSpec()), lambda: deepfloyd.deepfloyd(None, base.DeviceSpec())):
+device = base.DeviceSpec()
+for ask in (lambda: deepfloyd.unconditional("google/ddpm-cat-256", device), lambda: deepfloyd.deepfloyd(None, device)):
     try: ask()
     except UserError as refusal: print(refusal)
 """
