@@ -34,7 +34,7 @@ def glyphless(text: str) -> list[str]:
         for run in text_drawing.split_runs(line)
         for one in text_drawing.drawn_of(run.text)
     ]
-    return [one for one, font in found if not text_drawing.has_character(font)(one)]
+    return [one for one, font in found if not text_drawing.character_test(font)(one)]
 
 
 def dark(image: Image.Image) -> np.ndarray:

@@ -45,7 +45,7 @@ def random_distance(
 
 @cache
 def downsample_matrices(side: int, farthest: float = 4.0, nearest: float = 2.0) -> Tensor:
-    """judges.shrunk to each whole size from side/farthest to side/nearest as matrices that act on columns, (K, side, side)."""
+    """`judges.downsample_and_restore` to each whole size from side/farthest to side/nearest, as matrices (K, side, side) on columns."""
     columns = torch.eye(side)[:, None, :, None].expand(side, 1, side, side)
     sizes = range(round(side / farthest), round(side / nearest) + 1)
     return torch.stack([judges.downsample_and_restore(columns, side / size)[:, 0, :, 0].T for size in sizes])

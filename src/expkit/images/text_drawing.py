@@ -99,7 +99,7 @@ def system_fonts() -> tuple[str, ...]:
 
 
 @cache
-def has_character(font: str) -> Callable[[str], bool]:
+def character_test(font: str) -> Callable[[str], bool]:
     """A function that says whether a font has a character."""
     from matplotlib.ft2font import FT2Font
 
@@ -138,14 +138,14 @@ def font_of(cluster: str) -> str | None:
     if not needed:
         return font_paths()[0]
     colour = colour_font() if in_colour(cluster) else None
-    if colour and all(map(has_character(colour[0]), needed)):
+    if colour and all(map(character_test(colour[0]), needed)):
         return colour[0]
     return next(
         (
             font
             for several in (font_paths, system_fonts)
             for font in several()
-            if all(map(has_character(font), needed))
+            if all(map(character_test(font), needed))
         ),
         None,
     )
@@ -180,7 +180,7 @@ def text_for_matplotlib(text: str) -> str:
     """The text for matplotlib, which draws outlines only: names for characters that none of `font_paths` has."""
     if PLAIN.fullmatch(text):
         return text
-    known = [has_character(font) for font in font_paths()]
+    known = [character_test(font) for font in font_paths()]
     kept = [
         one
         for cluster in grapheme_clusters(mark_invisible(text))
@@ -227,7 +227,7 @@ def merge_space_runs(found: Sequence[str], parts: Sequence[str]) -> list[str]:
     """Spaces are drawn with the font of what stands before them, so that runs are long; those of emoji are as wide as emoji."""
     made: list[str] = []
     for font, part in zip(found, parts, strict=True):
-        goes_on = made and part == " " and "emoji" not in made[-1].lower() and has_character(made[-1])(" ")
+        goes_on = made and part == " " and "emoji" not in made[-1].lower() and character_test(made[-1])(" ")
         made.append(made[-1] if goes_on else font)
     return made
 

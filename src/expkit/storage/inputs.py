@@ -107,7 +107,7 @@ def implied_files(node) -> Iterator[str]:
 def locate_files(name: str) -> list[Path]:
     """The files and folders that a name may mean: a path, with ~ or as file://, and what ships under this name."""
     if name in SETS.values():
-        return any_exists([root / name.partition(" ")[0]] if (root := data_root()) else [])
+        return existing_paths([root / name.partition(" ")[0]] if (root := data_root()) else [])
     if name.startswith("newest in "):
         return sorted(Path(NEWEST).glob("*/model.safetensors"))
     ships = (
@@ -115,10 +115,10 @@ def locate_files(name: str) -> list[Path]:
         if "/" in name
         else [WEIGHTS / f"{name}.json", WEIGHTS / name / "card.json", ASSETS / f"{name}.png"]
     )
-    return any_exists([Path(path_of(name)), *ships])
+    return existing_paths([Path(path_of(name)), *ships])
 
 
-def any_exists(paths: Iterable[Path]) -> list[Path]:
+def existing_paths(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if os.path.exists(path)]  # which takes names that no file can have
 
 
@@ -161,7 +161,7 @@ def yaml_files(folder: Path) -> list[tuple[str, Path]]:
     """The YAML below a folder that configurations are composed from; what runs have written there is left out."""
     inner = sorted(
         path
-        for path in any_exists([folder])
+        for path in existing_paths([folder])
         if os.path.isdir(path)
         for path in folder.iterdir()
         if path.name[0] not in "."

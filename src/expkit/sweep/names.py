@@ -39,7 +39,7 @@ def sweep_folder(line: CommandLine) -> Path:
     head = [told[key] for key in ("task", "experiment") if key in told and key not in swept] or ["sample"]
     words = [re.sub(r"\W+", "_", word)[:40] for word in (*head, *swept)]
     return Path("outputs/sweeps") / "-".join(
-        [*words[:5], hash_words([*line.sources, *sorted(filter(decides_result, line.overrides))])]
+        [*words[:5], short_hash([*line.sources, *sorted(filter(decides_result, line.overrides))])]
     )
 
 
@@ -75,7 +75,7 @@ def is_finished(where: Path, line: CommandLine) -> bool:
     known = read_stamp(where)
     try:
         return (
-            known["command"] == hash_words(line.asked)
+            known["command"] == short_hash(line.asked)
             and known["code"] == __version__
             and all(os.environ.get(name) == value for name, value in known["environment"].items())
             and all(
@@ -103,7 +103,7 @@ def made_from(
     asked: the arguments. folders: where YAML was sought. names: texts that may be files or folders.
     """
     return {
-        "command": hash_words(asked),
+        "command": short_hash(asked),
         "code": __version__,
         "environment": dict(environment),
         "configuration": {str(place): inputs.file_state(inputs.yaml_files(place)) for place in folders},
@@ -171,5 +171,5 @@ def is_complete(cell: Path) -> bool:
     return (cell / "recipe.yaml").is_file()
 
 
-def hash_words(words: Sequence[str]) -> str:
+def short_hash(words: Sequence[str]) -> str:
     return hashlib.blake2b(json.dumps([*words]).encode(), digest_size=4).hexdigest()

@@ -61,7 +61,9 @@ def font_faces(text: str) -> str:
     rare = sorted(one for one in rare if text_drawing.drawn_of(one) and not text_drawing.in_colour(one))
     found: dict[str, str] = {}
     for one in rare:
-        font = next((font for font in text_drawing.font_paths() if text_drawing.has_character(font)(one)), "")
+        font = next(
+            (font for font in text_drawing.font_paths() if text_drawing.character_test(font)(one)), ""
+        )
         found[font] = found.get(font, "") + one
     return "".join(font_face(font, those) for font, those in found.items() if font)
 

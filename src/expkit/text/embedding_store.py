@@ -188,7 +188,7 @@ class Store:
         return self.place / f"{embedding_key(text, provenance)}.safetensors"
 
     def get(self, text: str, provenance: Provenance) -> Embedding | None:
-        return is_readable(self.path(text, provenance))
+        return read_if_intact(self.path(text, provenance))
 
     def put(self, embedding: Embedding) -> None:
         write_embeddings(self.path(embedding.entry.text, embedding.entry.provenance), [embedding])
@@ -212,7 +212,7 @@ class Store:
                 continue
 
 
-def is_readable(path: Path) -> Embedding | None:
+def read_if_intact(path: Path) -> Embedding | None:
     try:
         return read_embeddings(path)[0]
     except (UserError, IndexError):

@@ -112,7 +112,9 @@ def newest_checkpoint(folder: Path, training: Training, say: Callable[[str], Non
         if not (path.parents[1] / "numbers.json").exists()
     ]
     known = [
-        found for path in sorted(unfinished, key=modified_time, reverse=True) if (found := is_readable(path))
+        found
+        for path in sorted(unfinished, key=modified_time, reverse=True)
+        if (found := checkpoint_if_readable(path))
     ]
     left = [found for found in known if found.done < training.steps * training.epochs]
     agreed = next((found for found in left if not found.apart(training)), None)
@@ -139,7 +141,7 @@ def modified_time(path: Path) -> float:
         return 0
 
 
-def is_readable(path: Path) -> Checkpoint | None:
+def checkpoint_if_readable(path: Path) -> Checkpoint | None:
     try:
         return read_checkpoint(str(path))
     except UserError:
