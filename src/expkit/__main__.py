@@ -1,4 +1,7 @@
-"""python -m expkit: a Hydra app. Config in, a run's folder out. Nothing but Hydra is imported until a job runs."""
+"""python -m expkit: a Hydra app. A configuration comes in, the folder of a run comes out.
+
+Until a job runs, nothing slow except Hydra is imported.
+"""
 
 from __future__ import annotations
 
@@ -21,43 +24,47 @@ FULL = "HYDRA_FULL_ERROR"
 def main() -> None:
     """The console script.
 
-    Exit codes: 0 done, 1 made again but not the same, 2 refused with a sentence, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
+    Exit codes: 0 success, 1 a replayed picture differs, 2 an error (with a message),
+    130 interrupted by Ctrl-C, 143 terminated by SIGTERM.
     """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         return print_page(checks.help_page())
-    code, failed = 0, []
+    code = 0
+    errors: list[Exception] = []
     with interrupts.interruptible(), whole_errors() as full:
         try:
-            code = select_command(arguments, failed)()
-            for error in failed:
+            code = select_command(arguments, errors)()
+            for error in errors:
                 interrupts.raise_if_interrupted(error)
         except KeyboardInterrupt as interrupt:
             sys.exit(report_interrupt(str(interrupt), claims.release_claims()))
-        except SystemExit as left:  # Hydra's own, which has said why
-            sys.exit(2 if left.code == 1 else left.code)
-        except claims.NotClaimed as refused:
-            failed.append(refused.error)
+        except SystemExit as hydra_exit:  # Hydra has already printed the reason
+            sys.exit(2 if hydra_exit.code == 1 else hydra_exit.code)
+        except claims.NotClaimed as not_claimed:
+            errors.append(not_claimed.error)
         except Exception as error:
             if interrupts.CAME:
                 sys.exit(report_interrupt("", claims.release_claims()))
-            failed.append(error)
+            errors.append(error)
         finally:
             claims.release_claims()
-    for error in failed:
-        said = checks.error_message(error, arguments)
-        if said is None or (
-            full and not is_follower_process()
-        ):  # who follows was started by one of us, which asked for them itself
+    for error in errors:
+        message = checks.error_message(error, arguments)
+        # a follower process gets HYDRA_FULL_ERROR from the first process, not from the user
+        if message is None or (full and not is_follower_process()):
             raise error
         if not is_follower_process():
-            print(f"expkit: {said}", file=sys.stderr)
-    sys.exit(2 if failed else code or 0)
+            print(f"expkit: {message}", file=sys.stderr)
+    sys.exit(2 if errors else code or 0)
 
 
 @contextmanager
 def whole_errors() -> Iterator[bool]:
-    """Hydra's errors come to us whole: what a person sees of them is decided here. The value: whether the person asked to see all."""
+    """Let Hydra raise errors unchanged, because `main` decides what the user sees.
+
+    Yields whether the user has set HYDRA_FULL_ERROR to see tracebacks.
+    """
     before = os.environ.get(FULL)
     os.environ[FULL] = "1"
     try:
@@ -67,7 +74,7 @@ def whole_errors() -> Iterator[bool]:
 
 
 def print_page(page: str) -> None:
-    """Print a page; a reader that goes away before its end, such as head, is no fault."""
+    """Print a page; it is no error if the reader, such as head, stops before its end."""
     try:
         print(page, flush=True)
     except BrokenPipeError:
@@ -75,7 +82,12 @@ def print_page(page: str) -> None:
 
 
 def select_command(arguments: list[str], failed: list[Exception]) -> Callable[[], int | None]:
-    """What a command asks for: a run or a sweep, by Hydra, or one of the few things that have words of their own."""
+    """The function that executes a command: a command of `OWN`, or a run or sweep with Hydra.
+
+    Args:
+        arguments: The arguments of the command line.
+        failed: The list to which the function appends the error of a job.
+    """
     for argument in arguments:
         word, _, value = argument.partition("=")
         if word in OWN and (value or word != "replay"):
@@ -83,15 +95,15 @@ def select_command(arguments: list[str], failed: list[Exception]) -> Callable[[]
     line = CommandLine.of(arguments)
     checks.check_overrides(line.overrides)
     checks.check_values(line)
-    placed = []
+    folder_override = []
     if line.many:
         from expkit.sweep import names
 
         folder = names.sweep_folder(line)
         if names.is_finished(folder, line):
             return lambda: print(folder)
-        placed = names.folder_override(folder, line)
-    sys.argv[1:] = [*line.typed, *placed]
+        folder_override = names.folder_override(folder, line)
+    sys.argv[1:] = [*line.typed, *folder_override]
     return hydra_app(failed)
 
 
@@ -113,11 +125,11 @@ def page(_: str, rest: list[str]) -> Callable[[], int]:
     return lambda: serve(rest)
 
 
-OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # words that Hydra never hears of
+OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # commands that do not use Hydra
 
 
 def hydra_app(failed: list[Exception]):
-    """The Hydra app; a job's error is kept in `failed`."""
+    """The Hydra app; the error of a job is appended to `failed`."""
     import warnings
 
     import hydra
@@ -125,9 +137,8 @@ def hydra_app(failed: list[Exception]):
     from expkit.runs import resolvers
 
     resolvers.READ.clear()
-    warnings.filterwarnings(
-        "error", message=r"provider=hydra\.searchpath.* is not available"
-    )  # as which it is told
+    # make this warning an error, so that the user gets a message about it
+    warnings.filterwarnings("error", message=r"provider=hydra\.searchpath.* is not available")
 
     @hydra.main(config_path=str(schema.config_folder()), config_name="config", version_base="1.3")
     def job(config) -> None:
@@ -135,23 +146,19 @@ def hydra_app(failed: list[Exception]):
 
         from expkit.runs.job import ComposedConfig, Job, overrides_of, run_job
 
-        known = HydraConfig.get()
-        whole = HydraConfig.instance().cfg
-        folder, one = (
-            Path(known.runtime.output_dir),
-            Job(ComposedConfig(config, whole), overrides_of(whole)[1]),
-        )
-        if known.mode.name == "MULTIRUN":  # another launcher's: one cell of a sweep
+        hydra_config = HydraConfig.get()
+        config_with_hydra = HydraConfig.instance().cfg
+        folder = Path(hydra_config.runtime.output_dir)
+        run = Job(ComposedConfig(config, config_with_hydra), overrides_of(config_with_hydra)[1])
+        if hydra_config.mode.name == "MULTIRUN":  # a run of a sweep, started by another launcher
             from expkit.sweep.cells import run_cell
 
-            return run_cell(one, folder)
+            return run_cell(run, folder)
         try:
-            claims.hold_folder(
-                folder,
-                claims.written_names(known.runtime.choices.task, known.runtime.choices.logger),
-                not is_follower_process(),
-            )
-            result = run_job(one, folder, leads=not is_follower_process())
+            choices = hydra_config.runtime.choices
+            names = claims.written_names(choices.task, choices.logger)
+            claims.hold_folder(folder, names, not is_follower_process())
+            result = run_job(run, folder, leads=not is_follower_process())
             if result.leads:
                 print(result.folder)
         except Exception as error:
@@ -161,14 +168,21 @@ def hydra_app(failed: list[Exception]):
 
 
 def report_interrupt(said: str, kept: list[Path]) -> int:
-    """Say what is left of a command that was interrupted, if nobody has said more; the exit code."""
-    ended, left = (
-        signal.SIGTERM in interrupts.CAME,
-        f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet.",
-    )
+    """Print a message about an interrupted command.
+
+    Args:
+        said: The message of the interrupted code, if it had one.
+        kept: The folders in which parts of a run are left.
+
+    Returns:
+        The exit code.
+    """
+    is_terminated = signal.SIGTERM in interrupts.CAME
+    result = f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
     if not is_follower_process():
-        print(f"expkit: {'ended by SIGTERM' if ended else 'interrupted'}; {said or left}", file=sys.stderr)
-    return 143 if ended else 130
+        event = "ended by SIGTERM" if is_terminated else "interrupted"
+        print(f"expkit: {event}; {said or result}", file=sys.stderr)
+    return 143 if is_terminated else 130
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What expkit says when it cannot do what was asked: a sentence, never a traceback."""
+"""Errors and warnings for the user: sentences instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A wish that cannot be met. Its text says what was given, what was expected and what to try."""
+    """A request that cannot be fulfilled.
+
+    Its text says what was given, what was expected, and what to try.
+    """
 
 
 def suggest(name: str, known: Iterable[str], say: str = " Did you mean {}?") -> str:
-    """A question that names the known word closest to `name`, or nothing where none is close."""
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return say.format(close[0]) if close else ""
+    """A question that names the closest match to `name`, or "" if there is none.
+
+    Args:
+        name: What the user typed.
+        known: The valid names.
+        say: The format of the question.
+    """
+    matches = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
+    return say.format(matches[0]) if matches else ""
 
 
 def warn(text: str) -> None:
-    """Say what a person should know although the run goes on."""
+    """Print a warning to stderr; the run continues."""
     print(f"expkit: {text}", file=sys.stderr, flush=True)

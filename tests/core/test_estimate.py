@@ -353,6 +353,19 @@ def test_what_is_not_linear_stands_outermost():
             inside()
 
 
+def test_a_number_is_no_estimate_but_the_zero_that_sum_starts_with(toy, x):
+    for beside in (lambda: 1 - guided("a"), lambda: 5 + guided("a"), lambda: guided("a") - 0.5):
+        with pytest.raises(UserError, match="is not a sum of terms"):
+            beside()
+    assert sum([guided("a"), guided("b")]) == guided("a") + guided("b")
+
+
+def test_what_cancels_as_a_whole_is_zero_beside_what_does_not(toy, x):
+    cancels_where_gamma_is_one = guided("a", 5) - conditional("a")
+    answer = Rescaled(cancels_where_gamma_is_one, 0.0)(toy, x, 50)
+    assert same(answer, cancels_where_gamma_is_one(toy, x, 50)) and answer.native.abs().max() > 0
+
+
 def test_nothing_is_mutated(toy, x):
     before, wish = x.clone(), hybrid(guided("a"), guided("b"), BLUR).seen(Rotate180())
     wish(toy, x, 50)

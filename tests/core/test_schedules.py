@@ -125,6 +125,14 @@ def test_grids():
     assert timesteps.full(300) == (*range(299, -1, -1), schedules.CLEAN)
 
 
+@pytest.mark.parametrize("levels", [100, 300, 1000])
+def test_the_longest_strided_grid_visits_no_level_twice_and_a_longer_one_is_refused(levels):
+    longest = timesteps.strided(levels, round(0.99 * levels))
+    assert longest == tuple(range(round(0.99 * levels), -1, -1))
+    with pytest.raises(UserError, match="sampler=ddpm"):
+        timesteps.strided(levels, len(longest))
+
+
 def test_repaint_walks_a_small_grid_as_by_hand():
     """Six updates 5 … 0 with j = 2 and r = 2: up again once at 2 and at 0, which are the multiples of 2 below 6 − 2."""
     down = timesteps.strided(1000, 6)

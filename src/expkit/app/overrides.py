@@ -1,6 +1,6 @@
-"""What is wished on the page of `expkit app`: arguments as the command takes them, and the run that they ask for.
+"""The inputs on the page of `expkit app` as arguments of the command, and the runs of these.
 
-A run here is a run of the command: the same folder, recipe and pixels.
+Such a run equals that of the command: the same folder, recipe and pixels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from expkit.runs.job import ComposedConfig, Job, run_job
 
 
 def sketch_overrides(
-    sheet: Mapping | None, prompt: str, starts: list[int], gamma: float, seed: int
+    sheet: Mapping | None,
+    prompt: str,
+    starts: list[int],
+    gamma: float,
+    seed: int,
 ) -> list[str]:
+    """The arguments of the tab Sketch: SDEdit from the drawing, at each chosen i_start."""
     return task_overrides(
         "sdedit",
         image=uploads.save_sketch(sheet),
@@ -32,24 +37,51 @@ def sketch_overrides(
 
 
 def inpaint_overrides(
-    sheet: Mapping | None, source: str, prompt: str, samples: int, gamma: float, seed: int
+    sheet: Mapping | None,
+    source: str,
+    prompt: str,
+    samples: int,
+    gamma: float,
+    seed: int,
 ) -> list[str]:
+    """The arguments of the tab Inpaint: inpainting of `source` where the sheet is painted."""
     mask = uploads.save_mask(sheet, sources.image_size(source))
     return task_overrides(
         "inpaint", image=source, mask=mask, prompt=prompt, samples=samples, gamma=gamma, seed=seed
     )
 
 
-def hybrid_overrides(far: str, near: str, sigma: float, samples: int, gamma: float, seed: int) -> list[str]:
-    return task_overrides("hybrid", far=far, near=near, sigma=sigma, samples=samples, gamma=gamma, seed=seed)
+def hybrid_overrides(
+    far: str,
+    near: str,
+    sigma: float,
+    samples: int,
+    gamma: float,
+    seed: int,
+) -> list[str]:
+    """The arguments of the tab Hybrid: one picture with another prompt from afar than close by."""
+    return task_overrides(
+        "hybrid",
+        far=far,
+        near=near,
+        sigma=sigma,
+        samples=samples,
+        gamma=gamma,
+        seed=seed,
+    )
 
 
 def task_overrides(task: str, **values) -> list[str]:
-    return [f"task={task}", *[f"{key}={format_value(key, wished)}" for key, wished in values.items()]]
+    """The arguments of a task with these values."""
+    return [f"task={task}", *[f"{key}={format_value(key, value)}" for key, value in values.items()]]
 
 
 def format_value(key: str, wished) -> str:
-    """A value as Hydra's grammar takes it; a text stays a text whatever is in it."""
+    """A value in Hydra's grammar. A text stays a text, whatever it contains.
+
+    Raises:
+        UserError: if the value is None, or a text with ${.
+    """
     if isinstance(wished, str):
         return format_text(key, wished)
     if isinstance(wished, list):
@@ -60,39 +92,47 @@ def format_value(key: str, wished) -> str:
 
 
 def format_number(wished: float) -> str:
+    """A number as text; a whole number without a decimal point."""
     return str(int(wished)) if wished == int(wished) else str(wished)
 
 
 def format_text(key: str, wished: str) -> str:
+    """A text in Hydra's grammar: plain words as they are, anything else in double quotes.
+
+    Raises:
+        UserError: if the text contains ${.
+    """
     if "${" in wished:
-        raise UserError(f"{key}: a prompt cannot hold ${{, which stands for other keys. Leave it out.")
-    plain = re.fullmatch(r"\d+|[A-Za-z][\w./-]*( \w+)*", wished, re.ASCII) and wished.lower() not in (
-        "null",
-        "true",
-        "false",
-        "inf",
-        "nan",
-    )
-    return (
-        wished
-        if plain
-        else '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), wished))
-    )
+        reason = "a prompt cannot hold ${, which stands for other keys. Leave it out."
+        raise UserError(f"{key}: {reason}")
+    looks_plain = re.fullmatch(r"\d+|[A-Za-z][\w./-]*( \w+)*", wished, re.ASCII)
+    if looks_plain and wished.lower() not in ("null", "true", "false", "inf", "nan"):
+        return wished
+
+    def escape(match: re.Match) -> str:
+        # Backslashes before a quote or the end are doubled, and the quote is escaped
+        quote = "\\" + match[2] if match[2] else ""
+        return match[1] * 2 + quote
+
+    return '"{}"'.format(re.sub(r'(\\*)("|\Z)', escape, wished))
 
 
 def merge_overrides(given: Sequence[str], wished: Sequence[str]) -> list[str]:
-    """What is given and then what is wished; of a key in both, the wish alone."""
+    """The arguments `given` and then `wished`; a key in both has only the value in `wished`."""
     keys = {argument.partition("=")[0] for argument in wished}
     return [*(argument for argument in given if argument.partition("=")[0] not in keys), *wished]
 
 
 def format_command(arguments: Sequence[str]) -> str:
-    """The command of these arguments, as a shell takes it."""
+    """The shell command of these arguments."""
     return " ".join(["python -m expkit", *map(shlex.quote, arguments)])
 
 
 def compose_config(arguments: Sequence[str]):
-    """The configuration of these arguments, with Hydra's own node, which ${hydra:…} speaks of from now on."""
+    """Compose the configuration of these arguments, with Hydra's own node.
+
+    From then on, ${hydra:…} refers to this configuration.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
@@ -103,10 +143,9 @@ def compose_config(arguments: Sequence[str]):
 
 
 def run_folder_for(arguments: Sequence[str]) -> Path:
-    """The folder of a run with these arguments, as the command would have made it."""
+    """Run these arguments as the command does, and return the folder of the run."""
     config = compose_config(arguments)
     folder = Path(config.hydra.run.dir)
     with claimed_folder(folder):
-        return run_job(
-            Job(ComposedConfig(config), [a for a in arguments if not a.startswith("hydra")]), folder
-        ).folder
+        own_arguments = [text for text in arguments if not text.startswith("hydra")]
+        return run_job(Job(ComposedConfig(config), own_arguments), folder).folder

@@ -1,10 +1,14 @@
-"""python -m expkit app: draw, paint, type, and see what the model makes of it, each with the command that makes the same.
+"""python -m expkit app: a page to draw, paint and type on, which samples images from that.
 
-app [port=7860] [host=127.0.0.1] [open=false] [KEY=VALUE …]      KEY=VALUE stands in front of every run's arguments
+Each result has the command that makes the same image in a shell.
 
-desk.py      the page
-wishes.py    what is wished on it, as arguments of the command, and the run of them
-drawn.py     what is drawn on it, as files that the command finds
+app [port=7860] [host=127.0.0.1] [open=false] [KEY=VALUE …]
+
+KEY=VALUE stands in front of the arguments of every run.
+
+gradio_page.py   the page
+overrides.py     the inputs on the page as arguments of the command, and the runs of these arguments
+uploads.py       the drawings and uploads as files that the command can read
 """
 
 from __future__ import annotations
@@ -23,7 +27,14 @@ from expkit.runs.job import ComposedConfig
 
 @dataclass(frozen=True)
 class Asked:
-    """What the page was asked for with; given: the arguments of every run on it."""
+    """The settings of the page.
+
+    Attributes:
+        host: the address of this machine on which the page is served.
+        port: the port of the page.
+        open: whether to open the page in a browser.
+        given: arguments that stand in front of those of every run.
+    """
 
     host: str = web_server.HERE
     port: int = 7860
@@ -32,32 +43,42 @@ class Asked:
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Asked:
-        said, given = web_server.parse_words(
-            "app", arguments, web_server.PLACE, (*checks.top_level_keys(), *checks.GROUPS)
-        )
+        """Parse the arguments of the command.
+
+        Raises:
+            UserError: if an argument is unknown, does not fit, or chooses a task.
+        """
+        run_keys = (*checks.top_level_keys(), *checks.GROUPS)
+        values, given = web_server.parse_words("app", arguments, web_server.PLACE, run_keys)
         for argument in given:
             if argument.startswith("task="):
                 raise UserError(f"{argument}: the page has its own tasks, one a tab. Leave it out.")
         checks.check_additions(given)
-        return cls(**said, given=tuple(given))
+        return cls(**values, given=tuple(given))
 
 
 def serve(arguments: Sequence[str]) -> int:
-    """Show the page until it is interrupted; the exit code."""
-    asked = Asked.of(arguments)
-    known = ComposedConfig(compose_config(asked.given)).known({})
-    port = web_server.free_port(asked.host, asked.port)
-    with tempfile.TemporaryDirectory(prefix="expkit-app-") as kept:
-        os.environ |= {
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_TEMP_DIR": kept,
-        }  # both are read when gradio is imported
+    """Serve the page until it is interrupted.
+
+    Args:
+        arguments: KEY=VALUE; the keys are the fields of `Asked` and those of runs.
+
+    Returns:
+        The exit code, 0.
+    """
+    settings = Asked.of(arguments)
+    resolved = ComposedConfig(compose_config(settings.given)).known({})
+    port = web_server.free_port(settings.host, settings.port)
+    with tempfile.TemporaryDirectory(prefix="expkit-app-") as folder:
+        # gradio reads both variables when it is imported
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         try:
             from expkit.app import gradio_page
         except ImportError:
             raise UserError(
                 "The page needs gradio, which is not installed: pip install 'expkit[app]'"
             ) from None
-        web_server.warn_of_others(asked.host, "outputs")
-        gradio_page.launch_page(gradio_page.build_page(known, asked.given), asked.host, port, asked.open)
+        web_server.warn_of_others(settings.host, "outputs")
+        page = gradio_page.build_page(resolved, settings.given)
+        gradio_page.launch_page(page, settings.host, port, settings.open)
     return 0

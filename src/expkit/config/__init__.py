@@ -1,1 +1,1 @@
-"""The configuration as text: what may be set, and what a command line asks for, before Hydra is imported."""
+"""The configuration and the command line as text. Nothing in this package imports Hydra."""

@@ -1,6 +1,6 @@
-"""Where what a `_target_` names stands today: pictures and checkpoints carry addresses for ever.
+"""Map old import paths of `_target_` to present ones, for saved pictures and checkpoints.
 
-When something that a configuration names moves, its old address is added here, and nowhere else.
+When a class or function that a configuration names is moved or renamed, add its old path here only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ MODULES = {
     "expkit.training.text": "expkit.training.text_to_image",
     "expkit.views": "expkit.core.views",
 }
-NAMES = {  # of single functions and classes: {its name of before, in its module of today: its address today}
+# single functions and classes: {present module and old name: present module and present name}
+NAMES = {
     "expkit.core.estimate.asked": "expkit.core.estimate.conditional",
     "expkit.core.estimate.mixed": "expkit.core.estimate.composable",
     "expkit.core.estimate.within": "expkit.core.estimate.guidance_interval",
@@ -54,8 +55,10 @@ NAMES = {  # of single functions and classes: {its name of before, in its module
     "expkit.core.schedules.scaled": "expkit.core.schedules.linear_rescaled",
     "expkit.core.schedules.zero_terminal": "expkit.core.schedules.zero_terminal_snr",
     "expkit.data.captioned_scenes.Variety": "expkit.data.captioned_scenes.AugmentStrength",
-    "expkit.models.pretrained.pictogram_unet.known_of": "expkit.models.pretrained.pictogram_unet.concepts_file",
-    "expkit.models.pretrained.pictogram_unet.side_of": "expkit.models.pretrained.pictogram_unet.image_side",
+    "expkit.models.pretrained.pictogram_unet.known_of":
+        "expkit.models.pretrained.pictogram_unet.concepts_file",
+    "expkit.models.pretrained.pictogram_unet.side_of":
+        "expkit.models.pretrained.pictogram_unet.image_side",
     "expkit.models.trained.load": "expkit.models.trained.load_model",
     "expkit.models.trained.newest": "expkit.models.trained.newest_model",
     "expkit.results.run_folder.Nowhere": "expkit.results.run_folder.NullLogger",
@@ -68,20 +71,21 @@ NAMES = {  # of single functions and classes: {its name of before, in its module
     "expkit.training.classifier.Composing": "expkit.training.classifier.CompositeClassification",
     "expkit.training.classifier.Naming": "expkit.training.classifier.PictogramClassification",
     "expkit.training.objectives.Reading": "expkit.training.objectives.DigitClassification",
-    "expkit.training.super_resolution.Enlarging": "expkit.training.super_resolution.SuperResolution",
+    "expkit.training.super_resolution.Enlarging":
+        "expkit.training.super_resolution.SuperResolution",
     "expkit.training.train.Recipe": "expkit.training.train.TrainConfig",
-}
+}  # fmt: skip
 
 
 def current_address(address: str) -> str:
-    """The address of today of a function or class that stood at this one."""
+    """The present import path of a function or class, from a path that may be old."""
     module, _, name = address.rpartition(".")
-    moved = f"{MODULES.get(module, module)}.{name}" if module else name
-    return NAMES.get(moved, moved)
+    path = f"{MODULES.get(module, module)}.{name}" if module else name
+    return NAMES.get(path, path)
 
 
 def update_addresses(node: Any) -> Any:
-    """A configuration with every `_target_` as it is called today."""
+    """A copy of a configuration in which every `_target_` is a present import path."""
     if isinstance(node, Mapping):
         return {
             key: current_address(value)

@@ -1,4 +1,4 @@
-"""The command line: Hydra's own options, and the KEY=VALUE that it calls overrides. Parsed before Hydra is imported."""
+"""Parse the command line without Hydra: its own options, and the overrides KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from expkit.errors import UserError, suggest
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# options that say where configuration files are
 PLACES = {
     "config_path": "--config-path",
     "config_name": "--config-name",
     "config_dir": "--config-dir",
-}  # where configurations are from
+}
 WORDS = {
     "cfg": "--cfg",
     "package": "--package",
@@ -24,20 +25,23 @@ WORDS = {
     "experimental_rerun": "--experimental-rerun",
 }
 FLAGS = ("resolve", "run", "multirun", "shell_completion", "hydra_help", "version", "help")
-ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # of which one command has one
+ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # at most one of these in a command
+# prefixes of overrides that say where and by which launcher a run is executed, not what it makes
 ELSEWHERE = (
     "hydra.run.",
     "hydra.sweep.",
     "hydra.verbose",
     "hydra/launcher",
     "hydra.launcher.",
-)  # where and by what, not what
+)
+# prefixes of overrides about sweeps, which have no meaning for a single run
 SWEEPERS = (
     "hydra/sweeper",
     "hydra.sweeper.",
     "hydra.mode",
-)  # what is done with several, which one run has no use for
-BREAKS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]"  # control characters and what YAML takes for the end of a line
+)
+# control characters, line separators, the byte order mark and surrogates
+BREAKS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]"
 
 QUOTED = re.compile(r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'""")
 PIECE = re.compile(rf"""{QUOTED.pattern}|[^,\[\]()"']+""")
@@ -45,18 +49,28 @@ TEXT = re.compile(r"(\s*)(.*?)(\s*)", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Hydra's options, as Hydra reads them; errors are refusals."""
+    """Hydra's own options, parsed as Hydra parses them. Errors are raised as UserError."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False)
         self.add_argument("overrides", nargs="*")
-        for short, name in (("-h", "help"), ("-r", "run"), ("-m", "multirun"), ("-sc", "shell-completion")):
+        for short, name in (
+            ("-h", "help"),
+            ("-r", "run"),
+            ("-m", "multirun"),
+            ("-sc", "shell-completion"),
+        ):
             self.add_argument(f"--{name}", short, action="store_true")
         for name in ("hydra-help", "version", "resolve"):
             self.add_argument(f"--{name}", action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
         self.add_argument("--info", "-i", nargs="?", const="all", choices=INFO)
-        names = (("-p", "package"), ("-cp", "config-path"), ("-cn", "config-name"), ("-cd", "config-dir"))
+        names = (
+            ("-p", "package"),
+            ("-cp", "config-path"),
+            ("-cn", "config-name"),
+            ("-cd", "config-dir"),
+        )
         for short, name in names:
             self.add_argument(f"--{name}", short)
         self.add_argument("--experimental-rerun")
@@ -65,38 +79,52 @@ class Parser(argparse.ArgumentParser):
         if match := re.match(r"unrecognized arguments: (.*)", message):
             word = match[1].split()[0]
             key = word.lstrip("-")
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            near = f" Keys are set without dashes: {key}." if "=" in key else suggest(word, known)
-            raise UserError(f"There is no option {word}.{near} See --help.")
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            is_key = "=" in key
+            hint = f" Keys are set without dashes: {key}." if is_key else suggest(word, options)
+            raise UserError(f"There is no option {word}.{hint} See --help.")
         raise UserError(f"{message.removeprefix('argument ')}. See --help.".replace("..", "."))
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """options: {name: value} of Hydra's own options that are given. overrides: KEY=VALUE, ~KEY and +KEY=VALUE, in typed order."""
+    """A parsed command line.
+
+    Attributes:
+        options: {name: value} of Hydra's own options that were given.
+        overrides: KEY=VALUE, ~KEY and +KEY=VALUE in the order they were typed.
+    """
 
     options: Mapping[str, str | bool]
     overrides: tuple[str, ...]
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> CommandLine:
-        """Options and overrides may stand in any order. Folders and the like are checked; what cannot go together is refused."""
-        found = vars(Parser().parse_intermixed_args([*arguments]))
-        overrides = tuple(map(quote_non_ascii, found.pop("overrides")))
-        line = cls({name: value for name, value in found.items() if value not in (None, False)}, overrides)
+        """Parse arguments; options and overrides may be in any order.
+
+        Raises:
+            UserError: An option is unknown, options cannot be combined, or a folder is missing.
+        """
+        parsed = vars(Parser().parse_intermixed_args([*arguments]))
+        overrides = tuple(map(quote_non_ascii, parsed.pop("overrides")))
+        options = {name: value for name, value in parsed.items() if value not in (None, False)}
+        line = cls(options, overrides)
         line.check()
         return line
 
     def check(self) -> None:
-        if len(several := [name for name in ALONE if name in self.options]) > 1:
-            told = " and ".join(f"--{name.replace('_', '-')}" for name in several)
+        modes = [name for name in ALONE if name in self.options]
+        if len(modes) > 1:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in modes)
             raise UserError(
-                f"{told} do not go together: a command runs, sweeps, or shows its configuration. Leave all but one out."
+                f"{flags} do not go together: a command runs, sweeps, or shows its configuration. "
+                "Leave all but one out."
             )
         if "resolve" in self.options and "cfg" not in self.options:
             raise UserError("--resolve says how --cfg shows a configuration: add --cfg job.")
         if "package" in self.options and "cfg" not in self.options:
-            raise UserError("--package says which part of a configuration --cfg shows: add --cfg job.")
+            purpose = "--package says which part of a configuration --cfg shows"
+            raise UserError(f"{purpose}: add --cfg job.")
         shells = [
             argument
             for argument in self.overrides
@@ -104,33 +132,31 @@ class CommandLine:
         ]
         if "shell_completion" in self.options and len(shells) != 1:
             example = 'eval "$(expkit --shell-completion install=bash)"'
-            raise UserError(f"--shell-completion needs one of install=SHELL and uninstall=SHELL: {example}")
+            problem = "--shell-completion needs one of install=SHELL and uninstall=SHELL"
+            raise UserError(f"{problem}: {example}")
         for name in ("config_dir", "config_path"):
             place = self.options.get(name)
             if place is not None and "://" not in place and not os.path.isdir(place):
-                what = "is a file" if os.path.exists(place) else "is not there"
-                raise UserError(f"{PLACES[name]} expects a folder of YAML files, and {place!r} {what}.")
+                problem = "is a file" if os.path.exists(place) else "is not there"
+                expected = f"{PLACES[name]} expects a folder of YAML files"
+                raise UserError(f"{expected}, and {place!r} {problem}.")
         for argument in self.overrides:
             if not argument.partition("=")[0].strip():
-                raise UserError(
-                    f"An argument is {argument!r}, which has no key: give KEY=VALUE, or leave it out."
-                )
+                problem = f"An argument is {argument!r}, which has no key"
+                raise UserError(f"{problem}: give KEY=VALUE, or leave it out.")
 
     @property
     def many(self) -> bool:
+        """Whether the command is a sweep (--multirun)."""
         return "multirun" in self.options
 
     @property
     def typed(self) -> list[str]:
-        """Arguments that mean the same, as Hydra takes them: options first, folders from the root."""
+        """Equivalent arguments for Hydra: options first, then overrides; folders are absolute."""
         flags = [f"--{name.replace('_', '-')}" for name in FLAGS if name in self.options]
-        places = [f"{flag}={self.place(name)}" for name, flag in PLACES.items() if name in self.options]
-        return [
-            *flags,
-            *places,
-            *(f"{flag}={self.options[name]}" for name, flag in WORDS.items() if name in self.options),
-            *self.overrides,
-        ]
+        places = [f"{PLACES[name]}={self.place(name)}" for name in PLACES if name in self.options]
+        words = [f"{WORDS[name]}={self.options[name]}" for name in WORDS if name in self.options]
+        return [*flags, *places, *words, *self.overrides]
 
     def place(self, name: str) -> str:
         value = str(self.options[name])
@@ -138,41 +164,50 @@ class CommandLine:
 
     @property
     def sources(self) -> list[str]:
-        """Where its configurations come from, other than from expkit's own conf/."""
-        told = [
+        """The options that name configuration files outside expkit's own conf/."""
+        options = [
             f"{flag}={self.place(name).removesuffix('.yaml')}"
             for name, flag in PLACES.items()
             if name in self.options
         ]
-        return [option for option in told if option != "--config-name=config"]
+        return [option for option in options if option != "--config-name=config"]
 
     @property
     def asked(self) -> list[str]:
-        """What decides what is made: sources, and then overrides; Hydra's own first, for that is how Hydra keeps them."""
+        """The arguments that decide what is made: `sources`, then overrides.
+
+        Overrides of Hydra's own configuration come first, because Hydra stores them in this order.
+        """
         return self.asked_of(self.sources)
 
     def asked_of(self, sources: Sequence[str]) -> list[str]:
-        kept = [
+        overrides = [
             argument
             for argument in self.overrides
             if not argument.startswith(ELSEWHERE) and argument != "hydra.mode=MULTIRUN"
         ]
-        return [*sources, *filter(is_hydra, kept), *(argument for argument in kept if not is_hydra(argument))]
+        others = (argument for argument in overrides if not is_hydra(argument))
+        return [*sources, *filter(is_hydra, overrides), *others]
 
 
 def quote_non_ascii(argument: str) -> str:
-    """KEY=VALUE with quotes around what has letters beyond ASCII, which Hydra's grammar takes in quotes alone: prompt=猫,café.
+    """Quote the parts of KEY=VALUE that have non-ASCII letters, such as prompt=猫,café.
 
-    What is quoted already, has escapes of its own, or braces (a mapping, ${…}), stays as it is.
+    Hydra's grammar accepts such letters in quotes only. Parts in quotes are left unchanged. So is a
+    value with braces (a mapping, ${…}), a backslash or an unmatched quote outside quoted parts.
     """
     key, equals, value = argument.partition("=")
-    bare = QUOTED.sub("", value)
-    if bare.isascii() or set("\"'{}\\") & set(bare):
+    unquoted = QUOTED.sub("", value)
+    if unquoted.isascii() or set("\"'{}\\") & set(unquoted):
         return argument
-    whole = lambda piece: (
-        piece if piece[0] in "\"'" or piece.isascii() else TEXT.fullmatch(piece).expand(r'\1"\2"\3')
-    )
-    return key + equals + PIECE.sub(lambda match: whole(match[0]), value)
+
+    def quote(match: re.Match) -> str:
+        piece = match[0]
+        if piece[0] in "\"'" or piece.isascii():
+            return piece
+        return TEXT.fullmatch(piece).expand(r'\1"\2"\3')
+
+    return key + equals + PIECE.sub(quote, value)
 
 
 def is_hydra(argument: str) -> bool:
@@ -181,24 +216,24 @@ def is_hydra(argument: str) -> bool:
 
 
 def relative_path(path: str) -> str:
-    """A path as it is told from here, where it lies below."""
-    inner = os.path.relpath(path)
-    return path if inner.startswith("..") else inner
+    """A path relative to the current folder if it is inside that folder, else unchanged."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def shell_command(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """The command of these arguments, as a shell takes it."""
-    told = [f"{name}={shell_quote(value)}" for name, value in (environment or {}).items()]
-    return " ".join([*told, "python -m expkit", *map(shell_quote, arguments)])
+    """The command with these arguments, quoted for a shell."""
+    variables = [f"{name}={shell_quote(value)}" for name, value in (environment or {}).items()]
+    return " ".join([*variables, "python -m expkit", *map(shell_quote, arguments)])
 
 
 def shell_quote(argument: str) -> str:
-    """In one line: what would break it is written as bash does, $'…'."""
+    """Quote an argument for a shell in one line; line breaks are escaped as in bash, $'…'."""
     if not re.search(BREAKS, argument):
         return shlex.quote(argument)
-    told = re.sub(r"[\\']", r"\\\g<0>", argument)
-    return "$'{}'".format(
-        re.sub(
-            BREAKS, lambda m: "".join(f"\\{byte:03o}" for byte in m[0].encode(errors="surrogateescape")), told
-        )
-    )
+
+    def to_octal(match: re.Match) -> str:
+        return "".join(f"\\{byte:03o}" for byte in match[0].encode(errors="surrogateescape"))
+
+    escaped = re.sub(r"[\\']", r"\\\g<0>", argument)
+    return f"$'{re.sub(BREAKS, to_octal, escaped)}'"

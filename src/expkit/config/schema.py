@@ -1,21 +1,27 @@
-"""One declaration of each key: its type, its range, whether a list of it is a batch, and what it is. It stands beside the default in conf/:
+"""Declarations of configuration keys: type, range, whether a list is a batch, and a description.
+
+Each key is declared once, in a comment after its default in conf/:
 
     steps: 33    #: int >= 1: updates from noise to picture
     gamma: 7     #: float, batch: guidance
 
-Before the second colon stand alternatives, parted by |, and `batch` where a list of such values is a batch. An alternative is
+Before the second colon are alternatives, separated by |, then `batch` if a list of such values is a
+batch. An alternative is one of:
 
-    int, float, bool, str, path (a text that is not empty), prompt (a text or a number), null, [] (an empty list), dict (keys of its own),
-    int >= 1, float > 0, float > 0 <= 1, float 0 .. 1, int >= 4 by 4 (a range, and what it is a multiple of),
-    list of ALTERNATIVE, or a word for itself
+    int, float, bool, str, path (text that is not empty), prompt (text or a number), null,
+    [] (an empty list), dict (a mapping with keys of its own),
+    int >= 1, float > 0, float > 0 <= 1, float 0 .. 1, int >= 4 by 4 (a range, and a step),
+    list of ALTERNATIVE, or a word that stands for itself
 
-The check, its sentence and the line in --help come from it. A value that only refers to others, such as ${either:${samples},4}, has the
-declarations of those, so wiring needs none. Of a composed configuration the declarations are those of the files that were chosen, each
-where it was placed; options of a user's own folder of configurations may declare their keys in the same way.
+The check of a value, its error message and the line in --help are derived from the declaration. A
+value that only refers to other keys, such as ${either:${samples},4}, gets their declarations, so it
+needs none. The declarations of a composed configuration are those of the chosen files, each at the
+place where it was put. Options in a user's own configuration folder can declare keys the same way.
 
-Why not Hydra's structured configs: they know neither ranges nor "a value or a list of values" (OmegaConf's unions hold primitive types
-only). Why not a library of schemas: it would be a second place that names each key, when a new prompt is to be one line of YAML, and it
-would be imported at each start. Nothing is imported here but the standard library: YAML is read as text.
+Hydra's structured configs are not used, because they support neither ranges nor "a value or a list
+of values" (unions in OmegaConf hold primitive types only). A schema library is not used, because it
+would name each key in a second place, while a new prompt should be one line of YAML, and because it
+would be imported at each start. This module needs only the standard library: it reads YAML as text.
 """
 
 from __future__ import annotations
@@ -31,30 +37,42 @@ from expkit.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "prompt": "text or a number",
-         "path": "a path or a name", "null": "null", "[]": "[]", "dict": "a mapping of keys"}  # fmt: skip
+         "path": "a path or a name", "null": "null", "[]": "[]",
+         "dict": "a mapping of keys"}  # fmt: skip
 MANY = {"int": "whole numbers", "float": "numbers", "str": "texts", "prompt": "texts or numbers"}
 KIND = re.compile(
     r"(?P<list>list of )?(?P<name>\S+)"
-    r"(?: (?:(?P<sign>>=?) (?P<least>\S+)(?: <= (?P<most>\S+))?|(?P<low>\S+) \.\. (?P<high>\S+)))?(?: by (?P<step>\d+))?"
+    r"(?: (?:(?P<sign>>=?) (?P<least>\S+)(?: <= (?P<most>\S+))?|(?P<low>\S+) \.\. (?P<high>\S+)))?"
+    r"(?: by (?P<step>\d+))?"
 )
 LINE = re.compile(r"(?P<indent> *)(?P<key>[^\s:#'\"-][^:#]*):(?: +(?P<value>.*))?")
 CONSTANTS = {"null": None, "true": True, "false": False}
 NUMBER = re.compile(
-    r"[+-]?(?:(?:0|[1-9]\d*(?:_\d+)*)|(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)", re.IGNORECASE
+    r"[+-]?(?:(?:0|[1-9]\d*(?:_\d+)*)|(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)",
+    re.IGNORECASE,
 )
 WORD = re.compile(r"[a-z_][\w .+-]*|'[^'\\${}]*'|\"[^\"\\${}]*\"", re.IGNORECASE)
 PLAIN_DEFAULT = re.compile(r"- (?:(?P<group>/[\w/]*/)?(?P<name>\w+)(?:@(?P<package>[\w.]+))?)$")
 
 
 def config_folder() -> Path:
-    """The folder of conf/: inside an installed package, or at the top of a checkout."""
+    """The folder conf/: inside an installed package, or at the top of a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One alternative of a type. least, most: its range; above: whether `least` itself is outside; step: what it is a multiple of."""
+    """One alternative of a type.
+
+    Attributes:
+        name: int, float, bool, str, path, prompt, null, [], dict, or a word that stands for itself.
+        least: The lower end of the range.
+        most: The upper end of the range, which is included.
+        above: Whether `least` itself is excluded.
+        step: An int must be a multiple of this.
+        many: Whether the value must be a list of such values that is not empty.
+    """
 
     name: str
     least: float = -math.inf
@@ -65,17 +83,16 @@ class Kind:
 
     @classmethod
     def parse(cls, text: str) -> Kind:
-        found = KIND.fullmatch(text)
-        if not found:
+        match = KIND.fullmatch(text)
+        if not match:
             raise ValueError(f"not a type: {text!r}")
-        least, most = found["least"] or found["low"] or -math.inf, found["high"] or found["most"] or math.inf
         return cls(
-            found["name"],
-            float(least),
-            float(most),
-            found["sign"] == ">",
-            int(found["step"] or 1),
-            bool(found["list"]),
+            name=match["name"],
+            least=float(match["least"] or match["low"] or -math.inf),
+            most=float(match["high"] or match["most"] or math.inf),
+            above=match["sign"] == ">",
+            step=int(match["step"] or 1),
+            many=bool(match["list"]),
         )
 
     def accepts(self, value) -> bool:
@@ -101,7 +118,8 @@ class Kind:
             case "path":
                 return isinstance(value, str) and bool(value.strip())
             case "prompt":
-                return isinstance(value, str) or (type(value) in (int, float) and math.isfinite(value))
+                is_number = type(value) in (int, float) and math.isfinite(value)
+                return is_number or isinstance(value, str)
             case "null":
                 return value is None
             case "[]":
@@ -111,11 +129,12 @@ class Kind:
         return str(value) == self.name
 
     def holds(self, value: float) -> bool:
+        """Whether a number is in the range."""
         return (value > self.least if self.above else value >= self.least) and value <= self.most
 
     @property
     def noun(self) -> str:
-        """In English: a whole number of 1 or more"""
+        """The type in English, such as "a whole number of 1 or more"."""
         words = f"a list of {MANY[self.name]}" if self.many else NOUNS.get(self.name, self.name)
         if self.above and self.most < math.inf:
             words += f" above {self.least:.12g} and up to {self.most:.12g}"
@@ -128,7 +147,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a key may be. type: as it is written; batch: whether a list of values is a batch; words: what the key is; default: in YAML."""
+    """What the value of a key may be.
+
+    Attributes:
+        type: The type as it is written in YAML.
+        batch: Whether a list of such values is a batch.
+        words: What the key is.
+        default: The default as it is written in YAML.
+    """
 
     type: str
     batch: bool = False
@@ -137,12 +163,13 @@ class Declaration:
 
     @classmethod
     def parse(cls, text: str, default: str) -> Declaration:
-        """text: what follows #: on a key's line."""
-        of, _, words = text.partition(": ")
-        of = of.rstrip(":").strip()
-        declared = cls(of.removesuffix(", batch"), of.endswith(", batch"), words.strip(), default)
-        declared.kinds  # noqa: B018  a declaration that cannot be read is found at once
-        return declared
+        """Parse the text that follows #: on the line of a key."""
+        kind, _, words = text.partition(": ")
+        kind = kind.rstrip(":").strip()
+        is_batch = kind.endswith(", batch")
+        declaration = cls(kind.removesuffix(", batch"), is_batch, words.strip(), default)
+        declaration.kinds  # noqa: B018  raises ValueError now if the type is malformed
+        return declaration
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -157,36 +184,39 @@ class Declaration:
         return any(kind.accepts(value) for kind in self.kinds)
 
     def joined(self, other: Declaration) -> Declaration:
-        """What fits one or the other."""
+        """The declaration of a value that either of the two accepts."""
         return Declaration(f"{self.type} | {other.type}", self.batch or other.batch)
 
     @property
     def noun(self) -> str:
-        *first, last = dict.fromkeys(
-            noun
-            for kind in self.kinds
-            for noun in (("true", "false") if kind.name == "bool" else (kind.noun,))
-        )
-        return f"{', '.join(first)}{',' * any(' ' in one for one in first)} or {last}" if first else last
+        """The alternatives in English, such as "a number or null"."""
+        nouns = []
+        for kind in self.kinds:
+            nouns += ["true", "false"] if kind.name == "bool" else [kind.noun]
+        *others, last = dict.fromkeys(nouns)
+        if not others:
+            return last
+        comma = "," if any(" " in noun for noun in others) else ""
+        return f"{', '.join(others)}{comma} or {last}"
 
     def refusal(self, key: str, value) -> UserError:
-        """Why `value` does not fit."""
+        """The error that says why `value` does not fit."""
         if isinstance(value, list) and not value:
-            return UserError(
-                f"{key}=[] is an empty list: give at least one value. {key} is {self.noun}{self.said}."
-            )
-        wrong = (
-            next((one for one in value if not self.accepts_one(one)), value)
-            if self.batch and isinstance(value, list)
-            else value
-        )
-        alone = ""
+            problem = f"{key}=[] is an empty list: give at least one value."
+            return UserError(f"{problem} {key} is {self.noun}{self.said}.")
+        wrong = value
+        if self.batch and isinstance(value, list):
+            wrong = next((item for item in value if not self.accepts_one(item)), value)
+        hint = ""
         if isinstance(value, list) and not self.batch and "list" not in self.type:
-            alone = f" A list of it is no batch: for one run each write -m {key}={','.join(map(format_value, value))}"
-        return UserError(f"{key}={format_value(wrong)} does not fit: {key} is {self.noun}{self.said}.{alone}")
+            values = ",".join(map(format_value, value))
+            hint = f" A list of it is no batch: for one run each write -m {key}={values}"
+        problem = f"{key}={format_value(wrong)} does not fit"
+        return UserError(f"{problem}: {key} is {self.noun}{self.said}.{hint}")
 
     @property
     def said(self) -> str:
+        """The description in parentheses, for messages."""
         return f" ({self.words})" if self.words else ""
 
 
@@ -194,7 +224,7 @@ GROUP = Declaration("dict | null")
 
 
 def format_value(value) -> str:
-    """A value as it is typed, shortened."""
+    """A value as a user types it, shortened to 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = f"[{','.join(map(format_value, value))}]" if isinstance(value, list) else str(value)
@@ -203,82 +233,97 @@ def format_value(value) -> str:
 
 
 def parse_entries(text: str) -> Iterator[tuple[str, str, Declaration | None]]:
-    """(path, value as it is written, declaration) of each key of a YAML file in block style, its parents before it."""
+    """Yield (path, value as written, declaration) of each key in a YAML text, parents first.
+
+    The YAML must be in block style.
+    """
     parents: list[tuple[int, str]] = []
     for line in text.splitlines():
-        told, _, declared = line.partition(" #: ")
-        found = LINE.fullmatch(told.partition(" #")[0].rstrip())
-        if not found:
+        entry, _, declaration = line.partition(" #: ")
+        match = LINE.fullmatch(entry.partition(" #")[0].rstrip())
+        if not match:
             continue
-        indent, key, value = len(found["indent"]), found["key"], (found["value"] or "").strip()
+        indent = len(match["indent"])
+        key = match["key"]
+        value = (match["value"] or "").strip()
         parents = [(depth, name) for depth, name in parents if depth < indent]
         path = ".".join([name for _, name in parents] + [key])
-        yield path, value, Declaration.parse(declared, value) if declared else None
+        yield path, value, Declaration.parse(declaration, value) if declaration else None
         parents.append((indent, key))
 
 
 def parse_defaults(text: str) -> Iterator[tuple[str, str, str]]:
-    """(group, name, package) of the entries of a defaults list that Hydra's choices do not name: options of the file's own group."""
+    """Yield (group, name, package) of each entry in a defaults list that Hydra's choices omit.
+
+    These entries are options of the file's own group.
+    """
     inline = re.search(r"^defaults: \[(.*)\]$", text, re.MULTILINE)
     block = re.search(r"^defaults:\n((?: +-.*\n?)*)", text, re.MULTILINE)
-    items = (
-        [f"- {item.strip()}" for item in inline[1].split(",")]
-        if inline
-        else block[1].splitlines()
-        if block
-        else []
-    )
+    items = []
+    if inline:
+        items = [f"- {item.strip()}" for item in inline[1].split(",")]
+    elif block:
+        items = block[1].splitlines()
     for item in items:
-        found = PLAIN_DEFAULT.fullmatch(item.partition(" #")[0].strip())
-        if found and found["name"] != "_self_":
-            yield (found["group"] or "").strip("/"), found["name"], found["package"] or ""
+        match = PLAIN_DEFAULT.fullmatch(item.partition(" #")[0].strip())
+        if match and match["name"] != "_self_":
+            yield (match["group"] or "").strip("/"), match["name"], match["package"] or ""
 
 
 @cache
 def of_file(
     group: str, name: str, package: str, folders: tuple[Path, ...]
 ) -> dict[str, Declaration | str | None]:
-    """What an option's file, and those of its group that it begins with, say of each path: a declaration, an interpolation or nothing."""
-    file = next((path for folder in folders if (path := folder / group / f"{name}.yaml").is_file()), None)
+    """What the file of an option, and the options in its defaults list, say about each path.
+
+    Returns:
+        {path: its declaration, an interpolation such as "${samples}", or None for any other value}
+    """
+    paths = (folder / group / f"{name}.yaml" for folder in folders)
+    file = next((path for path in paths if path.is_file()), None)
     if not file:
         return {}
     text = file.read_text(encoding="utf-8")
-    placed = "" if text.startswith("# @package _global_") else package
-    found: dict[str, Declaration | str | None] = {}
-    for other, base, where in parse_defaults(text):
-        found |= of_file(other or group, base, where or placed, folders)
-    for inner, value, declared in parse_entries(text):
-        path, value = f"{placed}.{inner}".lstrip("."), value.strip("\"'")
-        if declared or (value.startswith("${") and not isinstance(found.get(path), Declaration)):
-            found[path] = declared or value
-        elif value.startswith("{") and isinstance(found.get(path), str):
-            found[path] = None  # a node now, where there was a reference to another key
+    prefix = "" if text.startswith("# @package _global_") else package
+    entries: dict[str, Declaration | str | None] = {}
+    for base_group, base_name, base_package in parse_defaults(text):
+        entries |= of_file(base_group or group, base_name, base_package or prefix, folders)
+    for inner, value, declaration in parse_entries(text):
+        path = f"{prefix}.{inner}".lstrip(".")
+        value = value.strip("\"'")
+        is_reference = value.startswith("${")
+        if declaration or (is_reference and not isinstance(entries.get(path), Declaration)):
+            entries[path] = declaration or value
+        elif value.startswith("{") and isinstance(entries.get(path), str):
+            entries[path] = None  # a node replaces a reference to another key
         else:
-            found.setdefault(path, None)
-    return found
+            entries.setdefault(path, None)
+    return entries
 
 
 @cache
 def top_level_keys() -> dict[str, Declaration]:
-    """The declarations of conf/config.yaml, of all keys at the top and of those of sweep."""
-    found = of_file("", "config", "", (config_folder(),))
-    return {path: declared for path, declared in found.items() if isinstance(declared, Declaration)}
+    """The declarations in conf/config.yaml: all top-level keys, and the keys of sweep."""
+    entries = of_file("", "config", "", (config_folder(),))
+    return {path: entry for path, entry in entries.items() if isinstance(entry, Declaration)}
 
 
 def batch_keys() -> tuple[str, ...]:
-    """The keys whose lists are batches, in the order of a sheet's axes."""
-    return tuple(key for key, declared in top_level_keys().items() if declared.batch)
+    """The keys whose lists are batches, in the order of the axes of a sheet."""
+    return tuple(key for key, declaration in top_level_keys().items() if declaration.batch)
 
 
 def keys_of(*kinds: str) -> tuple[str, ...]:
-    """The keys of conf/config.yaml whose values may be of one of these kinds."""
+    """The keys of conf/config.yaml that accept a value of at least one of these kinds."""
     return tuple(
-        key for key, declared in top_level_keys().items() if {kind.name for kind in declared.kinds} & {*kinds}
+        key
+        for key, declaration in top_level_keys().items()
+        if {kind.name for kind in declaration.kinds} & {*kinds}
     )
 
 
 def prompt_keys() -> tuple[str, ...]:
-    """The keys that say what a part of an estimate asks for."""
+    """The keys that hold the prompt of a part of an estimate."""
     return tuple(key for key in keys_of("prompt") if key in batch_keys())
 
 
@@ -288,54 +333,77 @@ def find_declarations(
 ) -> dict[str, Declaration]:
     """{path: declaration} of a composed configuration.
 
-    choices: Hydra's, (group@package, option); primary: the name of the first file; folders: where files are looked for before conf/.
+    Args:
+        choices: Hydra's choices, (group@package, option).
+        primary: The name of the primary configuration file.
+        folders: Folders to search before conf/.
     """
-    places, found = (*folders, config_folder()), {}
+    search_path = (*folders, config_folder())
+    entries = {}
     for choice, option in (("", primary), *choices):
         group, _, package = choice.partition("@")
-        of = of_file(group, option, package or group.replace("/", "."), places)
-        found |= {
-            path: one for path, one in of.items() if isinstance(one, Declaration) or not found.get(path)
+        option_entries = of_file(group, option, package or group.replace("/", "."), search_path)
+        entries |= {
+            path: entry
+            for path, entry in option_entries.items()
+            if isinstance(entry, Declaration) or not entries.get(path)
         }
-    groups = {path[:end] for path in found for end, letter in enumerate(path) if letter == "."}
-    groups |= {package for choice, _ in choices if (package := choice.partition("@")[2])}
-    declared = {path: one for path, one in found.items() if isinstance(one, Declaration)}
-    references = {path: one for path, one in found.items() if isinstance(one, str) and path not in groups}
-    referred = {
-        path: one for path, text in references.items() if (one := follow_reference(text, found, groups))
+    groups = {path[:end] for path in entries for end, letter in enumerate(path) if letter == "."}
+    packages = {choice.partition("@")[2] for choice, _ in choices}
+    groups |= packages - {""}
+    direct = {path: entry for path, entry in entries.items() if isinstance(entry, Declaration)}
+    by_reference = {
+        path: follow_reference(entry, entries, groups)
+        for path, entry in entries.items()
+        if isinstance(entry, str) and path not in groups
     }
-    return dict(sorted(declared.items(), key=lambda item: "." in item[0])) | dict(
-        sorted(referred.items(), key=by_task)
-    )
+    by_reference = {path: entry for path, entry in by_reference.items() if entry}
+    direct = dict(sorted(direct.items(), key=lambda item: "." in item[0]))
+    return direct | dict(sorted(by_reference.items(), key=by_task))
 
 
 def by_task(item: tuple[str, Declaration]) -> bool:
-    """What a task is given by reference stands last: a sentence names the key that was set."""
+    """Sort key: keys of the task come last, so that an error names the key that the user set."""
     return item[0].startswith("task.")
 
 
 def follow_reference(
     reference: str, found: Mapping, groups: Iterable[str], seen: tuple[str, ...] = ()
 ) -> Declaration | None:
-    """The declaration of what an interpolation refers to: what fits any of the keys that are named in it; None where none has one."""
-    each = []
+    """The declaration of an interpolation: it accepts what any of the keys in it accepts.
+
+    Args:
+        reference: The interpolation, such as "${either:${samples},4}".
+        found: The entries of all paths, as `of_file` returns them.
+        groups: Paths that are mappings.
+        seen: Names that are already being followed, to stop at cycles.
+
+    Returns:
+        None if no key in it has a declaration, or if a reference to follow has none.
+    """
+    declarations = []
     for name in re.findall(r"\$\{([\w.]+)\}", reference):
-        one = found.get(name)
-        if isinstance(one, Declaration):
-            each.append(one)
-        elif isinstance(one, str) and name not in seen:
-            each.append(follow_reference(one, found, groups, (*seen, name)))
+        entry = found.get(name)
+        if isinstance(entry, Declaration):
+            declarations.append(entry)
+        elif isinstance(entry, str) and name not in seen:
+            declarations.append(follow_reference(entry, found, groups, (*seen, name)))
         elif name in groups:
-            each.append(GROUP)
-    return reduce(Declaration.joined, each) if each and all(each) else None
+            declarations.append(GROUP)
+    return reduce(Declaration.joined, declarations) if declarations and all(declarations) else None
 
 
 def parse_scalar(text: str):
-    """A value as Hydra's grammar reads it, as far as it is a scalar or a list of such; raises ValueError where it may be anything else."""
+    """Parse a scalar, or a list of scalars, as Hydra's grammar does.
+
+    Raises:
+        ValueError: The text may be anything else.
+    """
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         return [parse_scalar(part) for part in text[1:-1].split(",")] if text[1:-1].strip() else []
-    if (word := text.lower()) in CONSTANTS:
+    word = text.lower()
+    if word in CONSTANTS:
         return CONSTANTS[word]
     if NUMBER.fullmatch(text):
         return int(text) if re.fullmatch(r"[+-]?\d[\d_]*", text) else float(text)
@@ -345,9 +413,14 @@ def parse_scalar(text: str):
 
 
 def check_config(config: Mapping, declared: Mapping[str, Declaration]) -> None:
-    """Refuse the first value of a resolved configuration that its declaration does not accept."""
-    for path, one in declared.items():
-        node, parts = config, path.split(".")
+    """Check every value of a resolved configuration against its declaration.
+
+    Raises:
+        UserError: A value does not fit, or a key is missing. The message is about the first one.
+    """
+    for path, declaration in declared.items():
+        parts = path.split(".")
+        node = config
         if parts[0] not in config:
             continue
         for depth, part in enumerate(parts):
@@ -356,15 +429,19 @@ def check_config(config: Mapping, declared: Mapping[str, Declaration]) -> None:
             if part not in node:
                 name = ".".join(parts[: depth + 1])
                 raise UserError(
-                    f"The key {name} is missing: it was taken out of the configuration, and is needed. Leave out ~{name}."
+                    f"The key {name} is missing: it was taken out of the configuration, "
+                    f"and is needed. Leave out ~{name}."
                 )
             node = node[part]
-        if not one.accepts(node):
-            raise one.refusal(path, node)
+        if not declaration.accepts(node):
+            raise declaration.refusal(path, node)
 
 
 def group_value_message(key: str, value, declared: Iterable[str]) -> str:
-    """A sentence about a value in the place of a group of keys."""
+    """The error message for a value in the place of a mapping of keys."""
     inner = [path for path in declared if path.startswith(f"{key}.")]
-    some = ", ".join(inner[:3])
-    return f"{key}={format_value(value)} does not fit: {key} holds keys of its own, such as {some}. Give those: {inner[0]}=VALUE."
+    examples = ", ".join(inner[:3])
+    return (
+        f"{key}={format_value(value)} does not fit: {key} holds keys of its own, "
+        f"such as {examples}. Give those: {inner[0]}=VALUE."
+    )

@@ -1,9 +1,13 @@
-"""The equation, with torch and the standard library alone: what to ask a denoiser, how to step, what must stay.
+"""Core: diffusion estimates and sampling, built on torch and the standard library alone.
 
-    eps_hat(x, t) = sum_k  w_k · A_k · eps_theta(V_k x, t, c_k)            w_k weight · A_k linear map · V_k view · c_k prompt
+    eps_hat(x, t) = sum_k  w_k · A_k · eps_theta(V_k x, t, c_k)
 
-A `Denoiser` answers, an `Estimate` says what to ask, a solver steps along timesteps, and a `Pin` holds what must stay; `sample` is the
-one loop. What is listed here is what most uses need; views, maps, schedules, solvers and timesteps have more in their modules.
+w_k is a weight, A_k a linear map, V_k a view and c_k a prompt. A `Denoiser` is the network, an
+`Estimate` is this sum, a solver makes one update from a timestep to the next, and a `Pin` keeps a
+part of the image fixed. `sample` is the only sampling loop.
+
+The names below cover the common uses; the modules for views, maps, schedules, solvers and timesteps
+have more.
 """
 
 from expkit.core.denoiser import Denoiser, Prediction
@@ -28,7 +32,9 @@ from expkit.core.timesteps import strided, trailing
 from expkit.core.views import Flip, Jigsaw, Rotate180
 
 __all__ = [
-    "DDIM", "DDPM", "DPMpp", "Denoiser", "DynamicThreshold", "Estimate", "Euler", "Flip", "Gray", "Jigsaw", "LowPass", "Mask", "Pin",
-    "Prediction", "Rescaled", "Residual", "Rotate180", "Sampler", "Schedule", "Step", "anagram", "composable", "conditional", "cosine",
-    "factorized", "flow", "guidance_interval", "guided", "hybrid", "linear", "sample", "seeded", "strided", "trailing",
+    "DDIM", "DDPM", "DPMpp", "Denoiser", "DynamicThreshold", "Estimate", "Euler", "Flip", "Gray",
+    "Jigsaw", "LowPass", "Mask", "Pin", "Prediction", "Rescaled", "Residual", "Rotate180",
+    "Sampler", "Schedule", "Step", "anagram", "composable", "conditional", "cosine", "factorized",
+    "flow", "guidance_interval", "guided", "hybrid", "linear", "sample", "seeded", "strided",
+    "trailing",
 ]  # fmt: skip

@@ -1,13 +1,14 @@
-"""One forward of the network: which rows it is asked, and how its answers are put together.
+"""One forward pass of the network: which rows it evaluates, and how its outputs are recombined.
 
-    native = sum over maps A of A( sum_k w_k answer_k )
+    native = sum over maps A of A( sum_k w_k output_k )
 
-Equal queries of one picture are one row. The plan of a forward is made once for equal estimates, pictures and weights, and serves every
-step.
+Equal queries of one image share one row. Forward plans are cached: equal estimates, images and
+weights reuse one plan in every step.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache, reduce
 from typing import NamedTuple
@@ -21,7 +22,13 @@ from expkit.core.views import Identity, View
 
 
 class Query(NamedTuple):
-    """What a row of the forward asks. condition: whether it is a condition; the null and the negative prompt are none."""
+    """The input of one row of a forward pass: an image seen through a view, and a prompt.
+
+    Attributes:
+        view: Applied to x before the network.
+        prompt: The prompt; "" is the null prompt.
+        condition: Whether the prompt is a condition. The null prompt and negative prompts are not.
+    """
 
     view: View
     prompt: str
@@ -29,7 +36,13 @@ class Query(NamedTuple):
 
 
 class WeightedQuery(NamedTuple):
-    """A query of one picture, and how its answer counts: {map: weight}."""
+    """A query of one image and the weights of the network's output.
+
+    Attributes:
+        picture: Index of the image in the run.
+        query: What the network evaluates.
+        weights: {linear map: weight}; the output contributes sum of weight · map(output).
+    """
 
     picture: int
     query: Query
@@ -37,26 +50,32 @@ class WeightedQuery(NamedTuple):
 
     @property
     def key(self) -> tuple[int, View, str]:
-        """Queries with equal keys are one row."""
+        """Image, view and prompt. Queries with equal keys share one row."""
         return self.picture, self.query.view, self.query.prompt
 
 
 def evaluate(
     estimates: tuple, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
 ) -> list[Prediction]:
-    """Evaluate several estimates for x (B, C, H, W) at level t in one forward.
+    """Evaluate several estimates in one forward pass of the network.
 
     Args:
-        estimates: of `expkit.core.estimate`; a query that several of them make is asked once.
-        pictures: the numbers of x's rows among those that tuples of prompts and weights speak of; 0 … B − 1 if not given.
+        estimates: `Estimate`s of `expkit.core.estimate`. A query that several of them share is
+            evaluated once.
+        denoiser: The network.
+        x: State (B, C, H, W) at level t.
+        t: Level of the denoiser's schedule.
+        pictures: Index in the run of the image in each row of x; it selects from prompts and
+            weights that are tuples with one entry per image. Default: 0 … B − 1.
 
     Returns:
-        The prediction of each estimate, native (B, C, H, W).
+        One prediction (B, C, H, W) per estimate, in the network's own parametrization. If no query
+        has a non-zero weight, the predictions are zero and the network is not called.
     """
     pictures = tuple(range(len(x)) if pictures is None else pictures)
     invariant = all(estimate.is_time_invariant for estimate in estimates)
     clock = None if invariant else (t + 1) / len(denoiser.schedule)
-    plan = _plan(estimates, pictures, clock, x.device)
+    plan = _make_plan(estimates, pictures, clock, x.device)
     if not plan.prompts:
         return [Prediction(torch.zeros_like(x))] * len(estimates)
     answer = denoiser.predict(plan.rows_of(denoiser.beside(x, pictures)), t, plan.prompts)
@@ -64,41 +83,64 @@ def evaluate(
 
 
 class RowWeights(NamedTuple):
-    """Some rows of an answer, how much each counts (N, 1, 1, 1), and to which picture's row it is added."""
+    """A weighted sum over rows of the network's output, one sum per image.
+
+    Attributes:
+        rows: Indices (N,) of the rows that are used, or a slice.
+        weights: Their weights (N, 1, 1, 1).
+        targets: For each of them the index (N,) of the sum to which it is added.
+    """
 
     rows: Tensor | slice
     weights: Tensor
     targets: Tensor
 
     def sum(self, answer: Tensor, count: int) -> Tensor:
-        """The weighted sums (count, C, H, W) of the rows of an answer (R, C, H, W)."""
+        """The `count` weighted sums (count, C, H, W) of an output `answer` (R, C, H, W)."""
         parts = answer[self.rows] * self.weights.to(answer.dtype)
         return answer.new_zeros((count, *answer.shape[1:])).index_add_(0, self.targets, parts)
 
 
 class Recombination(NamedTuple):
-    """How the answers of a forward become one estimate: they are summed first and mapped once, which is the same and cheaper.
+    """How the rows of one output become one estimate.
 
-    maps: what of the answers each map is given. variance: what each view is given of the learned variance's fraction, which is the mean
-    over the distinct conditions of a picture (over all its queries if it has none), pixels moved back, with neither sign, filter nor gamma.
+    The rows of each map are summed before the map is applied. Maps are linear, so the result is the
+    same as with the map applied to each row, and it is cheaper.
+
+    Attributes:
+        maps: For each linear map, the weighted rows to which it is applied.
+        variance: For each view, the rows of the learned variance's fraction that come back through
+            it. The result is the mean over the distinct conditional queries of an image, or over
+            all of its queries if none is conditional. Only pixel positions are moved back: no sign,
+            filter or guidance is applied.
     """
 
     maps: list[tuple[LinearMap, RowWeights]]
     variance: list[tuple[View, RowWeights]]
 
     def apply(self, answer: Prediction, count: int) -> Prediction:
-        """The estimate of `count` pictures from the answer to all rows."""
-        native = reduce(torch.add, (linear(rows.sum(answer.native, count)) for linear, rows in self.maps))
-        if answer.variance_fraction is None:
+        """The estimate (count, C, H, W) from the network's output `answer` for all rows."""
+        fraction = answer.variance_fraction
+        if not self.maps:  # all of its terms cancel, while those of another estimate do not
+            zeros = answer.native.new_zeros((count, *answer.native.shape[1:]))
+            return Prediction(zeros, None if fraction is None else zeros)
+        filtered = (linear_map(rows.sum(answer.native, count)) for linear_map, rows in self.maps)
+        native = reduce(torch.add, filtered)
+        if fraction is None:
             return Prediction(native)
-        fractions = (
-            view.unpermute(rows.sum(answer.variance_fraction, count)) for view, rows in self.variance
-        )
+        fractions = (view.unpermute(rows.sum(fraction, count)) for view, rows in self.variance)
         return Prediction(native, reduce(torch.add, fractions))
 
 
 class ForwardPlan(NamedTuple):
-    """One forward: the prompt of each row, its source among the rows of x, the rows that a view shows, and what becomes of the answers."""
+    """One forward pass with R rows.
+
+    Attributes:
+        prompts: The prompt of each row.
+        sources: For each row the index (R,) of its image in x.
+        views: (view, indices of the rows that it is applied to); the identity is left out.
+        recombinations: One per estimate.
+    """
 
     prompts: list[str]
     sources: Tensor
@@ -106,62 +148,67 @@ class ForwardPlan(NamedTuple):
     recombinations: list[Recombination]
 
     def rows_of(self, x: Tensor) -> Tensor:
-        """The rows that the network is shown, each through its query's view."""
+        """The network's input (R, C, H, W) for x (B, C, H, W), each row seen through its view."""
         rows = x[self.sources]
-        for view, places in self.views:
-            rows[places] = view(rows[places])
+        for view, indices in self.views:
+            rows[indices] = view(rows[indices])
         return rows
 
 
 @lru_cache(maxsize=32)
-def _plan(
+def _make_plan(
     estimates: tuple, pictures: tuple[int, ...], clock: float | None, device: torch.device
 ) -> ForwardPlan:
-    queries = [estimate.queries(pictures, clock) for estimate in estimates]
-    distinct = {query.key: query.query for some in queries for query in some}
+    queries_per_estimate = [estimate.queries(pictures, clock) for estimate in estimates]
+    distinct = {query.key: query.query for queries in queries_per_estimate for query in queries}
     rows = {key: row for row, key in enumerate(distinct)}
     targets = {picture: row for row, picture in enumerate(pictures)}
-    views = _groups([query.view for query in distinct.values()])
+    sources = [targets[picture] for picture, _, _ in distinct]
+    rows_per_view = _indices_by_key([query.view for query in distinct.values()])
+    rows_per_view.pop(Identity(), None)
     return ForwardPlan(
         [query.prompt for query in distinct.values()],
-        torch.tensor([targets[picture] for picture, _, _ in distinct], dtype=torch.long, device=device),
-        [(view, torch.tensor(places, device=device)) for view, places in views.items() if view != Identity()],
-        [_recombination(some, rows, targets, device) for some in queries],
+        torch.tensor(sources, dtype=torch.long, device=device),
+        [(view, torch.tensor(indices, device=device)) for view, indices in rows_per_view.items()],
+        [_make_recombination(queries, rows, targets, device) for queries in queries_per_estimate],
     )
 
 
-def _recombination(
+def _make_recombination(
     queries: list[WeightedQuery], rows: Mapping, targets: Mapping, device: torch.device
 ) -> Recombination:
-    conditioned = {query.picture for query in queries if query.query.condition}
-    averaged = [query for query in queries if query.query.condition or query.picture not in conditioned]
-    counts = {picture: len(at) for picture, at in _groups([query.picture for query in averaged]).items()}
-    mapped = [(linear, query, weight) for query in queries for linear, weight in query.weights.items()]
-    variance = [(query.query.view, query, 1 / counts[query.picture]) for query in averaged]
+    conditional = {item.picture for item in queries if item.query.condition}
+    averaged = [item for item in queries if item.query.condition or item.picture not in conditional]
+    counts = Counter(item.picture for item in averaged)
+    native = [(linear, item, weight) for item in queries for linear, weight in item.weights.items()]
+    variance = [(item.query.view, item, 1 / counts[item.picture]) for item in averaged]
     return Recombination(
-        _row_weights(mapped, rows, targets, device), _row_weights(variance, rows, targets, device)
+        _group_row_weights(native, rows, targets, device),
+        _group_row_weights(variance, rows, targets, device),
     )
 
 
-def _row_weights(weighted: list[tuple], rows: Mapping, targets: Mapping, device: torch.device) -> list[tuple]:
-    """(map or view, query, weight) as (map or view, RowWeights), each map or view once."""
-    found = []
-    for operator, places in _groups([operator for operator, _, _ in weighted]).items():
-        queries, weights = [weighted[i][1] for i in places], [weighted[i][2] for i in places]
-        used = [rows[query.key] for query in queries]
-        all_in_order = used == list(range(len(rows)))
+def _group_row_weights(
+    weighted: list[tuple], rows: Mapping, targets: Mapping, device: torch.device
+) -> list[tuple]:
+    """Group (map or view, query, weight) into (map or view, RowWeights), each map or view once."""
+    groups = []
+    for operator, indices in _indices_by_key([operator for operator, _, _ in weighted]).items():
+        members = [weighted[i] for i in indices]
+        row_indices = [rows[query.key] for _, query, _ in members]
+        is_every_row = row_indices == list(range(len(rows)))
         row_weights = RowWeights(
-            slice(None) if all_in_order else torch.tensor(used, device=device),
-            torch.tensor(weights, device=device)[:, None, None, None],
-            torch.tensor([targets[query.picture] for query in queries], device=device),
+            slice(None) if is_every_row else torch.tensor(row_indices, device=device),
+            torch.tensor([weight for _, _, weight in members], device=device)[:, None, None, None],
+            torch.tensor([targets[query.picture] for _, query, _ in members], device=device),
         )
-        found.append((operator, row_weights))
-    return found
+        groups.append((operator, row_weights))
+    return groups
 
 
-def _groups(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
-    """The places at which each key stands."""
-    found: dict = {}
-    for index, value in enumerate(keys):
-        found.setdefault(value, []).append(index)
-    return found
+def _indices_by_key(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    """{key: the indices at which it occurs}."""
+    indices: dict = {}
+    for index, key in enumerate(keys):
+        indices.setdefault(key, []).append(index)
+    return indices

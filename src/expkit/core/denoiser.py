@@ -1,4 +1,7 @@
-"""The contract every network is wrapped into: pictures at a level, and one prompt a row, in; the network's own answer out."""
+"""The interface of every denoising network.
+
+Input: noisy states at one level, and one prompt per row. Output: the network's own prediction.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ from expkit.core.schedules import Schedule
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A network's answer.
+    """The output of a network for R rows.
 
-    native: (R, C, H, W), in the kind the network was trained for (eps, v, x0, flow).
-    frac: (R, C, H, W) or None, the learned variance as a fraction between two log variances (Nichol & Dhariwal 2021, eq. 15).
+    Attributes:
+        native: (R, C, H, W), in the parametrization that the network was trained for: eps, v, x0 or
+            flow.
+        variance_fraction: (R, C, H, W), the learned variance as a fraction between two log
+            variances (Nichol & Dhariwal 2021, eq. 15), or None if the network learned no variance.
     """
 
     native: Tensor
@@ -26,25 +32,32 @@ class Prediction:
 
 
 def to_range(images: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Pictures in [0, 1] as a model's values in [low, high]."""
+    """Scale images from [0, 1] to a model's range `limits` = (low, high)."""
     return limits[0] + (limits[1] - limits[0]) * images
 
 
 def from_range(x: Tensor, limits: tuple[float, float]) -> Tensor:
-    """A model's values in [low, high] as pictures in [0, 1], cut off at both ends."""
+    """Scale a model's values from `limits` = (low, high) to [0, 1], clamped at both ends."""
     return ((x - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)
 
 
 class Denoiser(ABC):
-    """Something that answers.
+    """A model that predicts the noise, or an equivalent quantity, in a noisy state.
 
-    shape: (C, H, W) of the state x; pictured: (C, H, W) of the pictures it stands for, the same unless the model is latent;
-    schedule: its noise schedule; range: (low, high) of its pictures' values;
-    prediction_type: what its native answer is, one of eps, v, x0, flow;
-    threshold: the largest bound of dynamic thresholding; device: where the state of a run lives; generates: whether it can start from
-    noise, which a single-step denoiser cannot. "" is the null prompt.
-    classes: the prompts of the classes that it was told in training, none where it was told none, or something else.
-    weights: a hash of its weights, or their revision; nothing where it has none. learned: whether it answers a variance too.
+    Attributes:
+        shape: (C, H, W) of a state x.
+        schedule: The noise schedule.
+        range: (low, high), the range of the model's image values.
+        prediction_type: Parametrization of the native prediction: "eps", "v", "x0" or "flow".
+        device: Where the state of a run is stored.
+        sample_max_value: Upper bound of the threshold in dynamic thresholding.
+        can_sample: Whether it can generate from noise; a single-step denoiser cannot.
+        classes: The prompts of the classes that it was trained on; empty if it was trained without
+            conditions, or on conditions that are not classes.
+        weights: Hash or revision of the weights; "" if it has none.
+        learned: Whether it also predicts a variance.
+
+    The prompt "" is the null prompt.
     """
 
     shape: tuple[int, int, int]
@@ -60,62 +73,87 @@ class Denoiser(ABC):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the pictures that a state stands for: the state's own shape, unless the model is latent."""
+        """(C, H, W) of the image that a state stands for: `shape`, unless the model is latent."""
         return self.shape
 
     @property
     def name(self) -> str:
-        """What tells its speed from another's: which network, of which pictures, where."""
+        """Network, state shape and device: models with different names are timed separately."""
         return f"{type(self).__name__} {'×'.join(map(str, self.shape))} {self.device}"
 
     @abstractmethod
     def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
-        """One forward: x (R, C, H, W) at level t, one prompt a row, with what `beside` joined to it."""
+        """Run one forward pass.
+
+        Args:
+            x: (R, C + extra, H, W) at level t, with the extra channels that `beside` adds, if any.
+            t: Level of the schedule.
+            prompts: R prompts, one per row.
+
+        Returns:
+            The prediction for R rows.
+        """
 
     @abstractmethod
     def canonical_prompt(self, prompt: str) -> str:
-        """The prompt as this model knows it; refuses, with its vocabulary, what it does not know."""
+        """The form in which the model uses a prompt.
+
+        Raises:
+            UserError: The model does not know the prompt. The text lists the prompts that it knows.
+        """
 
     def taken(self, prompts: Iterable[str]) -> list[str]:
-        """What of these prompts is taken for something else than it says."""
+        """Notes on those prompts that the model replaces by others."""
         return []
 
     def prepare(self, prompts: Iterable[str]) -> None:
-        """Everything that a run with these prompts needs before its first forward; refuses what is not known."""
+        """Prepare everything that a run with these prompts needs before its first forward pass.
+
+        Raises:
+            UserError: The model does not know a prompt.
+        """
         for prompt in prompts:
             self.canonical_prompt(prompt)
 
     def check_weights(self) -> None:  # noqa: B027
-        """Refuse files of weights that are damaged or another network's, without loading them."""
+        """Check the weight files without loading them.
+
+        Raises:
+            UserError: A file is damaged or belongs to another network.
+        """
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
-        """x (B, C, H, W) of these pictures of the run, with what else the network looks at joined as channels, before any view."""
+        """Concatenate the network's further inputs to x as channels. Views are applied afterwards.
+
+        Args:
+            x: State (B, C, H, W).
+            pictures: Index in the run of the image in each row of x.
+
+        Returns:
+            (B, C + extra, H, W); x itself if the network has no further inputs.
+        """
         return x
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, *pictured) in [0, 1] as clean states (B, *shape)."""
+        """Clean states (B, *shape) of images (B, *image_shape) in [0, 1]."""
         return to_range(images, self.range)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Clean states (B, *shape) as pictures (B, *pictured) in [0, 1]."""
+        """Images (B, *image_shape) in [0, 1] of clean states x (B, *shape)."""
         return from_range(x, self.range)
 
     def release(self) -> None:  # noqa: B027
-        """Give back the memory that its networks hold; they are loaded again when they are needed."""
+        """Free the memory of the networks. They are loaded again when they are needed."""
 
 
 class DenoiserWrapper(Denoiser):
-    """A denoiser around another, which answers for it."""
+    """A denoiser that delegates everything to another one, `inner`."""
 
     def __init__(self, inner: Denoiser) -> None:
-        self.inner, self.shape, self.schedule = inner, inner.shape, inner.schedule
-        self.range, self.prediction_type, self.device, self.sample_max_value = (
-            inner.range,
-            inner.prediction_type,
-            inner.device,
-            inner.sample_max_value,
-        )
-        self.can_sample = inner.can_sample
+        self.inner = inner
+        self.shape, self.schedule, self.range = inner.shape, inner.schedule, inner.range
+        self.prediction_type, self.device = inner.prediction_type, inner.device
+        self.sample_max_value, self.can_sample = inner.sample_max_value, inner.can_sample
         self.classes, self.learned = inner.classes, inner.learned
 
     @property
@@ -159,7 +197,7 @@ class DenoiserWrapper(Denoiser):
 
 
 class Counting(DenoiserWrapper):
-    """Counts: `rows` has the rows of each forward, `seconds` the time spent in them."""
+    """Records the rows of each forward pass in `rows`, and the total time in `seconds`."""
 
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner)
@@ -168,21 +206,22 @@ class Counting(DenoiserWrapper):
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         self.rows.append(len(x))
-        began = time.perf_counter()
-        answer = self.inner.predict(x, t, prompts)
-        self.seconds += time.perf_counter() - began
-        return answer
+        start = time.perf_counter()
+        prediction = self.inner.predict(x, t, prompts)
+        self.seconds += time.perf_counter() - start
+        return prediction
 
 
 class ChunkedRows(DenoiserWrapper):
-    """Asks at most `most` rows at a time, for memory: model.max_rows."""
+    """Splits a forward pass into chunks of at most `most` rows to limit memory: model.max_rows."""
 
     def __init__(self, inner: Denoiser, most: int) -> None:
         super().__init__(inner)
         self.most = most
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        cuts = range(0, len(x), self.most)
-        answers = [self.inner.predict(x[i : i + self.most], t, prompts[i : i + self.most]) for i in cuts]
-        fracs = [a.variance_fraction for a in answers if a.variance_fraction is not None]
-        return Prediction(torch.cat([a.native for a in answers]), torch.cat(fracs) if fracs else None)
+        chunks = [slice(start, start + self.most) for start in range(0, len(x), self.most)]
+        parts = [self.inner.predict(x[chunk], t, prompts[chunk]) for chunk in chunks]
+        native = torch.cat([part.native for part in parts])
+        fractions = [part.variance_fraction for part in parts if part.variance_fraction is not None]
+        return Prediction(native, torch.cat(fractions) if fractions else None)

@@ -1,17 +1,21 @@
-"""Estimates: what to ask the network, and how to put its answers together.
+"""Estimates: which queries the network evaluates, and how its outputs are combined.
 
-    eps_hat(x, t) = sum_k  w_k · A_k · eps_theta(V_k x, t, c_k)            w_k weight · A_k map · V_k view · c_k prompt
+    eps_hat(x, t) = sum_k  w_k · A_k · eps_theta(V_k x, t, c_k)
 
-A linear combination of such sums is such a sum: an estimate is data, a sum of terms, and nesting is algebra. Equal questions
-(view, prompt) are asked once, a weight that comes to zero asks nothing, and everything is asked in one forward.
+w_k is a weight, A_k a linear map, V_k a view and c_k a prompt.
 
-    guided(c)            null + gamma (c − null)                 classifier-free guidance (Ho & Salimans 2022)
-    hybrid(far, near)    blur @ far + near − blur @ near         factorized diffusion (Geng et al. 2024)
-    factorized(parts)    sum of map @ part, maps that sum to x   the same with three bands, colour, motion
-    anagram(parts)       mean of part.seen(view)                 visual anagrams (Geng et al. 2024)
-    composable(parts)    null + sum of weight (part − null)      composition (Liu et al. 2022)
+A linear combination of such sums is again such a sum. So an estimate is data, a sum of terms, and
+estimates nest by algebra. Equal queries (view, prompt) are evaluated once, queries whose weight
+sums to zero are left out, and all queries share one forward pass.
 
-What is not such a sum (`Rescaled`) is an estimate too, and stands outermost.
+- `guided(c)`: null + gamma (c − null), classifier-free guidance (Ho & Salimans 2022)
+- `hybrid(far, near)`: blur @ far + near − blur @ near, factorized diffusion (Geng et al. 2024)
+- `factorized(parts)`: sum of map @ part with maps that sum to the identity, the same with three
+  bands, with colour, or with motion
+- `anagram(parts)`: mean of part.seen(view), visual anagrams (Geng et al. 2024)
+- `composable(parts)`: null + sum of weight (part − null), composition (Liu et al. 2022)
+
+`Rescaled` is an estimate that is not such a sum. It can only be the outermost one.
 """
 
 from __future__ import annotations
@@ -50,11 +54,18 @@ Weight = Factor | tuple[Factor, ...]
 
 @dataclass(frozen=True)
 class Term:
-    """w · A · eps_theta(V x, t, c).
+    """One summand w · A · eps_theta(V x, t, c) of an estimate.
 
-    prompt: one, or a tuple with one a picture. weights: factors, each a number or a function of the clock, which runs from 1 at the
-    noisiest level to 0 at clean, or a tuple of them with one a picture. gamma: one more factor, the strength of guidance.
-    map: applied to the answer, which has come back through the view.
+    A factor is a number, or a function of the clock: the normalized time (t + 1) / T, which is 1 at
+    the noisiest level and 0 at the clean image.
+
+    Attributes:
+        prompt: One prompt, or a tuple with one per image of the run.
+        weights: Factors of w, or tuples of factors with one per image.
+        map: Linear map A, applied to the output after it has come back through the view.
+        view: View V, applied to x.
+        condition: Whether the prompt is a condition, rather than the null or a negative prompt.
+        gamma: One more factor of w, the guidance strength; or a tuple with one per image.
     """
 
     prompt: Prompt
@@ -66,164 +77,198 @@ class Term:
 
     @property
     def factors(self) -> tuple[Weight, ...]:
-        """All that its answer is multiplied by; guidance is the last of them."""
+        """All factors of w; the guidance strength is the last."""
         return (*self.weights, self.gamma)
 
     @property
     def is_per_sample(self) -> bool:
-        """Whether it says one thing of one picture and another of the next."""
-        return isinstance(self.prompt, tuple) or any(isinstance(w, tuple) for w in self.factors)
+        """Whether the prompt or a weight differs between the images of a run."""
+        return any(isinstance(value, tuple) for value in (self.prompt, *self.factors))
 
     @property
     def is_time_invariant(self) -> bool:
-        """Whether it weighs the same at every level."""
-        return not any(callable(f) for w in self.factors for f in (w if isinstance(w, tuple) else (w,)))
+        """Whether the weight is the same at every level."""
+        per_image = [weight if isinstance(weight, tuple) else (weight,) for weight in self.factors]
+        return not any(callable(factor) for factors in per_image for factor in factors)
 
     def weight(self, picture: int, clock: float) -> float:
-        """The product of its factors for one picture at one time of the clock, 1 … 0."""
-        factors = [_at(w, picture) for w in self.factors]
-        return math.prod(f(clock) if callable(f) else f for f in factors)
+        """w for image number `picture` of the run at `clock`, from 1 (noisiest) to 0 (clean)."""
+        factors = [_value_for(weight, picture) for weight in self.factors]
+        return math.prod(factor(clock) if callable(factor) else factor for factor in factors)
 
     def only(self, pictures: Sequence[int]) -> Term:
-        """The term for these pictures alone, in this order."""
-        weights = tuple(_chosen(w, pictures) for w in self.weights)
+        """The term for these images of the run, in this order and renumbered from 0."""
         return replace(
-            self, prompt=_chosen(self.prompt, pictures), weights=weights, gamma=_chosen(self.gamma, pictures)
+            self,
+            prompt=_select_images(self.prompt, pictures),
+            weights=tuple(_select_images(weight, pictures) for weight in self.weights),
+            gamma=_select_images(self.gamma, pictures),
         )
 
     def query(self, picture: int) -> Query:
-        """What it asks for one picture."""
-        return Query(self.view, _at(self.prompt, picture), self.condition)
+        """The query for image number `picture` of the run."""
+        return Query(self.view, _value_for(self.prompt, picture), self.condition)
 
 
-def _at(value, picture: int):
-    """The value of one picture: tuples have one a picture."""
+def _value_for(value, picture: int):
+    """The value for one image: a tuple has one entry per image."""
     return value[picture] if isinstance(value, tuple) else value
 
 
-def _chosen(value, pictures: Sequence[int]):
-    return tuple(value[p] for p in pictures) if isinstance(value, tuple) else value
+def _select_images(value, pictures: Sequence[int]):
+    return tuple(value[k] for k in pictures) if isinstance(value, tuple) else value
 
 
 class EstimateBase(ABC):
-    """What to ask of a denoiser for a picture: `terms` are all that it may ask, `queries` what it asks at one level; a call evaluates it.
+    """What to evaluate for each image, as a function of the level.
 
-    Only sums of terms can be added, weighted, filtered and seen through views; any other estimate refuses that.
+    Only sums of terms (`Estimate`) can be added, weighted, filtered and seen through views. Any
+    other estimate raises UserError for these operations.
+
+    Attributes:
+        terms: All terms that may be evaluated at some level; `queries` gives those of one level.
     """
 
     terms: tuple[Term, ...]
 
     @cached_property
     def is_time_invariant(self) -> bool:
-        """Whether it asks the same at every level."""
+        """Whether queries and weights are the same at every level."""
         return all(term.is_time_invariant for term in self.terms)
 
     @abstractmethod
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
-        """The rows of one forward, each distinct query of each picture once, in the order in which the terms name them."""
+        """The distinct queries of each image for one forward pass, in the order of the terms.
+
+        Args:
+            pictures: Indices of images in the run.
+            clock: (t + 1) / T, from 1 at the noisiest level to 0 at the clean image.
+        """
 
     @abstractmethod
     def only(self, pictures: Sequence[int]) -> EstimateBase:
-        """The estimate for these of the run's pictures alone, numbered anew."""
+        """The estimate for these images of the run, renumbered from 0."""
 
     @abstractmethod
     def with_guidance(self, gamma: float) -> EstimateBase:
-        """The same estimate with guidance of this strength wherever it has guidance."""
+        """The same estimate with guidance strength `gamma` in every term that has guidance."""
 
     @abstractmethod
     def scaled(self, times: float) -> EstimateBase:
-        """The same estimate for pictures `times` as large: blurs and the like grow with them."""
+        """The same estimate for images with sides `times` as long: blurs and the like grow."""
 
     @abstractmethod
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
     ) -> Prediction:
-        """The estimate for x (B, C, H, W) at level t, in the network's native kind; one forward of the network.
+        """Evaluate the estimate with one forward pass of the network.
 
-        pictures: the numbers of x's rows among those that tuples of prompts and weights speak of; 0 … B − 1 if not given.
+        Args:
+            denoiser: The network.
+            x: State (B, C, H, W) at level t.
+            t: Level of the denoiser's schedule.
+            pictures: Index in the run of the image in each row of x; it selects from prompts and
+                weights that are tuples. Default: 0 … B − 1.
+
+        Returns:
+            The prediction (B, C, H, W) in the network's own parametrization.
         """
 
-    def _no_part(self, *_) -> EstimateBase:
-        return _linear(self)
+    def _refuse(self, *_) -> EstimateBase:
+        return _as_sum_of_terms(self)
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = seen = _no_part
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = seen = _refuse
 
 
 @dataclass(frozen=True)
 class Estimate(EstimateBase):
-    """A sum of terms. `+ − *` combine estimates, `map @ estimate` filters one, `.seen(view)` looks at it through a view."""
+    """A sum of terms.
+
+    Estimates are combined by `+`, `−` and `*`; `map @ estimate` filters one, and
+    `estimate.seen(view)` evaluates one through a view.
+    """
 
     terms: tuple[Term, ...]
 
     def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(self.terms + _linear(other).terms)
+        return Estimate(self.terms + _as_sum_of_terms(other).terms)
 
     def __sub__(self, other: Estimate) -> Estimate:
-        return self + -1.0 * _linear(other)
+        return self + -1.0 * _as_sum_of_terms(other)
+
+    def __radd__(self, other: int) -> Estimate:
+        """`sum` of estimates starts with 0; nothing else stands before an estimate."""
+        return self if other == 0 else self + other
+
+    def __rsub__(self, other: object) -> Estimate:
+        return _as_sum_of_terms(other) - self
 
     def __mul__(self, weight: Weight) -> Estimate:
-        return Estimate(tuple(replace(term, weights=(weight, *term.weights)) for term in self.terms))
+        terms = (replace(term, weights=(weight, *term.weights)) for term in self.terms)
+        return Estimate(tuple(terms))
 
     __rmul__ = __mul__
 
     def filtered(self, outer: LinearMap) -> Estimate:
-        """outer @ self. A map that is a sum is applied summand by summand, so that what is equal cancels and what is not asked shows."""
-        return Estimate(
-            tuple(
-                replace(
-                    term,
-                    map=compose_maps(term.map, part),
-                    weights=term.weights if weight == 1 else (weight, *term.weights),
-                )
-                for weight, part in outer.summands
-                for term in self.terms
-            )
-        )
+        """outer @ self: the map applied to the estimate.
+
+        A map that is a sum is expanded into its summands. Then equal terms cancel, and it is
+        visible which queries are not needed.
+        """
+        terms = []
+        for weight, part in outer.summands:
+            for term in self.terms:
+                weights = term.weights if weight == 1 else (weight, *term.weights)
+                terms.append(replace(term, map=compose_maps(term.map, part), weights=weights))
+        return Estimate(tuple(terms))
 
     def seen(self, view: View) -> Estimate:
-        """V⁻¹ ∘ self ∘ V: the same estimate of the picture as the view shows it."""
-        back = () if view == Identity() else (InverseView(view),)
-        return Estimate(
-            tuple(
-                replace(t, view=compose(view, t.view), map=compose_maps(*_back(t.map, back)))
-                for t in self.terms
-            )
-        )
+        """V⁻¹ ∘ self ∘ V: the estimate evaluated on the image as seen through the view."""
+        inverse = () if view == Identity() else (InverseView(view),)
+        terms = []
+        for term in self.terms:
+            maps = _append_inverse(term.map, inverse)
+            terms.append(replace(term, view=compose(view, term.view), map=compose_maps(*maps)))
+        return Estimate(tuple(terms))
 
     def scaled(self, times: float) -> Estimate:
-        larger = {linear: linear.scaled(times) for linear in {term.map for term in self.terms}}
-        return Estimate(tuple(replace(term, map=larger[term.map]) for term in self.terms))
+        distinct = {term.map for term in self.terms}
+        maps = {linear_map: linear_map.scaled(times) for linear_map in distinct}
+        return Estimate(tuple(replace(term, map=maps[term.map]) for term in self.terms))
 
     def with_guidance(self, gamma: float) -> Estimate:
-        """The same estimate with guidance of this strength wherever it has guidance; without any where gamma is 1."""
-        return Estimate(
-            tuple(replace(term, gamma=1.0 if term.gamma == 1.0 else gamma) for term in self.terms)
-        )
+        """The same estimate with strength `gamma` in every term that has guidance, gamma ≠ 1."""
+        terms = (replace(term, gamma=1.0 if term.gamma == 1.0 else gamma) for term in self.terms)
+        return Estimate(tuple(terms))
 
     def only(self, pictures: Sequence[int]) -> Estimate:
         return Estimate(tuple(term.only(pictures) for term in self.terms))
 
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
         if any(term.is_per_sample for term in self.terms):
-            return [query for picture in pictures for query in self._queries(picture, clock)]
-        alike = self._queries(0, clock)
-        return [query._replace(picture=picture) for picture in pictures for query in alike]
+            return [query for picture in pictures for query in self._image_queries(picture, clock)]
+        shared = self._image_queries(0, clock)
+        return [query._replace(picture=picture) for picture in pictures for query in shared]
 
-    def _queries(self, picture: int, clock: float) -> list[WeightedQuery]:
-        """Those of one picture whose weights do not come to zero; what is asked as a condition anywhere is one."""
+    def _image_queries(self, picture: int, clock: float) -> list[WeightedQuery]:
+        """The queries of one image whose weights do not sum to zero.
+
+        A query is conditional if it is so in any of its terms.
+        """
         weights: dict[tuple[View, str], dict[LinearMap, list[float]]] = {}
         conditions: dict[tuple[View, str], bool] = {}
         for term in self.terms:
             view, prompt, condition = term.query(picture)
-            of_maps = weights.setdefault((view, prompt), {})
-            of_maps.setdefault(term.map, []).append(term.weight(picture, clock))
+            weights_per_map = weights.setdefault((view, prompt), {})
+            weights_per_map.setdefault(term.map, []).append(term.weight(picture, clock))
             conditions[view, prompt] = conditions.get((view, prompt), False) or condition
-        found = []
-        for key, of_maps in weights.items():
-            sums = {linear: math.fsum(parts) for linear, parts in of_maps.items()}
-            if kept := {linear: weight for linear, weight in sums.items() if weight}:
-                found.append(WeightedQuery(picture, Query(*key, conditions[key]), kept))
-        return found
+        queries = []
+        for key, weights_per_map in weights.items():
+            sums = {linear_map: math.fsum(parts) for linear_map, parts in weights_per_map.items()}
+            nonzero = {linear_map: weight for linear_map, weight in sums.items() if weight}
+            if nonzero:
+                queries.append(WeightedQuery(picture, Query(*key, conditions[key]), nonzero))
+        return queries
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
@@ -233,30 +278,37 @@ class Estimate(EstimateBase):
 
 @dataclass(frozen=True)
 class Rescaled(EstimateBase):
-    """Guidance that keeps the contrast (Lin et al. 2024, eq. 15 and 16): phi · guided · std(conditional)/std(guided) + (1 − phi) · guided.
+    """Rescaled guidance, which preserves contrast (Lin et al. 2024, eq. 15 and 16).
 
-    The standard deviations are a picture's, of answers in the network's own kind; the conditional estimate is `of` with every gamma 1,
-    put together from the same answers. It is not linear, so it is no part of another estimate.
+        phi · guided · std(conditional) / std(guided) + (1 − phi) · guided
+
+    `guided` is the estimate `of`; `conditional` is the same estimate with every guidance strength
+    1, recombined from the same outputs. Standard deviations are taken over the C·H·W values of each
+    image, in the network's own parametrization. This is not linear, so it cannot be part of another
+    estimate.
+
+    Attributes:
+        of: The guided estimate, a sum of terms.
+        phi: Share of the rescaled prediction, from 0 (no rescaling) to 1.
+
+    Raises:
+        UserError: `of` is not a sum of terms.
     """
 
     of: Estimate
     phi: float = 0.7
 
     def __post_init__(self) -> None:
-        _linear(self.of)
+        _as_sum_of_terms(self.of)
 
     @property
     def terms(self) -> tuple[Term, ...]:
         return self.of.terms
 
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
-        return list(
-            {
-                ask.key: ask
-                for wish in (self.of.with_guidance(1.0), self.of)
-                for ask in wish.queries(pictures, clock)
-            }.values()
-        )
+        both = (self.of.with_guidance(1.0), self.of)
+        queries = [query for estimate in both for query in estimate.queries(pictures, clock)]
+        return list({query.key: query for query in queries}.values())
 
     def only(self, pictures: Sequence[int]) -> Rescaled:
         return replace(self, of=self.of.only(pictures))
@@ -270,53 +322,80 @@ class Rescaled(EstimateBase):
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
     ) -> Prediction:
-        guided, plain = evaluate((self.of, self.of.with_guidance(1.0)), denoiser, x, t, pictures)
-        ratio = _deviation(plain.native) / _deviation(guided.native).clamp(min=1e-12)
+        estimates = (self.of, self.of.with_guidance(1.0))
+        guided, conditional = evaluate(estimates, denoiser, x, t, pictures)
+        ratio = _std_per_image(conditional.native) / _std_per_image(guided.native).clamp(min=1e-12)
         return replace(guided, native=(self.phi * ratio + 1 - self.phi) * guided.native)
 
 
-def _deviation(images: Tensor) -> Tensor:
+def _std_per_image(images: Tensor) -> Tensor:
     return images.flatten(1).std(1)[:, None, None, None]
 
 
-def _linear(other: object) -> Estimate:
+def _as_sum_of_terms(other: object) -> Estimate:
     if isinstance(other, Estimate):
         return other
     raise UserError(
-        f"{type(other).__name__} is not a sum of terms, so it cannot stand inside another estimate: put it outermost, around the sum."
+        f"{type(other).__name__} is not a sum of terms, so it cannot stand inside another "
+        "estimate: put it outermost, around the sum."
     )
 
 
-def _back(inner: LinearMap, back: tuple[LinearMap, ...]) -> tuple[LinearMap, ...]:
-    """inner, then back; a view's return directly after another is the return from both, so that equal ones are found equal."""
+def _append_inverse(inner: LinearMap, inverse: tuple[LinearMap, ...]) -> tuple[LinearMap, ...]:
+    """`inner` and then `inverse`, which is () or one `InverseView`.
+
+    Two successive inverse views are merged into the inverse of both views, so that equal
+    maps compare equal.
+    """
     *before, last = inner.factors or (IdentityMap(),)
-    if back and isinstance(last, InverseView) and isinstance(back[0], InverseView):
-        view = compose(back[0].view, last.view)
+    if inverse and isinstance(last, InverseView) and isinstance(inverse[0], InverseView):
+        view = compose(inverse[0].view, last.view)
         return (*before, IdentityMap() if view == Identity() else InverseView(view))
-    return (inner, *back)
+    return (inner, *inverse)
 
 
 def conditional(prompt: Prompt | int | Sequence, condition: bool = True) -> Estimate:
-    """What the network says to a prompt, as it is. Numbers are prompts too; a list has one a picture."""
-    words = str(prompt) if isinstance(prompt, str | int) else tuple(str(p) for p in prompt)
+    """The network's own prediction for a prompt, without guidance.
+
+    Args:
+        prompt: A text or a number, or a list with one of them per image.
+        condition: Whether the prompt is a condition, rather than the null or a negative prompt.
+    """
+    words = str(prompt) if isinstance(prompt, str | int) else tuple(str(part) for part in prompt)
     return Estimate((Term(words, condition=condition),))
 
 
-def guided(prompt: Prompt, gamma: Weight | Sequence[float] = 7.0, negative: Prompt = "") -> Estimate:
-    """null + gamma (prompt − null): gamma = 0 is unconditional, 1 conditional; the course's default is 7.
+def guided(
+    prompt: Prompt,
+    gamma: Weight | Sequence[float] = 7.0,
+    negative: Prompt = "",
+) -> Estimate:
+    """Classifier-free guidance (Ho & Salimans 2022): null + gamma (prompt − null).
 
-    `negative` takes the null prompt's place (a negative prompt). Here gamma = 1 + w of Ho & Salimans.
+    Args:
+        prompt: One prompt, or one per image.
+        gamma: Guidance strength: a number, a function of the clock, or a sequence with one per
+            image. 0 is unconditional and 1 conditional; gamma = 1 + w in the notation of Ho &
+            Salimans. The default 7 is that of CS180 project 5.
+        negative: Negative prompt, which replaces the null prompt.
     """
     null = conditional(negative, condition=False)
     strength = gamma if callable(gamma) or isinstance(gamma, Real) else tuple(gamma)
-    return null + Estimate(
-        tuple(replace(term, gamma=strength) for term in (conditional(prompt) - null).terms)
-    )
+    difference = conditional(prompt) - null
+    return null + Estimate(tuple(replace(term, gamma=strength) for term in difference.terms))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """gamma while the clock, 1 … 0, is in [last, first], else 1, which asks no null (Kynkäänniemi et al. 2024)."""
+    """A guidance strength that is limited to an interval of the clock (Kynkäänniemi et al. 2024).
+
+    It is gamma while last ≤ clock ≤ first, and 1 otherwise, where the null prompt is not evaluated.
+
+    Attributes:
+        first: Start of the interval on the clock, which runs from 1 (noisiest) to 0 (clean).
+        last: End of the interval, the smaller number.
+        gamma: Guidance strength inside the interval.
+    """
 
     first: float
     last: float
@@ -330,43 +409,83 @@ class Interval:
 
 
 def guidance_interval(first: float, last: float, gamma: float | Sequence[float]) -> Weight:
-    """A guidance interval as a gamma of `guided`; a list has one a picture."""
-    return (
-        Interval(first, last, gamma)
-        if isinstance(gamma, Real)
-        else tuple(Interval(first, last, g) for g in gamma)
-    )
+    """A guidance interval, to be given as `gamma` of `guided`.
+
+    Args:
+        first: Start of the interval on the clock, which runs from 1 (noisiest) to 0 (clean).
+        last: End of the interval, the smaller number.
+        gamma: Guidance strength inside the interval, or a sequence with one per image.
+
+    Returns:
+        An `Interval`, or a tuple with one per image.
+    """
+    if isinstance(gamma, Real):
+        return Interval(first, last, gamma)
+    return tuple(Interval(first, last, strength) for strength in gamma)
 
 
 def factorized(parts: Mapping[str, Estimate], maps: Mapping[str, LinearMap]) -> Estimate:
-    """Each part has its say in what the map of the same name takes of a picture; the maps sum to the whole of it."""
+    """Factorized diffusion (Geng, Park and Owens 2024): the sum of map @ part.
+
+    Args:
+        parts: {name: the estimate of one component of the image}.
+        maps: {name: the linear map that extracts this component}; the maps sum to the identity.
+    """
     return add(*[maps[name] @ part for name, part in parts.items()])
 
 
 def hybrid(far: Estimate, near: Estimate, blur: LinearMap) -> Estimate:
-    """The low pass of `far`, which is what is seen from afar, and the high pass of `near`, which is what is seen close by."""
+    """Hybrid image: low pass of one estimate plus high pass of the other.
+
+    Args:
+        far: Its low pass is what is seen from far away.
+        near: Its high pass is what is seen from close up.
+        blur: The low pass; the high pass is x − blur(x).
+    """
     return factorized({"far": far, "near": near}, {"far": blur, "near": Residual(blur)})
 
 
 def triple_hybrid(
     far: Estimate, middle: Estimate, near: Estimate, sigma: float, ratio: float = 0.5
 ) -> Estimate:
-    """Three bands of factorized diffusion (Geng, Park and Owens 2024), with G_s a blur of s pixels and s = ratio · sigma the finer one.
+    """Triple hybrid of factorized diffusion (Geng, Park and Owens 2024), with composed blurs.
 
         near: x − G_s x          middle: G_s x − G_sigma G_s x          far: G_sigma G_s x
 
-    The blurs are composed, so the far band is a blur of sqrt(1 + ratio²) · sigma pixels. The paper has 1 and 2 at 64 pixels: sigma 2 and
-    ratio 0.5, and its far band a blur of √5.
+    G_s is a Gaussian blur of s pixels, and s = ratio · sigma is the finer one. The far band is a
+    blur of sqrt(1 + ratio²) · sigma pixels. The paper has blurs of 1 and 2 at 64 pixels: sigma 2
+    and ratio 0.5, with a far band that is a blur of √5.
+
+    Args:
+        far: Estimate of the low band.
+        middle: Estimate of the middle band.
+        near: Estimate of the high band.
+        sigma: Standard deviation of the coarse blur, in pixels.
+        ratio: Standard deviation of the fine blur as a fraction of sigma.
     """
     coarse = LowPass(sigma)
     fine = LowPass(ratio * sigma)
     return add(coarse @ (fine @ far), Residual(coarse) @ (fine @ middle), Residual(fine) @ near)
 
 
-def triple(far: Estimate, middle: Estimate, near: Estimate, sigma: float, ratio: float = 0.5) -> Estimate:
-    """Three bands by independent blurs of sigma and ratio · sigma pixels, the far one a blur of sigma as that of `hybrid`.
+def triple(
+    far: Estimate,
+    middle: Estimate,
+    near: Estimate,
+    sigma: float,
+    ratio: float = 0.5,
+) -> Estimate:
+    """Three bands by independent blurs of sigma and ratio · sigma pixels.
 
-    `triple_hybrid` has the bands of the paper; this is what it was before, for pictures that name it in their recipe.
+    The far band is a blur of sigma pixels, as in `hybrid`. The bands of the paper are in
+    `triple_hybrid`; this is the earlier version, for saved images whose recipe names it.
+
+    Args:
+        far: Estimate of the low band.
+        middle: Estimate of the middle band.
+        near: Estimate of the high band.
+        sigma: Standard deviation of the coarse blur, in pixels.
+        ratio: Standard deviation of the fine blur as a fraction of sigma.
     """
     coarse = LowPass(sigma)
     fine = ratio * sigma
@@ -375,33 +494,55 @@ def triple(far: Estimate, middle: Estimate, near: Estimate, sigma: float, ratio:
 
 
 def colour(grey: Estimate, colour: Estimate) -> Estimate:
-    """The grey picture says one thing and its colours another."""
-    return factorized({"grey": grey, "colour": colour}, {"grey": Gray(), "colour": Residual(Gray())})
+    """Colour hybrid: `grey` gives the mean of the channels, `colour` the differences from it."""
+    maps = {"grey": Gray(), "colour": Residual(Gray())}
+    return factorized({"grey": grey, "colour": colour}, maps)
 
 
 def motion(moving: Estimate, still: Estimate, taps: float = 7) -> Estimate:
-    """What is left of the picture when it moves along the diagonal says `moving`, the rest `still`."""
-    return factorized(
-        {"moving": moving, "still": still}, {"moving": Motion(taps), "still": without_motion(taps)}
-    )
+    """Motion hybrid: `moving` is seen when the image moves along its diagonal, `still` is the rest.
+
+    Args:
+        moving: Estimate of what a motion blur leaves.
+        still: Estimate of what a motion blur removes.
+        taps: Length of the motion blur in pixels along the diagonal; see `Motion`.
+    """
+    maps = {"moving": Motion(taps), "still": without_motion(taps)}
+    return factorized({"moving": moving, "still": still}, maps)
 
 
 def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimate:
-    """The mean of the parts, each seen through the view of the same name."""
-    seen = [part.seen(views[name]) for name, part in parts.items()]
-    return (1 / len(seen)) * add(*seen)
+    """Visual anagram (Geng et al. 2024): the mean of the parts, each seen through its view.
+
+    Args:
+        parts: {name: the estimate that is seen through a view}.
+        views: {name: that view}.
+    """
+    transformed = [part.seen(views[name]) for name, part in parts.items()]
+    return (1 / len(transformed)) * add(*transformed)
 
 
 def composable(
     parts: Mapping[str, Estimate], weights: Mapping[str, float], negative: Prompt = ""
 ) -> Estimate:
-    """null + sum of w_k (part_k − null): with weights that sum to 1 a mixture of the parts, with others their conjunction."""
-    rest = 1 - math.fsum(weights[name] for name in parts)
-    return add(
-        *[weights[name] * part for name, part in parts.items()], rest * conditional(negative, condition=False)
-    )
+    """Composable diffusion (Liu et al. 2022): null + sum of weight (part − null).
+
+    Weights that sum to 1 give a mixture of the parts, other weights their conjunction.
+
+    Args:
+        parts: {name: estimate}.
+        weights: {name: weight}.
+        negative: Negative prompt, which replaces the null prompt.
+    """
+    null_weight = 1 - math.fsum(weights[name] for name in parts)
+    null = conditional(negative, condition=False)
+    return add(*[weights[name] * part for name, part in parts.items()], null_weight * null)
 
 
 def add(*parts: Estimate) -> Estimate:
-    """The sum of estimates (weights are theirs)."""
-    return Estimate(tuple(term for part in parts for term in _linear(part).terms))
+    """The sum of estimates.
+
+    Raises:
+        UserError: A part is not a sum of terms.
+    """
+    return Estimate(tuple(term for part in parts for term in _as_sum_of_terms(part).terms))

@@ -1,10 +1,11 @@
-"""Linear maps of pictures: what of a picture an estimate or a pin has a say in.
+"""Linear maps of images: the component of an image that an estimate or a pin determines.
 
     A(a·x + b·y) = a·A(x) + b·A(y)
 
-A map applies to (…, C, H, W). `blur @ estimate` filters an estimate, `a @ b` is a after b. Parts of a decomposition sum to all of it:
+A map applies to (…, C, H, W). `blur @ estimate` filters an estimate; `a @ b` applies b, then a. The
+maps of a decomposition sum to the identity (factorized diffusion, Geng et al. 2024):
 
-    low_pass + high_pass = low_pass + band + high_pass = gray + colour = motion + still = x           (Geng et al. 2024, factorized)
+    low_pass + high_pass = low_pass + band + high_pass = gray + colour = motion + still = identity
 """
 
 from __future__ import annotations
@@ -25,43 +26,50 @@ from expkit.errors import UserError
 
 
 class LinearMap(ABC):
-    """A frozen dataclass with equality by value.
+    """A linear map of images (…, C, H, W) to images of the same shape.
 
-    channels: the fewest channels of which it tells anything. area: the share of the picture that it takes, where it takes some pixels
-    and leaves others; else None.
+    Subclasses are frozen dataclasses. They compare by value, except where noted.
+
+    Attributes:
+        channels: The smallest number of channels for which the map makes a distinction.
+        area: For a map that selects pixels, the fraction of the image that it selects; else None.
     """
 
     channels: ClassVar[int] = 1
     area: ClassVar[float | None] = None
 
     @abstractmethod
-    def __call__(self, image: Tensor) -> Tensor: ...
+    def __call__(self, image: Tensor) -> Tensor:
+        """The map applied to an image (…, C, H, W)."""
 
     @property
     def summands(self) -> tuple[tuple[float, LinearMap], ...]:
-        """(w, A) whose sum w·A is this map; a difference of maps says so here, and equal summands of an estimate cancel."""
+        """Pairs (w, A) such that this map is the sum of w·A.
+
+        A difference of maps is split here, so that equal summands of an estimate cancel.
+        """
         return ((1.0, self),)
 
     @property
     def factors(self) -> tuple[LinearMap, ...]:
-        """The maps it is made of, the first one first."""
+        """The maps that it is composed of, in the order of application."""
         return (self,)
 
     def scaled(self, times: float) -> LinearMap:
-        """The same map for pictures `times` as large."""
+        """The same map for images with sides `times` as long."""
         return self
 
     def __matmul__(self, other):
         return other.filtered(self)
 
     def filtered(self, outer: LinearMap) -> LinearMap:
-        """outer @ self"""
+        """outer @ self: this map, then `outer`."""
         return compose_maps(self, outer)
 
 
 @dataclass(frozen=True)
 class IdentityMap(LinearMap):
-    """All of it."""
+    """The identity."""
 
     @property
     def factors(self) -> tuple[LinearMap, ...]:
@@ -73,36 +81,38 @@ class IdentityMap(LinearMap):
 
 @dataclass(frozen=True)
 class Chain(LinearMap):
-    """Maps one after another, the first one first."""
+    """A composition of maps, in the order of application."""
 
     items: tuple[LinearMap, ...]
 
     @property
     def channels(self) -> int:
-        return max(link.channels for link in self.items)
+        return max(item.channels for item in self.items)
 
     @property
     def factors(self) -> tuple[LinearMap, ...]:
         return self.items
 
     def __call__(self, image: Tensor) -> Tensor:
-        for link in self.items:
-            image = link(image)
+        for item in self.items:
+            image = item(image)
         return image
 
     def scaled(self, times: float) -> LinearMap:
-        return Chain(tuple(link.scaled(times) for link in self.items))
+        return Chain(tuple(item.scaled(times) for item in self.items))
 
 
 def compose_maps(*items: LinearMap) -> LinearMap:
-    """The maps one after another, written as shortly as it can be."""
-    links = tuple(link for item in items for link in item.factors)
-    return links[0] if len(links) == 1 else Chain(links) if links else IdentityMap()
+    """The composition of the maps, in the order of application and in its shortest form."""
+    factors = tuple(factor for item in items for factor in item.factors)
+    if not factors:
+        return IdentityMap()
+    return factors[0] if len(factors) == 1 else Chain(factors)
 
 
 @dataclass(frozen=True)
 class InverseView(LinearMap):
-    """What comes back out of a view: its inverse, as a map of signals."""
+    """The inverse of a view as a linear map."""
 
     view: View
 
@@ -112,28 +122,38 @@ class InverseView(LinearMap):
 
 @dataclass(frozen=True)
 class LowPass(LinearMap):
-    """Gaussian blur of `sigma` pixels, kernel of 4 sigma either side, edges reflected. The course: sigma 2 at 64 pixels."""
+    """Gaussian blur.
+
+    The kernel reaches 4 sigma to either side, and edges are reflected. CS180 project 5 (UC
+    Berkeley) has sigma 2 at 64 pixels.
+
+    Attributes:
+        sigma: Standard deviation in pixels, 0 or more; 0 is the identity.
+
+    Raises:
+        UserError: sigma is not a finite number, or is negative.
+    """
 
     sigma: float
 
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, Real):
             raise UserError(
-                f"A blur has one sigma, and was given {self.sigma}: give one, or one run for each with -m sigma=1,2."
+                f"A blur has one sigma, and was given {self.sigma}: give one, or one run for each "
+                "with -m sigma=1,2."
             )
         if not 0 <= self.sigma < math.inf:
             raise UserError(
-                f"A blur's sigma is a number of pixels, 0 or more, and was given as {self.sigma}: 0 leaves a picture as it is."
+                f"A blur's sigma is a number of pixels, 0 or more, and was given as {self.sigma}: "
+                "0 leaves a picture as it is."
             )
 
     def __call__(self, image: Tensor) -> Tensor:
         if not self.sigma:
             return image
-        return (
-            _blur(self.sigma, image.shape[-2]).to(image)
-            @ image
-            @ _blur(self.sigma, image.shape[-1]).to(image).T
-        )
+        vertical = _blur_matrix(self.sigma, image.shape[-2]).to(image)
+        horizontal = _blur_matrix(self.sigma, image.shape[-1]).to(image)
+        return vertical @ image @ horizontal.T
 
     def scaled(self, times: float) -> LinearMap:
         return LowPass(self.sigma * times)
@@ -141,9 +161,14 @@ class LowPass(LinearMap):
 
 @dataclass(frozen=True)
 class Band(LinearMap):
-    """What a blur of `fine` pixels keeps and an independent one of `coarse` pixels takes away. At 64 pixels: 1 and 2.
+    """Band pass: the difference of two independent Gaussian blurs.
 
-    The middle band of factorized diffusion is another one: its blurs are composed (`expkit.core.estimate.triple_hybrid`).
+    The middle band of factorized diffusion is different: its blurs are composed (see
+    `expkit.core.estimate.triple_hybrid`).
+
+    Attributes:
+        fine: Standard deviation of the finer blur in pixels; 1 at 64 pixels.
+        coarse: Standard deviation of the coarser blur in pixels; 2 at 64 pixels.
     """
 
     fine: float
@@ -162,7 +187,7 @@ class Band(LinearMap):
 
 @dataclass(frozen=True)
 class Residual(LinearMap):
-    """What a map leaves: x − A(x)."""
+    """What a map removes: x − A(x)."""
 
     map: LinearMap
 
@@ -182,40 +207,51 @@ class Residual(LinearMap):
 
 
 def high_pass(sigma: float) -> LinearMap:
-    """What a Gaussian blur takes away."""
+    """High pass: what a Gaussian blur of `sigma` pixels removes."""
     return Residual(LowPass(sigma))
 
 
 @dataclass(frozen=True)
 class Motion(LinearMap):
-    """A blur along the diagonal from the top left to the bottom right, the mean of `taps` pixels: how a picture looks that moves.
+    """Motion blur: the mean of `taps` pixels along the diagonal from top left to bottom right.
 
-    Factorized diffusion (Geng, Park and Owens 2024) has the same seven pixels at 64, and beyond the edges zeros, so that its borders grow
-    dark; here a picture goes on mirrored, and a flat one stays flat. They are equal where taps // 2 pixels or more lie before the edge.
-    When it is scaled, taps need not be whole or odd: the outermost two then count for the part of a pixel that is left. At 256 pixels
-    these are 28 taps, 27 whole ones and two halves; the authors' are 29.
+    Factorized diffusion (Geng, Park and Owens 2024) also has seven pixels at 64, but zeros beyond
+    the edges, which darkens its borders. Here edges are reflected, so a constant image stays
+    constant. The two agree at a distance of taps // 2 pixels or more from the edge.
+
+    Attributes:
+        taps: Length of the blur in pixels along the diagonal. Scaled blurs may have a length that
+            is not whole or odd: the two outermost pixels then have the fraction that is left as
+            their weight. At 256 pixels there are 28 taps, 27 whole ones and two halves; the authors
+            have 29.
     """
 
     taps: float = 7
 
     def __call__(self, image: Tensor) -> Tensor:
         reach = math.ceil((self.taps - 1) / 2)
-        padded, (height, width) = F.pad(image, [reach] * 4, mode="reflect"), image.shape[-2:]
-        weights = [min(1.0, (self.taps + 1) / 2 - abs(k)) / self.taps for k in range(-reach, reach + 1)]
-        return sum(w * padded[..., k : k + height, k : k + width] for k, w in enumerate(weights))
+        offsets = range(-reach, reach + 1)
+        weights = [min(1.0, (self.taps + 1) / 2 - abs(k)) / self.taps for k in offsets]
+        padded = F.pad(image, [reach] * 4, mode="reflect")
+        h, w = image.shape[-2:]
+        return sum(weight * padded[..., k : k + h, k : k + w] for k, weight in enumerate(weights))
 
     def scaled(self, times: float) -> LinearMap:
         return Motion(self.taps * times)
 
 
 def without_motion(taps: float = 7) -> LinearMap:
-    """What a blur by motion takes away."""
+    """What a motion blur removes: the residual of `Motion`."""
     return Residual(Motion(taps))
 
 
 @dataclass(frozen=True, eq=False)
 class Mask(LinearMap):
-    """The part of a picture where `mask`, (H, W) or (…, 1, H, W) of values in [0, 1], is 1."""
+    """Multiplication by a mask. Masks compare by identity, not by value.
+
+    Attributes:
+        mask: (H, W) or (…, 1, H, W), in [0, 1]; 1 selects a pixel.
+    """
 
     mask: Tensor
 
@@ -227,15 +263,14 @@ class Mask(LinearMap):
         return self.mask.to(image) * image
 
     def scaled(self, times: float) -> LinearMap:
-        larger = F.interpolate(
-            self.mask.reshape(1, -1, *self.mask.shape[-2:]), scale_factor=times, mode="nearest"
-        )
+        flat = self.mask.reshape(1, -1, *self.mask.shape[-2:])
+        larger = F.interpolate(flat, scale_factor=times, mode="nearest")
         return Mask(larger.view(*self.mask.shape[:-2], *larger.shape[-2:]))
 
 
 @dataclass(frozen=True)
 class Gray(LinearMap):
-    """The mean of the colours, in every channel. Of one channel it is the identity."""
+    """The mean of the channels, in every channel. With one channel it is the identity."""
 
     channels: ClassVar[int] = 2
 
@@ -244,13 +279,13 @@ class Gray(LinearMap):
 
 
 def without_grey() -> LinearMap:
-    """What grey leaves out."""
+    """Colour: the differences from the mean of the channels."""
     return Residual(Gray())
 
 
 @dataclass(frozen=True)
 class Scale(LinearMap):
-    """A number times the picture."""
+    """Multiplication by a number."""
 
     factor: float
 
@@ -263,14 +298,16 @@ class Scale(LinearMap):
 
 
 @lru_cache(maxsize=16)
-def _blur(sigma: float, side: int) -> Tensor:
-    """The blur of a line of `side` pixels as a matrix (side, side), reflected as often as the kernel needs."""
+def _blur_matrix(sigma: float, side: int) -> Tensor:
+    """The blur of a line of `side` pixels as a matrix (side, side).
+
+    Edges are reflected without repeating the edge pixel, as often as the kernel's reach needs it.
+    """
     reach = max(1, round(4 * sigma))
     offsets = torch.arange(-reach, reach + 1)
     kernel = F.normalize(torch.exp(-(offsets.double() ** 2) / (2 * sigma**2)), p=1, dim=0)
     period = max(1, 2 * side - 2)
-    places = (torch.arange(side)[:, None] + offsets) % period
-    places = torch.where(places < side, places, period - places)
-    return (
-        torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, kernel.expand(side, -1)).float()
-    )
+    columns = (torch.arange(side)[:, None] + offsets) % period
+    columns = torch.where(columns < side, columns, period - columns)
+    zeros = torch.zeros(side, side, dtype=torch.float64)
+    return zeros.scatter_add_(1, columns, kernel.expand(side, -1)).float()

@@ -1,6 +1,7 @@
-"""Random streams that belong to a name, not to the order in which they are drawn.
+"""Random streams that depend on a key, not on the order of the draws.
 
-`stream(seed, picture, "step", index)` is the same generator wherever, whenever and beside whatever it is asked for.
+`stream(seed, picture, "step", index)` always gives the same random numbers, whatever else is drawn
+before or with it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ from torch import Generator, Tensor
 
 
 def stream(*key: int | str) -> torch.Generator:
-    """A CPU generator that is a function of its key alone."""
+    """A CPU generator that is seeded by the hash of its key alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What `random` draws for a global batch of `count` rows, of which this process has every world-th from `rank` on.
+    """Random draws for a global batch that is shared by several processes.
 
-    However many processes share a batch, and however unevenly, each of its rows has the same draws.
+    This process has every `world`-th row, starting at `rank`. Draws are made for the whole batch,
+    so each row gets the same ones with any number of processes, also if they have unequal shares.
+
+    Attributes:
+        random: Generator on the CPU.
+        count: Rows of the global batch.
+        rank: Index of this process.
+        world: Number of processes.
+        device: Where the draws are moved to.
     """
 
     random: Generator
@@ -33,17 +42,17 @@ class Draws:
     device: torch.device | str = "cpu"
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal, (rows, *shape)."""
+        """Standard normal (rows, *shape), for the rows of this process."""
         return self.ours(torch.randn((self.count, *shape), generator=self.random))
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """In [0, 1), (rows, *shape)."""
+        """Uniform in [0, 1), (rows, *shape), for the rows of this process."""
         return self.ours(torch.rand((self.count, *shape), generator=self.random))
 
     def integers(self, end: int) -> Tensor:
-        """0 … end − 1, (rows,)."""
+        """Uniform integers 0 … end − 1, (rows,), for the rows of this process."""
         return self.ours(torch.randint(end, (self.count,), generator=self.random))
 
     def ours(self, drawn: Tensor) -> Tensor:
-        """Of what is drawn for the whole batch, the rows of this process, on its device."""
+        """The rows of this process, on its device, of draws (count, …) for the whole batch."""
         return drawn[self.rank :: self.world].to(self.device)

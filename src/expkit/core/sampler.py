@@ -1,7 +1,8 @@
-"""The loop: one forward of the network a step, whatever is composed.
+"""The sampling loop: one forward pass of the network per step, for any composition.
 
-Randomness belongs to (seed, the picture's own number, purpose, index in the whole grid): never to call order, row of a batch, device,
-or level. Picture k has the same noise alone, in a batch, in a sweep and after a resume.
+Noise is a function of (seed, number of the image, purpose, index in the whole grid), never of the
+call order, the row of a batch, the device or the level. So image k has the same noise alone, in a
+batch, in a sweep and after a resume.
 """
 
 from __future__ import annotations
@@ -27,34 +28,58 @@ Clip = Callable[[Tensor, Denoiser], Tensor]
 
 
 class Seed(NamedTuple):
-    """Whose noise a row has: picture number `picture` of `seed`."""
+    """The key of a row's noise: image number `picture` of the random seed `seed`."""
 
     seed: int
     picture: int
 
 
 def seeded(seed: int, count: int) -> list[Seed]:
-    """The seeds of pictures 0 … count − 1."""
+    """The noise keys of images 0 … count − 1 of a random seed."""
     return [Seed(seed, picture) for picture in range(count)]
 
 
 def keyed_noise(seeds: Sequence[Seed], purpose: str, index: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise (B, *shape), float32 on the CPU, one stream a row."""
-    return torch.stack([torch.randn(*shape, generator=stream(*s, purpose, index)) for s in seeds])
+    """Standard normal noise, with one random stream per row.
+
+    Args:
+        seeds: Noise keys of B rows.
+        purpose: What the noise is for: "start", "step" or "pin".
+        index: Index in the whole grid.
+        shape: (C, H, W).
+
+    Returns:
+        (B, C, H, W), float32, on the CPU.
+    """
+    streams = [stream(*seed, purpose, index) for seed in seeds]
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in streams])
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A rule, the grid it walks as a function of the number of levels, and what is done to each estimate of the clean picture."""
+    """A solver, its timesteps and a threshold for the estimates of the clean image.
+
+    Attributes:
+        grid: Number of levels of the schedule -> levels to visit; see `expkit.core.timesteps`.
+        rule: The solver: one update from a level to the next; see `expkit.core.solvers`.
+        clip: (x0, denoiser) -> x0, applied to each estimate of the clean image, or None; see
+            `expkit.core.thresholding`.
+    """
 
     grid: Callable[[int], tuple[float, ...]]
     rule: Rule = DDPM()  # noqa: RUF009
     clip: Clip | None = None
 
     def timesteps(self, schedule: Schedule) -> tuple[float, ...]:
-        """The levels that it visits of a schedule; integers, unless the schedule is continuous."""
+        """The levels to visit, rounded to integers unless the schedule is continuous.
+
+        Raises:
+            UserError: There are more steps than integer levels.
+        """
         grid = self.grid(len(schedule))
-        return grid if schedule.continuous or all(t == int(t) for t in grid) else rounded(grid, len(schedule))
+        if schedule.continuous or all(t == int(t) for t in grid):
+            return grid
+        return rounded(grid, len(schedule))
 
 
 def sample(
@@ -70,49 +95,71 @@ def sample(
     purpose: str = "",
     drop: Callable[[int, Step], Collection[int]] | None = None,
 ) -> Iterator[Step]:
-    """Walk the grid; yield a `Step` after every update, its x and x0 (B, C, H, W) in the model's range, on the model's device.
+    """Sample B images by walking along the grid.
 
-    purpose: set where one picture is sampled twice (a second stage), so that its noises differ.
-    begin, x: start at this index of the grid from this state instead of from pure noise at the first level.
-    drop: (updates made, the last of them) -> rows that are not gone on with: these keep their x, and cost nothing more.
-    Rows whose picture is still pinned whole at the next level are left out of the forward, and keep their x.
+    Each step from t to s does the following: replace what is pinned at t, evaluate the network,
+    convert its prediction to x0, clip x0, and apply the rule. Where s > t the step adds noise
+    instead, without the network (`renoise`), and yields nothing. Rows whose whole image will still
+    be pinned at s are left out of the forward pass and keep their x.
+
+    Args:
+        denoiser: The network.
+        estimate: What to evaluate; called as `estimate(denoiser, x, t, rows)`.
+        grid: Levels to visit, from noise to clean.
+        seeds: Noise keys of the B rows.
+        rule: The solver.
+        pin: What stays fixed, if anything.
+        clip: Applied to each estimate of the clean image, if given.
+        begin: Index of the grid at which to start, with the state `x`.
+        x: State (B, C, H, W) at `grid[begin]`. Default: pure noise.
+        purpose: Prefix of the noise keys' purpose. Set it where an image is sampled twice (in a
+            second stage), so that the noises differ.
+        drop: (number of steps of the grid so far, last `Step`) -> rows to stop. They keep their x
+            and are no longer evaluated.
+
+    Yields:
+        A `Step` after every update, with x and x0 (B, C, H, W) in the model's range on the model's
+        device; x0 is zero for rows that were never updated. With a pin, one more step at the end
+        has the clean pinned part put back.
     """
 
-    def noise(of: str, index: int) -> Tensor:
-        return keyed_noise(seeds, purpose + of, index, denoiser.shape).to(denoiser.device)
+    def noise(kind: str, index: int) -> Tensor:
+        return keyed_noise(seeds, purpose + kind, index, denoiser.shape).to(denoiser.device)
 
-    schedule, every = denoiser.schedule, list(range(len(seeds)))
-    x, dropped = noise("start", 0) if x is None else x, set()
-    x0, last, stepped = (
-        torch.zeros_like(x),
-        None,
-        torch.zeros(len(seeds), dtype=torch.bool),
-    )  # stepped: at the update before
+    schedule, all_rows = denoiser.schedule, list(range(len(seeds)))
+    dropped = set()
+    x = noise("start", 0) if x is None else x
+    x0, last = torch.zeros_like(x), None
+    was_updated = torch.zeros(len(seeds), dtype=torch.bool)  # in the previous step
     for index, (t, s) in enumerate(pairwise(grid[begin:]), begin):
         if pin and (index > 0 or pin.at_first):
             x = pin(x, t, schedule, noise("pin", index))
         if s > t:
             x, last = renoise(schedule, x, t, s, noise("step", index)), None
             continue
-        seen, free = x, pin.free(s, len(seeds)) if pin else every
-        free = [row for row in free if row not in dropped] if dropped else free
-        if free:
-            rows = slice(None) if free == every else row_index(x, free)
-            before, late = last and last.of(rows), ~stepped[free]
-            new, clean = step_rows(
-                denoiser, estimate, rule, clip, x[rows], t, s, noise("step", index)[rows], before, free, late
+        x_t = x
+        active = pin.free(s, len(seeds)) if pin else all_rows
+        if dropped:
+            active = [row for row in active if row not in dropped]
+        if active:
+            is_whole = active == all_rows
+            rows = slice(None) if is_whole else row_index(x, active)
+            step_noise, previous = noise("step", index)[rows], last and last.of(rows)
+            late = ~was_updated[active]
+            x_s, x0_s = step_rows(
+                denoiser, estimate, rule, clip, x[rows], t, s, step_noise, previous, active, late
             )
-            x, x0 = (
-                (new, clean) if free == every else (x.index_copy(0, rows, new), x0.index_copy(0, rows, clean))
-            )
-        last = Step(t, s, x, x0, seen)
-        stepped = torch.zeros_like(stepped).index_fill(0, torch.tensor(free, dtype=torch.long), True)
+            x = x_s if is_whole else x.index_copy(0, rows, x_s)
+            x0 = x0_s if is_whole else x0.index_copy(0, rows, x0_s)
+        last = Step(t, s, x, x0, x_t)
+        active_index = torch.tensor(active, dtype=torch.long)
+        was_updated = torch.zeros_like(was_updated).index_fill(0, active_index, True)
         yield last
         if drop:
             dropped |= {*drop(index + 1, last)}
     if pin:
-        held = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
-        yield Step(grid[-1], CLEAN, pin.finish(held), x0, held)
+        pinned = x if grid[-1] == CLEAN else pin(x, grid[-1], schedule, noise("pin", len(grid) - 1))
+        yield Step(grid[-1], CLEAN, pin.finish(pinned), x0, pinned)
 
 
 def step_rows(
@@ -128,31 +175,70 @@ def step_rows(
     rows: list[int],
     late,
 ):
-    """x, the state of these rows of the run, from level t to s: (x at s, x0). `late` rows make their first step: they remember none."""
-    out = estimate(denoiser, x, t, rows)
-    x0 = denoiser.schedule.denoised(x, t, out.native, denoiser.prediction_type)
+    """Update some rows of a run from level t to level s.
+
+    Args:
+        denoiser: The network.
+        estimate: What to evaluate.
+        rule: The solver.
+        clip: Applied to the estimate of the clean image, if given.
+        x: State (R, C, H, W) of these rows at level t.
+        t: Current level.
+        s: Next level.
+        noise: Standard normal (R, C, H, W).
+        last: The previous `Step` of these rows, or None.
+        rows: Indices of the R rows in the run.
+        late: bool (R,), the rows that were not updated in the previous step. Their previous x0 is
+            replaced by the current one, so that a multistep solver takes a first-order step.
+
+    Returns:
+        x at level s and the estimate x0 made at level t, both (R, C, H, W).
+    """
+    prediction = estimate(denoiser, x, t, rows)
+    x0 = denoiser.schedule.denoised(x, t, prediction.native, denoiser.prediction_type)
     x0 = clip(x0, denoiser) if clip else x0
     if last and late.any():
-        last = last._replace(x0=torch.where(late.to(x.device)[:, None, None, None], x0, last.x0))
-    return rule(denoiser.schedule, x, x0, out.variance_fraction, t, s, noise, last), x0
+        is_late = late.to(x.device)[:, None, None, None]
+        last = last._replace(x0=torch.where(is_late, x0, last.x0))
+    x_s = rule(denoiser.schedule, x, x0, prediction.variance_fraction, t, s, noise, last)
+    return x_s, x0
 
 
 def row_index(x: Tensor, rows: list[int]) -> Tensor:
-    """Row numbers as an index on the device of x."""
+    """Row numbers as an index tensor on the device of x."""
     return torch.tensor(rows, device=x.device)
 
 
 def count_rows(
-    estimate: EstimateBase, schedule: Schedule, grid: Sequence[int], count: int, pin: Pin | None = None,
+    estimate: EstimateBase,
+    schedule: Schedule,
+    grid: Sequence[int],
+    count: int,
+    pin: Pin | None = None,
     left: Callable[[int], Collection[int]] | None = None,
-) -> list[int]:  # fmt: skip
-    """The rows of each network call that `sample` will make, without making one. left: the rows that are not dropped after k updates."""
-    planned, known = [], {}
+) -> list[int]:
+    """The number of rows of each network call that `sample` will make; nothing is evaluated.
+
+    Args:
+        estimate: What will be evaluated.
+        schedule: Noise schedule of the model.
+        grid: Levels to visit.
+        count: Number of images.
+        pin: What stays fixed, if anything.
+        left: (number of steps of the grid so far) -> rows that are not dropped.
+
+    Returns:
+        One number per network call.
+    """
+    rows_per_call, cache = [], {}
     for index, (t, s) in enumerate(pairwise(grid)):
-        free, clock = tuple(pin.free(s, count) if pin else range(count)), (t + 1) / len(schedule)
-        free = tuple(row for row in free if row in left(index)) if left else free
-        key = free, None if estimate.is_time_invariant else clock
-        if s < t and key not in known:
-            known[key] = len(estimate.queries(free, clock))
-        planned += [known[key]] if s < t and known[key] else []
-    return planned
+        active = tuple(pin.free(s, count) if pin else range(count))
+        clock = (t + 1) / len(schedule)
+        if left:
+            active = tuple(row for row in active if row in left(index))
+        key = active, None if estimate.is_time_invariant else clock
+        if s < t and key not in cache:
+            cache[key] = len(estimate.queries(active, clock))
+        if s < t and cache[key]:
+            rows_per_call.append(cache[key])
+    return rows_per_call

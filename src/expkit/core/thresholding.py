@@ -1,6 +1,7 @@
-"""Clips: what is done to each estimate of the clean picture, whose values cannot lie outside the model's range.
+"""Clips: bring the values of each estimate of the clean image into the model's range.
 
-A clip is called `clip(x0, denoiser)`, x0 (B, C, H, W) in the model's range. Errors of large gamma pile up where there is none.
+A clip is called as `clip(x0, denoiser)`, with x0 (B, C, H, W), and returns x0 of the same shape.
+Without one, the errors of strong guidance (large gamma) accumulate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from expkit.errors import UserError
 
 @dataclass(frozen=True)
 class ClipSample:
-    """Cut off at both ends of the range."""
+    """Static thresholding: clamp the values to the model's range.
+
+    Raises:
+        UserError: The model's states are latents.
+    """
 
     def __call__(self, x0: Tensor, denoiser: Denoiser) -> Tensor:
         _refuse_latents(denoiser)
@@ -24,10 +29,17 @@ class ClipSample:
 
 @dataclass(frozen=True)
 class DynamicThreshold:
-    """x0 ← clip(x0, −s, s)/s, with s the `ratio` quantile of |x0| over a picture's C·H·W values, clamped to [1, most].
+    """Dynamic thresholding (Saharia et al. 2022, §2.3): x0 ← clip(x0, −s, s)/s.
 
-    For values in [−1, 1]; those of another range go there and back (Saharia et al. 2022, §2.3). `most` is the model's own
-    `sample_max_value` (DeepFloyd IF: 1.5 in stage I, 1.0 in stage II).
+    s is a quantile of |x0| over the C·H·W values of an image, clamped to [1, sample_max_value]. The
+    upper bound belongs to the model (DeepFloyd IF: 1.5 in stage I, 1.0 in stage II). The formula is
+    for values in [−1, 1]; values of another range are mapped there and back.
+
+    Attributes:
+        ratio: The quantile, in [0, 1].
+
+    Raises:
+        UserError: The model's states are latents.
     """
 
     ratio: float = 0.95
@@ -36,18 +48,15 @@ class DynamicThreshold:
         _refuse_latents(denoiser)
         low, high = denoiser.range
         middle, half = (low + high) / 2, (high - low) / 2
-        even = (x0 - middle) / half
-        most = (
-            even.abs()
-            .flatten(1)
-            .quantile(self.ratio, dim=1)
-            .clamp(1, denoiser.sample_max_value)[:, None, None, None]
-        )
-        return even.clamp(-most, most) / most * half + middle
+        normalized = (x0 - middle) / half
+        limit = normalized.abs().flatten(1).quantile(self.ratio, dim=1)
+        limit = limit.clamp(1, denoiser.sample_max_value)[:, None, None, None]
+        return normalized.clamp(-limit, limit) / limit * half + middle
 
 
 def _refuse_latents(denoiser: Denoiser) -> None:
     if denoiser.shape != denoiser.image_shape:
         raise UserError(
-            "sampler.clip bounds the values of pixels, and this model's states are latents: give sampler.clip=null."
+            "sampler.clip bounds the values of pixels, and this model's states are latents: "
+            "give sampler.clip=null."
         )

@@ -1,1 +1,1 @@
-"""Pictures with labels or captions, to train on and to compare with."""
+"""Pictures with labels or captions, for training and for comparison."""

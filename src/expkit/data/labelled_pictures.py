@@ -1,4 +1,4 @@
-"""Labelled pictures held in memory as tensors, and mini-batches of them in an order drawn from (seed, epoch)."""
+"""Labelled pictures in memory as tensors, and mini-batches in an order drawn from (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from expkit.core.rng import stream
 from expkit.text.class_names import DIGITS
 
-LEFT_OUT = {  # kinds of what a folder of pictures holds and is no part of the data: as they are said of one, and of several
+# Kinds of files and folders that are no part of the data: the words for one of them and for several
+LEFT_OUT = {
     "no picture": ("that is no picture", "that are no pictures"),
     "unreadable": ("that cannot be read", "that cannot be read"),
     "broken link": ("broken link", "broken links"),
@@ -34,9 +35,10 @@ LEFT_OUT = {  # kinds of what a folder of pictures holds and is no part of the d
 
 @dataclass(frozen=True)
 class Remarks:
-    """What a person should know of a folder of pictures.
+    """Remarks for the user about a folder of pictures.
 
-    left_out: kind -> names of files; equal: names of pictures that are in two classes; notes: whole sentences.
+    left_out: kind -> names of files. equal: names of pictures that are in two classes.
+    notes: whole sentences.
     """
 
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -45,40 +47,47 @@ class Remarks:
 
     @property
     def text(self) -> str:
-        """One line, with counts and the first names; "" where there is nothing to say."""
-        said = [
+        """All remarks in one line, with counts and the first names; "" if there are none."""
+        kinds = [
             f"{len(names):,} {LEFT_OUT[kind][len(names) > 1]} ({first_names(names)})"
             for kind, names in self.left_out.items()
         ]
-        out = [f"left out: {', '.join(said)}"] if said else []
-        equal = (
-            [f"{len(self.equal):,} are equal to one of another class ({first_names(self.equal)})"]
-            if self.equal
-            else []
-        )
-        return "; ".join([*out, *equal, *self.notes])
+        parts = [f"left out: {', '.join(kinds)}"] if kinds else []
+        if self.equal:
+            names = first_names(self.equal)
+            parts.append(f"{len(self.equal):,} are equal to one of another class ({names})")
+        return "; ".join([*parts, *self.notes])
 
     def facts(self) -> dict:
-        """For numbers.json: how many there are of each kind, and their first names."""
-        out = {kind: summarize_names(names) for kind, names in self.left_out.items()}
-        return ({"left_out": out} if out else {}) | (
-            {"equal_to_another_class": summarize_names(self.equal)} if self.equal else {}
-        )
+        """The counts and the first names of each kind, for numbers.json."""
+        facts = {}
+        counts = {kind: summarize_names(names) for kind, names in self.left_out.items()}
+        if counts:
+            facts["left_out"] = counts
+        if self.equal:
+            facts["equal_to_another_class"] = summarize_names(self.equal)
+        return facts
 
 
 def summarize_names(names: Sequence[str]) -> dict:
+    """The number of names, and the first ten."""
     return {"count": len(names), "first": [*names[:10]]}
 
 
 def first_names(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+    """The first names in one line."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """images: uint8 (N, C, H, W); labels: int64 (N,), each the place of its class in `names`; concepts: of what there are captions.
+    """Labelled pictures in memory.
 
-    remarks: what was left out where they were read.
+    images: uint8 (N, C, H, W).
+    labels: int64 (N,), each the index of its class in `names`.
+    names: of the classes.
+    remarks: what was left out when the pictures were read.
+    concepts: what captions exist for; none here.
     """
 
     images: Tensor
@@ -89,43 +98,48 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what a network is shown."""
+        """(C, H, W) of a network's input."""
         return tuple(self.images.shape[1:])
 
     def shown(self, rows: Tensor) -> Tensor:
-        """What is held of these rows, uint8."""
+        """The stored images of these rows, uint8."""
         return self.images[rows]
 
     def only(self, rows: Tensor | slice) -> Pictures:
+        """The pictures of these rows: indices, a mask or a slice."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def first(self, count: int | None) -> Pictures:
+        """The first `count` pictures; None: all."""
         return self.only(slice(count))
 
     @cached_property
     def sha256(self) -> str:
-        """Of pictures and labels."""
+        """The SHA-256 of images and labels, in hexadecimal."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
     def facts(self) -> dict:
-        """What a run's numbers say of its data."""
-        found = {
+        """A description of the data for a run's numbers.json."""
+        facts = {
             "pictures": len(self.labels),
             "shape": [*self.shape],
             "classes": [*self.names],
             "sha256": self.sha256,
         }
-        return found | self.remarks.facts()
+        return facts | self.remarks.facts()
 
 
 class Batch(NamedTuple):
-    """This process's rows of a global batch: images in [0, 1] (n, C, H, W), labels (n,), and whose rows they are.
+    """This process's rows of a global batch.
 
-    The epoch and index of the batch name its random stream; `count` is the rows of all processes together. `weight` is what the mean
-    loss of its rows counts among the batches of its optimizer step, 1 on average where these are equally large; `ends_step` says whether
-    it is the last of them.
+    images: (n, C, H, W) in [0, 1]. labels: (n,).
+    epoch, index: they name the random stream of the batch.
+    count: the number of rows of all processes together.
+    weight: the factor of the mean loss of its rows among the batches of one optimizer step; it is 1
+        on average if these are equally large.
+    ends_step: whether it is the last batch of its optimizer step.
     """
 
     images: Tensor
@@ -138,26 +152,35 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Mini-batches that can be taken up again in mid-epoch (Lightning asks for `state_dict`).
+    """Mini-batches that can be resumed in mid-epoch; Lightning calls `state_dict` for that.
 
-    `sampler` and `batch_sampler` are where Lightning looks for `set_epoch`. With several processes each takes every
-    world-th picture of the same global batch. limit: the first so many batches of each epoch only. accumulate: batches of one
-    optimizer step.
+    Lightning looks for `set_epoch` at `sampler` and `batch_sampler`. With several processes, each
+    takes every world-th picture of the same global batch.
+
+    Args:
+        pictures: what the batches consist of.
+        size: pictures of a global batch.
+        seed: of the order.
+        shuffle: whether each epoch has an order of its own, rather than that of `pictures`.
+        rank: of this process.
+        world: number of processes.
+        limit: only the first so many batches of each epoch are used; None: all.
+        accumulate: batches of one optimizer step.
     """
 
     batch_sampler = None
 
     def __init__(
-        self, pictures: Pictures, size: int, seed: int, shuffle: bool = True, rank: int = 0, world: int = 1, limit: int | None = None,
-        accumulate: int = 1,
+        self, pictures: Pictures, size: int, seed: int, shuffle: bool = True, rank: int = 0,
+        world: int = 1, limit: int | None = None, accumulate: int = 1,
     ) -> None:  # fmt: skip
         self.pictures, self.size, self.seed, self.shuffle = pictures, size, seed, shuffle
         self.rank, self.world, self.limit, self.accumulate = rank, world, limit, accumulate
         self.epoch = self.position = self.start = 0
 
     def __len__(self) -> int:
-        every = count_batches(len(self.pictures.labels), self.size)
-        return every if self.limit is None else min(every, self.limit)
+        count = count_batches(len(self.pictures.labels), self.size)
+        return count if self.limit is None else min(count, self.limit)
 
     @property
     def steps(self) -> int:
@@ -165,17 +188,19 @@ class Batches:
         return count_batches(len(self), self.accumulate)
 
     def rows(self, first: int, end: int) -> int:
-        """The pictures of the batches from `first` up to but not including `end`, those of all processes."""
+        """The number of pictures, of all processes, in the batches from `first` to `end` − 1."""
         count = len(self.pictures.labels)
         return min(count, min(end, len(self)) * self.size) - min(count, first * self.size)
 
     def weight(self, index: int) -> float:
-        """What a batch's mean loss is multiplied by, so that the mean over the step's batches is that over its pictures.
+        """The factor of a batch's mean loss that makes the step's mean a mean over its pictures.
 
-        Lightning divides by `accumulate`, in an epoch's last step too, which may have fewer batches.
+        Lightning divides by `accumulate`, even in the last step of an epoch, which may have fewer
+        batches.
         """
         first = index - index % self.accumulate
-        return self.accumulate * self.rows(index, index + 1) / self.rows(first, first + self.accumulate)
+        step_rows = self.rows(first, first + self.accumulate)
+        return self.accumulate * self.rows(index, index + 1) / step_rows
 
     @property
     def sampler(self) -> Batches:
@@ -192,23 +217,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.pictures.labels)
-        order = (
-            torch.randperm(count, generator=stream(self.seed, "order", self.epoch))
-            if self.shuffle
-            else torch.arange(count)
-        )
+        if self.shuffle:
+            order = torch.randperm(count, generator=stream(self.seed, "order", self.epoch))
+        else:
+            order = torch.arange(count)
         start, self.start = self.start, 0
         for index in range(start, len(self)):
             self.position = index + 1
-            every = order[index * self.size : (index + 1) * self.size]
-            rows, ends_step = (
-                every[self.rank :: self.world],
-                (index + 1) % self.accumulate == 0 or index + 1 == len(self),
-            )
+            batch_rows = order[index * self.size : (index + 1) * self.size]
+            rows = batch_rows[self.rank :: self.world]
+            ends_step = (index + 1) % self.accumulate == 0 or index + 1 == len(self)
             images, labels = self.pictures.shown(rows).float() / 255, self.pictures.labels[rows]
-            yield Batch(images, labels, self.epoch, index, len(every), self.weight(index), ends_step)
+            weight = self.weight(index)
+            yield Batch(images, labels, self.epoch, index, len(batch_rows), weight, ends_step)
 
 
 def count_batches(items: int, size: int) -> int:
-    """How many batches of `size` it takes, the last of which may have fewer."""
+    """The number of batches of `size` for so many items; the last one may be smaller."""
     return -(-items // size)

@@ -1,1 +1,1 @@
-"""Pictures in and out, and what is made of several: sheets, animations, figures, with text in any script."""
+"""Load and save images, combine them into sheets, animations and figures, and draw any script."""

@@ -1,6 +1,7 @@
-"""Pictures that move: an anagram that turns, one reading that fades into another, a picture as it comes out of the noise.
+"""Animations: an anagram that rotates, one image that fades into another, a denoising trajectory.
 
-Frames are PIL images of one size; `save_gif` writes them as a GIF, which browsers, slides and file viewers all play.
+Frames are PIL images of one size. `save_gif` writes them as a GIF, which browsers, slide programs
+and file viewers all play.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ def save_gif(
     seconds_per_frame: float = 0.06,
     seconds_at_end: float = 1.2,
 ) -> None:
-    """Write RGB frames as a GIF that loops and rests on its last frame, in one move, with the recipe inside it as a comment.
+    """Write RGB frames atomically as a GIF that loops and pauses on its last frame.
 
-    Each frame has 256 colours of its own and is not dithered: grey levels and enlarged pixels stay as they are.
+    The recipe is stored as the GIF's comment. Each frame has its own palette of 256 colours and is
+    not dithered, so that grey levels and enlarged pixels stay unchanged.
     """
-    small = {
-        id(frame): frame.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames
+    median_cut, no_dither = Image.Quantize.MEDIANCUT, Image.Dither.NONE
+    quantized = {id(frame): frame.quantize(256, median_cut, dither=no_dither) for frame in frames}
+    first, *others = [quantized[id(frame)] for frame in frames]
+    durations = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * seconds_at_end)]
+    options = {
+        "save_all": True,
+        "append_images": others,
+        "duration": durations,
+        "loop": 0,
+        "comment": recipe.encode(),
     }
-    first, *others = [small[id(frame)] for frame in frames]
-    times = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * seconds_at_end)]
-    atomic_write(
-        path,
-        lambda part: first.save(
-            part, "GIF", save_all=True, append_images=others, duration=times, loop=0, comment=recipe.encode()
-        ),
-    )
+    atomic_write(path, lambda temporary: first.save(temporary, "GIF", **options))
 
 
 def turn_frames(
@@ -50,15 +53,18 @@ def turn_frames(
     steps: int = 24,
     hold: int = 15,
 ) -> list[Image.Image]:
-    """A picture (C, H, W) that turns clockwise by `degrees` and back, resting at both ends, its two readings as captions below."""
+    """Frames of a picture (C, H, W) that rotates clockwise by `degrees` and back.
+
+    It pauses for `hold` frames at both ends. The captions below name what it shows at either end.
+    """
     tile = enlarge_pixels(picture, side)
     margin = ceil((hypot(*tile.size) - tile.width) / 2)
     page = center_on_paper(tile, (tile.width + 2 * margin, tile.height + 2 * margin))
 
-    def at(part: float) -> Image.Image:
-        return page.rotate(-degrees * part, Image.Resampling.BICUBIC, fillcolor=PAPER)
+    def rotated(fraction: float) -> Image.Image:
+        return page.rotate(-degrees * fraction, Image.Resampling.BICUBIC, fillcolor=PAPER)
 
-    return there_and_back(at, captions, steps, hold)
+    return there_and_back(rotated, captions, steps, hold)
 
 
 def fade_frames(
@@ -69,36 +75,51 @@ def fade_frames(
     steps: int = 16,
     hold: int = 15,
 ) -> list[Image.Image]:
-    """A reading (C, H, W) that fades into another and back, resting at both ends: for views that are no turns."""
+    """Frames of a picture (C, H, W) that fades into a second one and back, pausing at both ends.
+
+    For views that are not rotations.
+    """
     tiles = [enlarge_pixels(picture, side) for picture in (first, second)]
-    return there_and_back(lambda part: Image.blend(*tiles, part), captions, steps, hold)
+    return there_and_back(lambda fraction: Image.blend(*tiles, fraction), captions, steps, hold)
 
 
 def there_and_back(
     at: Callable[[float], Image.Image], captions: Sequence[str], steps: int, hold: int
 ) -> list[Image.Image]:
-    """at(0), resting; to at(1), resting twice as long; back to at(0), on which `save_gif` rests before it begins again."""
-    eased = [(1 - cos(pi * step / steps)) / 2 for step in range(1, steps)]
-    parts = [0.0] * hold + eased + [1.0] * (2 * hold) + eased[::-1] + [0.0]
+    """Frames from at(0) to at(1) and back to at(0), with cosine easing and a caption below each.
+
+    at(0) is held for `hold` frames, at(1) for twice as many. The last frame is at(0) once, because
+    `save_gif` pauses on it before the loop restarts.
+    """
+    easing = [(1 - cos(pi * step / steps)) / 2 for step in range(1, steps)]
+    fractions = [0.0] * hold + easing + [1.0] * (2 * hold) + easing[::-1] + [0.0]
     captions = shorten_texts(captions, WHOLE)
     height = max(add_caption(at(0), caption).height for caption in captions)
-    made = {part: add_caption(at(part), captions[part > 0.5], height) for part in set(parts)}
-    return [made[part] for part in parts]
+    frames = {}
+    for fraction in set(fractions):
+        frames[fraction] = add_caption(at(fraction), captions[fraction > 0.5], height)
+    return [frames[fraction] for fraction in fractions]
 
 
 def add_caption(image: Image.Image, caption: str, height: int = 0) -> Image.Image:
-    """An image with words under it, at least `height` pixels high in all."""
-    words = text_drawing.wrap_text(caption, 18, image.width - 16)
-    lines = words.count("\n") + 1 if caption else 0
-    page = center_on_paper(
-        image, (image.width, max(height, image.height + lines * 24 + 16 * bool(caption))), top=0
-    )
-    text_drawing.draw_text(page, (image.width / 2, image.height + 8), words, 18, INK, "ma", spacing=6)
+    """The image with a caption below it, at least `height` pixels high in total."""
+    text = text_drawing.wrap_text(caption, 18, image.width - 16)
+    caption_height = (text.count("\n") + 1) * 24 + 16 if caption else 0
+    page = center_on_paper(image, (image.width, max(height, image.height + caption_height)), top=0)
+    place = (image.width / 2, image.height + 8)
+    text_drawing.draw_text(page, place, text, 18, INK, "ma", spacing=6)
     return page
 
 
-def center_on_paper(image: Image.Image, size: tuple[int, int], top: int | None = None) -> Image.Image:
-    """An image on paper of this size, in its middle or at its top."""
+def center_on_paper(
+    image: Image.Image,
+    size: tuple[int, int],
+    top: int | None = None,
+) -> Image.Image:
+    """The image on a blank page of this size: centred, or `top` pixels below the top edge."""
     page = Image.new("RGB", size, PAPER)
-    page.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2 if top is None else top))
+    left = (size[0] - image.width) // 2
+    if top is None:
+        top = (size[1] - image.height) // 2
+    page.paste(image, (left, top))
     return page

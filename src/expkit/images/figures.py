@@ -1,4 +1,4 @@
-"""Charts: matplotlib's figures as pictures, drawn without a display; what a person typed stands in them as it is."""
+"""Figures: matplotlib figures as images, drawn without a display; users' text appears literally."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 
 from expkit.images import labels, text_drawing
 
-NARROWER = 0.85  # how wide letters of `text_drawing` are, in those of matplotlib's font
-POINTS = 72  # of an inch
+NARROWER = 0.85  # width of a letter in `text_drawing`, relative to matplotlib's font
+POINTS = 72  # points per inch
 
 
 def render_figure(figure) -> Image.Image:
-    """A matplotlib Figure as a picture; each character in the first font that has it."""
+    """A matplotlib Figure as an image; each character is drawn with the first font that has it."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -29,10 +29,11 @@ def render_figure(figure) -> Image.Image:
 
 @cache
 def font_families() -> list[str]:
-    """The names of the fonts that matplotlib tries in turn; it knows those of packages from now on."""
+    """The font families that matplotlib tries in order; registers `font_paths` with matplotlib."""
     from matplotlib import font_manager
 
-    manager, names = font_manager.fontManager, ["DejaVu Sans"]
+    manager = font_manager.fontManager
+    names = ["DejaVu Sans"]
     for path in text_drawing.font_paths():
         manager.addfont(path)
         names.append(manager.ttflist[-1].name)
@@ -40,13 +41,17 @@ def font_families() -> list[str]:
 
 
 def wrap_for_figure(text: str, inches: float, points: float = 10, most: int = labels.WHOLE) -> str:
-    """A text in lines that are no wider than so many inches, as matplotlib draws it: $ is a dollar, and begins no formula."""
-    said = text_drawing.text_for_matplotlib(labels.cut_middle(text, 0, most))
-    return text_drawing.wrap_text(said, round(points), inches * POINTS * NARROWER).replace("$", r"\$")
+    """The text, cut to `most` characters, in lines at most `inches` wide in a matplotlib figure.
+
+    $ is escaped, so that it is a dollar sign and starts no formula.
+    """
+    text = text_drawing.text_for_matplotlib(labels.cut_middle(text, 0, most))
+    width = inches * POINTS * NARROWER
+    return text_drawing.wrap_text(text, round(points), width).replace("$", r"\$")
 
 
 def told_apart(
     texts: Sequence[str], inches: float, points: float = 10, most: int = labels.LONGEST
 ) -> list[str]:
-    """Labels of one axis or legend, shortened so that those that differ still do, in lines."""
+    """Labels of an axis or legend, wrapped, and shortened so that different ones stay different."""
     return [wrap_for_figure(text, inches, points) for text in labels.shorten_texts(texts, most)]

@@ -1,4 +1,7 @@
-"""Where pictures come from: a path, a URL, or the name of one that ships. All arrive as eight-bit colour, upright, on paper."""
+"""Image sources: read a picture from a path, a URL or the name of a shipped picture.
+
+All are returned upright, with 8-bit levels; `open_rgb` also puts transparent ones on a background.
+"""
 
 from __future__ import annotations
 
@@ -25,90 +28,91 @@ from expkit.storage.files import path_of
 from expkit.storage.inputs import ASSETS
 
 MOST_PIXELS, MOST_BYTES = 100_000_000, 50_000_000
-PATIENCE, LONGEST = 10.0, 60.0  # seconds of silence, and of a whole transfer
+PATIENCE, LONGEST = 10.0, 60.0  # seconds: the socket timeout, and the limit of a whole download
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOVING = ("PNG", "GIF", "WEBP", "AVIF")
-SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
-LIGHT = 204  # of 255: where a drawing on transparent ground has nothing darker than this, white paper would swallow it
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+LIGHT = 204  # of 255: a transparent drawing with no darker pixel would be invisible on white
 
 
 def open_rgb(name: str) -> Image.Image:
-    """A picture as RGB: turned by EXIF, of an animation the first frame, what is transparent laid on paper."""
+    """A picture as RGB: EXIF orientation applied, first frame, transparency put on a background."""
     return on_paper(decode_image(name))
 
 
 def decode_image(name: str) -> Image.Image:
-    """A picture with levels of 8 bits, turned by EXIF, of an animation the first frame; what is transparent in it is so still."""
+    """A picture with 8-bit levels: EXIF orientation applied, first frame, transparency kept."""
     with open_header(name) as image:
         return eight_bit(ImageOps.exif_transpose(image))
 
 
 def transparency_note(name: str) -> str:
-    """What a header says of a picture that is transparent in part: how much of it, and on what it is laid. "" where it is not."""
+    """A note for headers: how much of a picture is transparent, and on what it is put; or ""."""
     with open_header(name) as image:
         if not image.has_transparency_data:
             return ""
-    drawn = decode_image(name).convert("RGBA")
-    share = float((255 - np.asarray(drawn.getchannel("A"), dtype=np.float64)).mean() / 255)
+    rgba = decode_image(name).convert("RGBA")
+    share = float((255 - np.asarray(rgba.getchannel("A"), dtype=np.float64)).mean() / 255)
+    if not share:
+        return ""
     return (
-        f"image {name}: what is transparent in it, {share:.0%} of the picture, is laid on {paper_colour(drawn)}"
-        if share
-        else ""
+        f"image {name}: what is transparent in it, {share:.0%} of the picture, "
+        f"is laid on {paper_colour(rgba)}"
     )
 
 
 def image_size(name: str) -> tuple[int, int]:
-    """(width, height) as the picture is seen; nothing is decoded."""
+    """(width, height) of the upright picture, without decoding it."""
     with open_header(name) as image:
         return image.size[::-1] if image.getexif().get(0x0112) in SIDEWAYS else image.size
 
 
 def is_shipped(name: str) -> bool:
-    """Whether this is one of our own pictures rather than a file of that name."""
+    """Whether the name is that of a shipped picture and no file has it."""
     return not os.path.isfile(os.path.expanduser(name)) and name in shipped_names()
 
 
 def shipped_names() -> list[str]:
+    """The names of the shipped pictures."""
     return sorted(path.stem for path in ASSETS.glob("*.png"))
 
 
 @contextmanager
 def open_header(name: str) -> Iterator[Image.Image]:
-    """A picture of which only the head has been read; whatever goes wrong with the rest inside the `with` is a UserError."""
+    """A picture whose header has been read. Errors inside the `with` block become UserErrors."""
     try:
         with open_content(str(name)) as file:
             yield check_header(name, file)
     except UserError:
         raise
-    except Exception as error:  # a damaged file makes decoders raise anything
-        reason = (
-            "it is no picture, or is damaged"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error) or type(error).__name__
-        )
+    except Exception as error:  # decoders raise exceptions of any type on damaged files
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is no picture, or is damaged"
+        else:
+            reason = str(error) or type(error).__name__
         raise unreadable_error(name, reason) from None
 
 
 def unreadable_error(name: str, reason: str) -> UserError:
-    return UserError(
-        f"The picture {name} cannot be read: {reason}. Expected a PNG, JPEG, WebP, GIF, BMP or TIFF file."
-    )
+    """The error for a picture that cannot be read."""
+    expected = "Expected a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+    return UserError(f"The picture {name} cannot be read: {reason}. {expected}")
 
 
 def check_header(name: str, file: BinaryIO) -> Image.Image:
-    """A picture's head. Its size is checked here, before anything is decoded."""
+    """An opened picture whose size has been checked; nothing is decoded."""
     Image.init()
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is replaced by MOST_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     if reason := not_an_image_because(file.read(1024)):
         raise unreadable_error(name, reason)
     file.seek(0)
-    image = Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])
+    formats = [file_format for file_format in FORMATS if file_format in Image.OPEN]
+    image = Image.open(file, formats=formats)
     frames = getattr(image, "n_frames", 1)
     if image.width * image.height > MOST_PIXELS:
-        raise UserError(
-            f"The picture {name} is {image.width} × {image.height} pixels, more than 100 megapixels: make it smaller."
-        )
+        size = f"{image.width} × {image.height} pixels, more than 100 megapixels"
+        raise UserError(f"The picture {name} is {size}: make it smaller.")
     if frames > 1 and image.format in MOVING:
         say_once(f"The picture {name} moves: the first of its {frames} frames is used.")
     return image
@@ -116,23 +120,27 @@ def check_header(name: str, file: BinaryIO) -> Image.Image:
 
 @cache
 def say_once(text: str) -> None:
+    """Print a text to stderr, once per process."""
     print(text, file=sys.stderr, flush=True)
 
 
 def not_an_image_because(first: bytes) -> str:
-    """Why a file that begins like this is no picture; "" where it may be one."""
+    """The reason why a file with these first bytes is not a picture; "" if it may be one."""
     start = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not first:
         return "it is empty (0 bytes)"
     if start.startswith(b"<") and b"<svg" in start:
         return "it is a drawing in SVG; export it as a PNG"
     if start.startswith(b"<"):
-        return "it is a web page; give the address of the picture itself, as the browser's “open image in new tab” shows it"
+        return (
+            "it is a web page; give the address of the picture itself, "
+            "as the browser's “open image in new tab” shows it"
+        )
     return ""
 
 
 def open_content(name: str) -> BinaryIO:
-    """A picture's file, or what its URL answers."""
+    """A picture's content as a binary file: a local file, a shipped picture, or a download."""
     path = path_of(name)
     scheme = (re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", name) or ["", ""])[1].lower()
     if os.path.isfile(path):
@@ -143,90 +151,101 @@ def open_content(name: str) -> BinaryIO:
         return BytesIO(fetch_url(name))
     if scheme and scheme != "file":
         raise UserError(
-            f"The picture {name[:80]} is at {scheme}:, which is not known here. Give a file's path, or an http or https address."
+            f"The picture {name[:80]} is at {scheme}:, which is not known here. "
+            "Give a file's path, or an http or https address."
         )
     if os.path.isdir(path):
-        raise UserError(
-            f"The picture {name!r} is a folder. Give one file in it; several are a list: image=[A,B]."
-        )
-    known = ", ".join(shipped_names())
+        advice = "Give one file in it; several are a list: image=[A,B]."
+        raise UserError(f"The picture {name!r} is a folder. {advice}")
+    names = ", ".join(shipped_names())
     raise UserError(
         f"There is no picture {name!r}.{suggest(name, shipped_names())} "
-        f"Give a file's path, an http or https address, or one of the pictures that ship with expkit: {known}."
+        "Give a file's path, an http or https address, "
+        f"or one of the pictures that ship with expkit: {names}."
     )
 
 
 class WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https, nowhere else."""
+    """A redirect handler that follows redirects to http and https only."""
 
     def redirect_request(self, request, answer, code, message, headers, url):
         if not url.lower().startswith(("http://", "https://")):
             raise UserError(
-                f"The picture {request.full_url} leads on to {url}, which is neither http nor https: download it, give its path."
+                f"The picture {request.full_url} leads on to {url}, "
+                "which is neither http nor https: download it, give its path."
             )
         return super().redirect_request(request, answer, code, message, headers, url)
 
 
 @lru_cache(maxsize=8)
 def fetch_url(url: str) -> bytes:
-    """What a URL answers, asked once a process."""
-    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    """The body of a URL's response; the last eight are cached."""
+    quoted_url = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    headers = {"User-Agent": f"expkit/{__version__}", "Accept": "image/*"}
     try:
-        request = urllib.request.Request(
-            quoted, headers={"User-Agent": f"expkit/{__version__}", "Accept": "image/*"}
-        )
-        with urllib.request.build_opener(WebOnly).open(request, timeout=PATIENCE) as answer:
-            return b"".join(read_response(answer, url))
+        request = urllib.request.Request(quoted_url, headers=headers)
+        with urllib.request.build_opener(WebOnly).open(request, timeout=PATIENCE) as response:
+            return b"".join(read_response(response, url))
     except urllib.error.HTTPError as error:
         reason = f"the server answers {error.code} {error.reason}".strip()
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         cause = getattr(error, "reason", error)
-        said = re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__
-        reason = f"nothing was heard for {PATIENCE:g} seconds" if isinstance(cause, TimeoutError) else said
+        if isinstance(cause, TimeoutError):
+            reason = f"nothing was heard for {PATIENCE:g} seconds"
+        else:
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__
     raise UserError(
-        f"The picture {url} cannot be fetched: {reason}. Try the address in a browser, or download it and give its path."
+        f"The picture {url} cannot be fetched: {reason}. "
+        "Try the address in a browser, or download it and give its path."
     )
 
 
 def read_response(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    """The answer piece by piece; refuses one that is too long, in bytes or in seconds."""
-    began, count = time.monotonic(), 0
-    while piece := answer.read1(1 << 16):
-        count += len(piece)
+    """The chunks of a response; raises UserError above MOST_BYTES or LONGEST seconds."""
+    start_time = time.monotonic()
+    count = 0
+    while chunk := answer.read1(1 << 16):
+        count += len(chunk)
         if count > MOST_BYTES:
+            limit = f"{MOST_BYTES // 1_000_000} MB"
+            raise UserError(f"The picture {url} has more than {limit}: give a smaller one.")
+        if time.monotonic() - start_time > LONGEST:
             raise UserError(
-                f"The picture {url} has more than {MOST_BYTES // 1_000_000} MB: give a smaller one."
+                f"The picture {url} takes more than {LONGEST:g} seconds to arrive: "
+                "download it and give its path."
             )
-        if time.monotonic() - began > LONGEST:
-            raise UserError(
-                f"The picture {url} takes more than {LONGEST:g} seconds to arrive: download it and give its path."
-            )
-        yield piece
+        yield chunk
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """Levels of 16 or 32 bits, or numbers, as levels of 8 bits: scaled, where Pillow would cut them off at 255."""
+    """An image with 16-bit, 32-bit or float levels scaled to 8 bits; Pillow would clip them at 255.
+
+    Other images are returned unchanged.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
-    clear = image.info.get("transparency")
+    transparent = image.info.get("transparency")
     array = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
     tops = (1, 255, 65535) if image.mode == "F" else (65535, 2**32 - 1)
     top = next((top for top in tops if array.max() <= top), array.max())
     levels = Image.fromarray((array * (255 / top)).round().astype(np.uint8))
-    if isinstance(clear, int):  # a PNG of 16 bits names the level that is transparent
-        levels.putalpha(Image.fromarray(np.where(array == clear, 0, 255).astype(np.uint8)))
+    if isinstance(transparent, int):  # the transparent level of a 16-bit PNG
+        alpha = np.where(array == transparent, 0, 255).astype(np.uint8)
+        levels.putalpha(Image.fromarray(alpha))
     return levels
 
 
 def on_paper(image: Image.Image) -> Image.Image:
-    """RGB. What is transparent is white; or black, where all that is drawn is so light that white would swallow it."""
+    """An image as RGB; transparent pixels get the colour that `paper_colour` chooses."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    drawn = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", drawn.size, paper_colour(drawn)), drawn).convert("RGB")
+    rgba = image.convert("RGBA")
+    background = Image.new("RGBA", rgba.size, paper_colour(rgba))
+    return Image.alpha_composite(background, rgba).convert("RGB")
 
 
 def paper_colour(drawn: Image.Image) -> str:
-    """The colour on which an RGBA picture is laid."""
-    grey, visible = np.asarray(drawn.convert("L")), np.asarray(drawn.getchannel("A")) >= 128
+    """The background of an RGBA image: black if its visible pixels are all light, else white."""
+    grey = np.asarray(drawn.convert("L"))
+    visible = np.asarray(drawn.getchannel("A")) >= 128
     return "black" if visible.any() and grey[visible].min() >= LIGHT else "white"

@@ -1,11 +1,12 @@
-"""Text on pictures, in any script: each character is drawn with the first font that has it, or its name is.
+"""Draw text in any script on images: each character in the first font that has it, else its name.
 
-Text of the characters of `PLAIN` alone is drawn with Pillow's own font. Other text is split into runs of one font and one direction.
-Fonts: Noto Sans (package manimgx-fonts), Noto Sans CJK (package noto-cjk-sans-jp-regular), both under the SIL Open Font License; DejaVu
-Sans, which matplotlib brings; Noto Color Emoji, where the system has it; any other font of the system.
+Text with no characters outside `PLAIN` is drawn with Pillow's own font. Other text is split into
+runs of one font and one direction. Fonts: Noto Sans (package manimgx-fonts) and Noto Sans CJK
+(package noto-cjk-sans-jp-regular), both under the SIL Open Font License; DejaVu Sans, which comes
+with matplotlib; Noto Color Emoji, if the system has it; any other font of the system.
 
-Letters are joined, marks placed and emoji combined by Raqm, where Pillow has it (`PIL.features.check("raqm")`); without it Arabic letters
-stand side by side.
+Raqm joins letters, places marks and combines emoji, if Pillow has it
+(`PIL.features.check("raqm")`). Without it Arabic letters are not joined.
 """
 
 from __future__ import annotations
@@ -23,84 +24,74 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from expkit.images.labels import character_name, grapheme_clusters, mark_invisible
 
-PLAIN = re.compile("[ -~©«°±´·»‘’“”…‹›™]*")  # what Pillow's own font has
+PLAIN = re.compile("[ -~©«°±´·»‘’“”…‹›™]*")  # the characters of Pillow's own font
 PACKAGES = ("manimgx_fonts", "noto_cjk_sans_jp_regular")
-FIRST, LAST = ("NotoSans[", "NotoSansCJK"), ("NotoEmoji",)  # of the packages' fonts; italics are left out
-EMOJI_SIZES = (
-    109,
-    136,
-    160,
-    96,
-    64,
-    48,
-)  # pixels of the pictures in fonts of emoji: those of Noto, then others'
-NO_FONTS = ("lastresort", "adobeblank")  # fonts that draw a box for everything, or nothing
+# Fonts of these packages that are tried first and last; italics are left out
+FIRST, LAST = ("NotoSans[", "NotoSansCJK"), ("NotoEmoji",)
+EMOJI_SIZES = (109, 136, 160, 96, 64, 48)  # pixels of bitmaps in emoji fonts: Noto's first
+NO_FONTS = ("lastresort", "adobeblank")  # fonts that draw a box for every character, or nothing
 BREAKS = re.compile(r"(?<=[/\\_,;:=&?.+|-])")  # where a word that is too long is broken first
-STRONG = {"L": "L", "R": "R", "AL": "R"}  # classes of direction
+STRONG = {"L": "L", "R": "R", "AL": "R"}  # bidirectional classes with their direction
 NUMBERS, SEPARATORS = ("EN", "AN"), ("ES", "CS")
 DIRECTED = (*STRONG, *NUMBERS, *SEPARATORS)
 
 
 class Run(NamedTuple):
-    """A part of a line, drawn with one font, in one direction."""
+    """A part of a line with one font and one direction."""
 
     text: str
     font: str
     right_to_left: bool = False
 
 
-# Which font has a character.
+# Font selection
 
 
 @cache
 def font_paths() -> tuple[str, ...]:
-    """The paths of the fonts that are always there, in the order in which they are tried."""
+    """The paths of the fonts that Python packages bring, in the order in which they are tried."""
     import matplotlib
 
-    folders = [
-        folder
-        for name in PACKAGES
-        if (spec := find_spec(name))
-        for folder in spec.submodule_search_locations or ()
-    ]
-    found = [
+    folders = []
+    for package in PACKAGES:
+        spec = find_spec(package)
+        if spec:
+            folders += spec.submodule_search_locations or ()
+    paths = [
         path
         for folder in folders
         for path in sorted(Path(folder).glob("*.[ot]tf"))
         if "Italic" not in path.name
     ]
-    found.sort(
+    paths.sort(
         key=lambda path: (
             path.name.startswith(LAST),
             not path.name.startswith(FIRST[0]),
             not path.name.startswith(FIRST[1]),
         )
     )
-    emoji = [path for path in found if path.name.startswith(LAST)]
+    emoji = [path for path in paths if path.name.startswith(LAST)]
     dejavu = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-    return tuple(map(str, [*(path for path in found if path not in emoji), dejavu, *emoji]))
+    return tuple(map(str, [*(path for path in paths if path not in emoji), dejavu, *emoji]))
 
 
 @cache
 def system_fonts() -> tuple[str, ...]:
-    """The paths of the other fonts of this machine, regular ones first."""
+    """The paths of the system's fonts, regular ones first."""
     from matplotlib.font_manager import findSystemFonts
 
-    found = [
+    paths = [
         path
         for path in sorted(findSystemFonts())
         if not any(name in Path(path).stem.lower() for name in NO_FONTS)
     ]
-    return tuple(
-        sorted(
-            found, key=lambda path: not re.search("regular|dejavusans$|sans$", Path(path).stem, re.IGNORECASE)
-        )
-    )
+    regular = re.compile("regular|dejavusans$|sans$", re.IGNORECASE)
+    return tuple(sorted(paths, key=lambda path: not regular.search(Path(path).stem)))
 
 
 @cache
 def character_test(font: str) -> Callable[[str], bool]:
-    """A function that says whether a font has a character."""
+    """A function that returns whether a font has a character."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -112,9 +103,10 @@ def character_test(font: str) -> Callable[[str], bool]:
 
 @cache
 def colour_font() -> tuple[str, int] | None:
-    """The path and the size of the system's font of coloured emoji."""
-    names = [path for path in system_fonts() if re.search("emoji|seguiemj", Path(path).name, re.IGNORECASE)]
-    for path in sorted(names, key=lambda path: "NotoColorEmoji" not in path):
+    """The path and the size of the system's colour emoji font, or None."""
+    emoji = re.compile("emoji|seguiemj", re.IGNORECASE)
+    paths = [path for path in system_fonts() if emoji.search(Path(path).name)]
+    for path in sorted(paths, key=lambda path: "NotoColorEmoji" not in path):
         for size in EMOJI_SIZES:
             try:
                 face = ImageFont.truetype(path, size)
@@ -126,6 +118,7 @@ def colour_font() -> tuple[str, int] | None:
 
 
 def drawn_in_colour(text: str, face: ImageFont.FreeTypeFont) -> bool:
+    """Whether the font draws any pixel that is not grey."""
     page = Image.new("RGB", (200, 200))
     ImageDraw.Draw(page).text((0, 0), text, "white", face, embedded_color=True)
     return any(len(set(colour)) > 1 for _, colour in page.getcolors(1 << 16))
@@ -133,155 +126,172 @@ def drawn_in_colour(text: str, face: ImageFont.FreeTypeFont) -> bool:
 
 @lru_cache(maxsize=8192)
 def font_of(cluster: str) -> str | None:
-    """The first font that has all characters of a cluster but those that are never drawn; None where there is none."""
+    """The first font that has all visible characters of a cluster, or None."""
     needed = drawn_of(cluster)
     if not needed:
         return font_paths()[0]
     colour = colour_font() if in_colour(cluster) else None
     if colour and all(map(character_test(colour[0]), needed)):
         return colour[0]
-    return next(
-        (
-            font
-            for several in (font_paths, system_fonts)
-            for font in several()
-            if all(map(character_test(font), needed))
-        ),
-        None,
-    )
+    for list_fonts in (font_paths, system_fonts):
+        for font in list_fonts():
+            if all(map(character_test(font), needed)):
+                return font
+    return None
 
 
 def drawn_of(cluster: str) -> str:
-    """A cluster without what is never drawn itself: variation selectors, joiners, tags."""
+    """A cluster without invisible code points: variation selectors, joiners, tags."""
     import regex
 
     return regex.sub(r"\p{Default_Ignorable_Code_Point}", "", cluster)
 
 
 def in_colour(cluster: str) -> bool:
-    """Whether a cluster is an emoji that is meant to be coloured."""
+    """Whether a cluster is an emoji that Unicode presents in colour."""
     import regex
 
     return bool(regex.search(r"\p{Emoji_Presentation}|\uFE0F", cluster)) and "\ufe0e" not in cluster
 
 
 def drawable_clusters(cluster: str) -> str:
-    """The cluster; where no font has it whole, its characters, and the names of those that no font has."""
+    """The cluster if one font has all of it, else its characters, or names if no font has them."""
     if font_of(cluster):
         return cluster
     return "".join(
-        one if not drawn_of(one) or font_of(one) else character_name(one)
-        for one in cluster
-        if one not in "\u200d\ufe0f"
+        character if not drawn_of(character) or font_of(character) else character_name(character)
+        for character in cluster
+        if character not in "\u200d\ufe0f"
     )
 
 
 def text_for_matplotlib(text: str) -> str:
-    """The text for matplotlib, which draws outlines only: names for characters that none of `font_paths` has."""
+    """The text with names for characters that no font of `font_paths` has.
+
+    matplotlib draws outlines only, so the colour emoji font cannot be used.
+    """
     if PLAIN.fullmatch(text):
         return text
-    known = [character_test(font) for font in font_paths()]
-    kept = [
-        one
+    tests = [character_test(font) for font in font_paths()]
+    characters = [
+        character
         for cluster in grapheme_clusters(mark_invisible(text))
-        for one in (cluster if in_one(cluster, known) else drawn_of(cluster))
+        for character in (cluster if in_one(cluster, tests) else drawn_of(cluster))
     ]
-    return "".join(one if any(has(one) for has in known) else character_name(one) for one in kept)
+    return "".join(
+        character if any(has(character) for has in tests) else character_name(character)
+        for character in characters
+    )
 
 
 def in_one(cluster: str, known: Sequence[Callable[[str], bool]]) -> bool:
-    """Whether one font has all of a cluster."""
+    """Whether one font has all of a cluster, and the cluster is not a colour emoji.
+
+    known: a `character_test` for each font.
+    """
     return any(all(map(has, cluster)) for has in known) and not in_colour(cluster)
 
 
-# Lines.
+# Lines
 
 
 @lru_cache(maxsize=2048)
 def prepare_text(text: str) -> str:
-    """The text as it is drawn: what cannot be seen or drawn has a mark or a name."""
-    return (
-        text
-        if PLAIN.fullmatch(text)
-        else "".join(map(drawable_clusters, grapheme_clusters(mark_invisible(text))))
-    )
+    """The text as it is drawn: invisible and undrawable characters replaced by marks or names."""
+    if PLAIN.fullmatch(text):
+        return text
+    return "".join(map(drawable_clusters, grapheme_clusters(mark_invisible(text))))
 
 
 @lru_cache(maxsize=2048)
 def split_runs(line: str) -> tuple[Run, ...]:
     """The runs of a prepared line, from left to right."""
-    parts = grapheme_clusters(line)
-    levels = embedding_levels([text_direction(part) for part in parts])
-    both = zip(
-        merge_space_runs([font_of(part) or font_paths()[-1] for part in parts], parts), levels, strict=True
-    )
-    placed = [(font, level, part) for (font, level), part in zip(both, parts, strict=True)]
-    split = [
-        (font, level, "".join(part for _, _, part in group))
-        for (font, level), group in groupby(placed, lambda one: one[:2])
+    clusters = grapheme_clusters(line)
+    levels = embedding_levels([text_direction(cluster) for cluster in clusters])
+    fonts = [font_of(cluster) or font_paths()[-1] for cluster in clusters]
+    fonts = merge_space_runs(fonts, clusters)
+    items = zip(fonts, levels, clusters, strict=True)
+    runs = [
+        (font, level, "".join(cluster for _, _, cluster in group))
+        for (font, level), group in groupby(items, lambda item: item[:2])
     ]
-    return tuple(Run(text, font, bool(level % 2)) for font, level, text in in_visual_order(split))
+    return tuple(Run(text, font, bool(level % 2)) for font, level, text in in_visual_order(runs))
 
 
 def merge_space_runs(found: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """Spaces are drawn with the font of what stands before them, so that runs are long; those of emoji are as wide as emoji."""
-    made: list[str] = []
+    """Fonts in which a space has the font of the cluster before it, so that runs are long.
+
+    Emoji fonts are an exception, because their spaces are as wide as emoji.
+    """
+    fonts: list[str] = []
     for font, part in zip(found, parts, strict=True):
-        goes_on = made and part == " " and "emoji" not in made[-1].lower() and character_test(made[-1])(" ")
-        made.append(made[-1] if goes_on else font)
-    return made
+        previous = fonts[-1] if fonts else ""
+        extends_run = previous and part == " " and "emoji" not in previous.lower()
+        fonts.append(previous if extends_run and character_test(previous)(" ") else font)
+    return fonts
 
 
 def text_direction(cluster: str) -> str:
-    """Unicode's class of direction of the first character that has one."""
+    """The Unicode bidirectional class of the first character that has one of DIRECTED, or ""."""
     return next((kind for kind in map(unicodedata.bidirectional, cluster) if kind in DIRECTED), "")
 
 
 def embedding_levels(kinds: Sequence[str]) -> list[int]:
-    """The level of each cluster of a line, odd where it is read from right to left, of its directions.
+    """The embedding level of each cluster of a line, odd if it is read from right to left.
 
-    Unicode's algorithm (UAX #9) less marks of direction, which are never drawn, and less pairs of brackets.
+    This is the Unicode Bidirectional Algorithm (UAX #9) without direction marks, which are never
+    drawn, and without bracket pairs.
+
+    Args:
+        kinds: the bidirectional class of each cluster, as from `text_direction`.
     """
-    base = next((kind for kind in kinds if kind in STRONG), "L")
-    base, last, found = STRONG[base], STRONG[base], []
-    for place, kind in enumerate(kinds):
-        around = {*kinds[max(0, place - 1) : place], *kinds[place + 1 : place + 2]}
+    base = STRONG[next((kind for kind in kinds if kind in STRONG), "L")]
+    last_strong = base
+    resolved = []
+    for index, kind in enumerate(kinds):
+        neighbours = {*kinds[max(0, index - 1) : index], *kinds[index + 1 : index + 2]}
         if kind in STRONG:
-            last = STRONG[kind]
-            found.append(last)
-        elif kind in NUMBERS or (kind in SEPARATORS and around and around <= {*NUMBERS}):
-            found.append("L" if last == "L" else "number")
+            last_strong = STRONG[kind]
+            resolved.append(last_strong)
+        elif kind in NUMBERS or (kind in SEPARATORS and neighbours and neighbours <= {*NUMBERS}):
+            resolved.append("L" if last_strong == "L" else "number")
         else:
-            found.append("")
+            resolved.append("")
     levels = {"L": 0 if base == "L" else 2, "R": 1, "number": 2}
     sides = {"L": "L", "R": "R", "number": "R"}
-    for place, kind in enumerate(found):
+    for index, kind in enumerate(resolved):
         if not kind:
-            before = sides[found[place - 1]] if place else base
-            after = next((sides[later] for later in found[place:] if later), base)
-            found[place] = before if before == after else base
-    return [levels[kind] for kind in found]
+            before = sides[resolved[index - 1]] if index else base
+            after = next((sides[later] for later in resolved[index:] if later), base)
+            resolved[index] = before if before == after else base
+    return [levels[kind] for kind in resolved]
 
 
 def in_visual_order(parts: list) -> list:
-    """Parts (…, level, …) as they stand from left to right: rule L2 of UAX #9."""
+    """Parts (…, level, …) in visual order from left to right: rule L2 of UAX #9."""
     for least in range(max((part[1] for part in parts), default=0), 0, -1):
-        groups = [
-            (high, [*group]) for high, group in groupby(parts, lambda part, least=least: part[1] >= least)
-        ]
-        parts = [part for high, group in groups for part in (group[::-1] if high else group)]
+        reordered = []
+        for is_high, group in groupby(parts, lambda part, least=least: part[1] >= least):
+            members = [*group]
+            reordered += members[::-1] if is_high else members
+        parts = reordered
     return parts
 
 
 @lru_cache(maxsize=2048)
 def wrap_text(text: str, size: int, width: float) -> str:
-    """The text in lines no wider than `width` pixels: broken at spaces, between Chinese, Japanese and Korean characters, and inside a
-    word where that is too wide for a line."""
-    lines, said = [""], prepare_text(text)
-    measure = partial(measure_line, size=size, plain=is_plain(said))
-    for word in filter(None, said.split(" ")):
-        for number, piece in enumerate(break_points(word)):
-            longer = f"{lines[-1]} {piece}" if lines[-1] and not number else lines[-1] + piece
+    """The text in lines no wider than `width` pixels.
+
+    Lines are broken at spaces, between Chinese, Japanese and Korean characters, and inside words
+    that are too wide for a line.
+    """
+    lines = [""]
+    prepared = prepare_text(text)
+    measure = partial(measure_line, size=size, plain=is_plain(prepared))
+    for word in filter(None, prepared.split(" ")):
+        for index, piece in enumerate(break_points(word)):
+            separator = " " if lines[-1] and not index else ""
+            longer = f"{lines[-1]}{separator}{piece}"
             if measure(longer) <= width:
                 lines[-1] = longer
             else:
@@ -290,24 +300,28 @@ def wrap_text(text: str, size: int, width: float) -> str:
 
 
 def break_points(word: str) -> list[str]:
-    """The parts of a word between which a line may end: each Chinese, Japanese or Korean character, with the marks that close it."""
+    """The parts of a word between which a line may be broken.
+
+    Each Chinese, Japanese or Korean character is one, with the closing punctuation after it.
+    """
     if word.isascii():
         return [word]
-    made = [""]
+    parts = [""]
     for cluster in grapheme_clusters(word):
         closes = unicodedata.category(cluster[0]) in ("Pe", "Pf", "Po")
-        if made[-1] and not closes and (is_wide(cluster) or is_wide(made[-1])):
-            made.append("")
-        made[-1] += cluster
-    return made
+        if parts[-1] and not closes and (is_wide(cluster) or is_wide(parts[-1])):
+            parts.append("")
+        parts[-1] += cluster
+    return parts
 
 
 def is_wide(text: str) -> bool:
+    """Whether the first character is wide, as Chinese, Japanese and Korean ones are."""
     return unicodedata.east_asian_width(text[0]) in "WF"
 
 
 def break_word(word: str, measure: Callable[[str], float], width: float) -> list[str]:
-    """A word in lines: whole, or where it is too wide broken after marks such as slashes, or else anywhere."""
+    """A word in lines: whole if it fits, else broken after marks such as slashes, else anywhere."""
     lines = [""]
     for part in [word] if measure(word) <= width else BREAKS.split(word):
         if measure(lines[-1] + part) <= width:
@@ -316,55 +330,69 @@ def break_word(word: str, measure: Callable[[str], float], width: float) -> list
             lines.append(part)
         else:
             for cluster in grapheme_clusters(part):
-                fits = not lines[-1] or measure(lines[-1] + cluster) <= width
-                lines = [*lines[:-1], lines[-1] + cluster] if fits else [*lines, cluster]
+                if not lines[-1] or measure(lines[-1] + cluster) <= width:
+                    lines[-1] += cluster
+                else:
+                    lines.append(cluster)
     return lines
 
 
 def end_with_ellipsis(line: str, size: int, width: float) -> str:
-    """A line that goes on where it cannot be seen: with an ellipsis, within `width` pixels in either font."""
-    kept = grapheme_clusters(line)
-    while (
-        kept
-        and max(measure_line(f"{''.join(kept)} …", size, plain) for plain in {is_plain(line), False}) > width
-    ):
-        kept.pop()
-    return f"{''.join(kept)} …".strip()
+    """A line cut off with an ellipsis, at most `width` pixels wide in either font."""
+    clusters = grapheme_clusters(line)
+    fonts_are_plain = {is_plain(line), False}
+    while clusters:
+        shortened = f"{''.join(clusters)} …"
+        if max(measure_line(shortened, size, plain) for plain in fonts_are_plain) <= width:
+            break
+        clusters.pop()
+    return f"{''.join(clusters)} …".strip()
 
 
 def is_plain(text: str) -> bool:
-    """Whether Pillow's own font has all of a text, in lines or not; all lines of a text are drawn alike."""
+    """Whether Pillow's own font has all of a text, which may have several lines.
+
+    All lines of a text are drawn in the same way.
+    """
     return bool(PLAIN.fullmatch(text.replace("\n", "")))
 
 
-# Drawing.
+# Drawing
 
 
 @cache
 def plain_face(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font."""
     return ImageFont.load_default(size)
 
 
 @cache
 def face_of(font: str, size: int) -> tuple[ImageFont.FreeTypeFont, float]:
-    """A font at a size, and how many times it is too small: fonts of emoji that are pictures have one size."""
+    """A font and the factor by which its glyphs must be scaled to `size`.
+
+    The factor is 1 except for bitmap emoji fonts, which have a single size.
+    """
     colour = colour_font() if "emoji" in font.lower() or "seguiemj" in font.lower() else None
     native = colour[1] if colour and colour[0] == font else size
     return ImageFont.truetype(font, native), size / native
 
 
 def shape_run(run: Run) -> tuple[str, dict]:
-    """A run's text as Pillow draws it, and how it is told the direction and the language."""
+    """A run's text as Pillow draws it, and Pillow's options for direction and language.
+
+    Without Raqm there are no options, and text from right to left is reversed.
+    """
     if features.check("raqm"):
-        return run.text, {
-            "direction": "rtl" if run.right_to_left else "ltr",
-            "language": han_language(run.text),
-        }
+        direction = "rtl" if run.right_to_left else "ltr"
+        return run.text, {"direction": direction, "language": han_language(run.text)}
     return "".join(reversed(grapheme_clusters(run.text))) if run.right_to_left else run.text, {}
 
 
 def han_language(text: str) -> str | None:
-    """The language whose forms Chinese characters take: Japanese or Korean where there is such a letter beside them, else Chinese."""
+    """The language whose forms Chinese characters take.
+
+    Japanese if the text has kana, Korean if it has hangul, else Chinese; None for other text.
+    """
     if any("\u3040" <= character <= "\u30ff" for character in text):
         return "ja"
     if any("\uac00" <= character <= "\ud7a3" for character in text):
@@ -374,20 +402,22 @@ def han_language(text: str) -> str | None:
 
 @lru_cache(maxsize=8192)
 def measure_line(line: str, size: int, plain: bool) -> float:
-    """The width in pixels of a line of a prepared text, which `is_plain` or not."""
-    return (
-        plain_face(size).getlength(line) if plain else sum(run_length(run, size) for run in split_runs(line))
-    )
+    """The width in pixels of a line of a prepared text; plain: whether the text `is_plain`."""
+    if plain:
+        return plain_face(size).getlength(line)
+    return sum(run_length(run, size) for run in split_runs(line))
 
 
 def text_width(text: str, size: int) -> float:
-    """The width in pixels of the longest line of a text, as `wrap_text` makes them."""
+    """The width in pixels of the longest line of a text from `wrap_text`."""
     return max(measure_line(line, size, is_plain(text)) for line in text.split("\n"))
 
 
 def run_length(run: Run, size: int) -> float:
-    (face, scale), (text, told) = face_of(run.font, size), shape_run(run)
-    return face.getlength(text, **told) * scale
+    """The width of a run, in pixels."""
+    face, scale = face_of(run.font, size)
+    text, options = shape_run(run)
+    return face.getlength(text, **options) * scale
 
 
 def draw_text(
@@ -399,7 +429,18 @@ def draw_text(
     anchor: str = "la",
     spacing: int = 4,
 ) -> None:
-    """Draw lines, as `wrap_text` makes them, on an RGB page. anchor: l, m or r, and a (top), m or d (bottom), of all lines together."""
+    """Draw the lines of a text from `wrap_text` on an RGB page.
+
+    Args:
+        page: the image to draw on.
+        place: (x, y) of the anchor.
+        text: the text, prepared by `wrap_text`.
+        size: of the letters, in pixels.
+        ink: the colour.
+        anchor: l, m or r (left, middle, right), then a, m or d (top, middle, bottom), of all lines
+            together.
+        spacing: additional pixels between lines.
+    """
     face = plain_face(size)
     if is_plain(text):
         align = {"l": "left", "m": "center", "r": "right"}[anchor[0]]
@@ -407,7 +448,9 @@ def draw_text(
             place, text, ink, face, anchor=anchor, align=align, spacing=spacing
         )
         return
-    lines, step, (ascent, descent) = text.split("\n"), face.getbbox("A")[3] + spacing, face.getmetrics()
+    lines = text.split("\n")
+    step = face.getbbox("A")[3] + spacing
+    ascent, descent = face.getmetrics()
     above = {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
     top = place[1] + above - {"a": 0, "m": 0.5, "d": 1}[anchor[1]] * (len(lines) - 1) * step
     for number, line in enumerate(lines):
@@ -420,13 +463,16 @@ def draw_text(
 def draw_run(
     page: Image.Image, place: tuple[float, float], run: Run, size: int, ink: tuple[int, int, int]
 ) -> None:
-    """Draw a run, whose baseline begins at `place`."""
-    (face, scale), (text, told) = face_of(run.font, size), shape_run(run)
+    """Draw a run whose baseline starts at `place`."""
+    face, scale = face_of(run.font, size)
+    text, options = shape_run(run)
+    draw_options = {"anchor": "ls", "embedded_color": True, **options}
     if scale == 1:
-        ImageDraw.Draw(page).text(place, text, ink, face, anchor="ls", embedded_color=True, **told)
+        ImageDraw.Draw(page).text(place, text, ink, face, **draw_options)
         return
-    left, top, right, bottom = face.getbbox(text, anchor="ls", **told)
+    left, top, right, bottom = face.getbbox(text, anchor="ls", **options)
     large = Image.new("RGBA", (max(1, int(right - left)), max(1, int(bottom - top))))
-    ImageDraw.Draw(large).text((-left, -top), text, ink, face, anchor="ls", embedded_color=True, **told)
-    small = large.resize([max(1, round(side * scale)) for side in large.size], Image.Resampling.LANCZOS)
+    ImageDraw.Draw(large).text((-left, -top), text, ink, face, **draw_options)
+    size_on_page = [max(1, round(side * scale)) for side in large.size]
+    small = large.resize(size_on_page, Image.Resampling.LANCZOS)
     page.paste(small, (round(place[0] + left * scale), round(place[1] + top * scale)), small)

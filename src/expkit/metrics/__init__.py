@@ -1,1 +1,1 @@
-"""Who reads pictures, and how close two sets of them are."""
+"""Judges that classify images, and measures of similarity between images and sets of images."""

@@ -1,8 +1,9 @@
-"""The networks that read pictures, and their files.
+"""The classifier networks of judges, and their files.
 
     p(c | x) = softmax f(x)_c
 
-Two of different make, so that one can rank pictures and the other count what is reported.
+There are different architectures, so that one judge can rank images and another one, of a different
+architecture, can count what is reported.
 """
 
 from __future__ import annotations
@@ -23,19 +24,30 @@ DIGITS = tuple((str(digit),) for digit in range(10))
 
 
 class Classifier(nn.Module, ABC):
-    """A network that tells `classes` kinds of pictures (channels, size, size) apart; these and `width` are all it is built from."""
+    """A network that classifies images (channels, size, size) into `classes` classes.
+
+    These numbers and `width` are all that it is built from.
+
+    Raises:
+        UserError: the images have fewer than 8 pixels a side.
+    """
 
     def __init__(self, width: int, classes: int, channels: int, size: int) -> None:
         super().__init__()
         if size < 8:
-            raise UserError(f"A judge reads pictures of 8 pixels or more, and was given pictures of {size}.")
-        self.width, self.classes, self.shape = width, classes, (channels, size, size)
+            raise UserError(
+                "A judge reads pictures of 8 pixels or more, "
+                f"and was given pictures of {size}."
+            )  # fmt: skip
+        self.width = width
+        self.classes = classes
+        self.shape = (channels, size, size)
 
-    answer: nn.Sequential  # its last part is the linear map that reads
+    answer: nn.Sequential  # its last module is the linear layer that gives the logits
 
     @abstractmethod
     def penultimate(self, x: Tensor) -> Tensor:
-        """x (N, *shape) in [0, 1] -> what the last linear map reads, (N, F)."""
+        """x (N, *shape) in [0, 1] -> the input of the last linear layer, (N, F)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, *shape) in [0, 1] -> logits (N, classes)."""
@@ -43,48 +55,71 @@ class Classifier(nn.Module, ABC):
 
 
 class Plain(Classifier):
-    """Convolutions, batch normalisation, ReLU, three poolings; one linear map reads all that is left.
+    """Convolutions with batch normalization and ReLU, three poolings, and one linear layer.
 
-    203,690 parameters for digits at width 32.
+    It has 203,690 parameters for digits at width 32.
+
+    Args:
+        width: channels of the first layer.
+        classes: number of classes.
+        channels: channels of the images.
+        size: side of the images in pixels, 8 or more.
     """
 
-    def __init__(self, width: int = 32, classes: int = 10, channels: int = 1, size: int = 28) -> None:
+    def __init__(
+        self,
+        width: int = 32,
+        classes: int = 10,
+        channels: int = 1,
+        size: int = 28,
+    ) -> None:
         super().__init__(width, classes, channels, size)
-        w, left = width, (size // 8) ** 2
+        positions = (size // 8) ** 2
         self.features = nn.Sequential(
-            conv_block(channels, w, 5), nn.MaxPool2d(2),
-            conv_block(w, 2 * w), conv_block(2 * w, 2 * w), nn.MaxPool2d(2),
-            conv_block(2 * w, 3 * w), conv_block(3 * w, 3 * w), nn.MaxPool2d(2),
+            conv_block(channels, width, 5), nn.MaxPool2d(2),
+            conv_block(width, 2 * width), conv_block(2 * width, 2 * width), nn.MaxPool2d(2),
+            conv_block(2 * width, 3 * width), conv_block(3 * width, 3 * width), nn.MaxPool2d(2),
         )  # fmt: skip
-        self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * w * left, classes))
+        linear = nn.Linear(3 * width * positions, classes)
+        self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), linear)
 
     def penultimate(self, x: Tensor) -> Tensor:
         return self.answer[:-1](self.features(x))
 
 
 def conv_block(inner: int, outer: int, side: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, side, padding=side // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU()
-    )
+    convolution = nn.Conv2d(inner, outer, side, padding=side // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outer), nn.ReLU())
 
 
 class Residual(Classifier):
-    """h ← h + F(h) with group normalisation and SiLU, no pooling before the mean over the picture.
+    """Residual blocks h ← h + F(h) with group normalization and SiLU, then the mean over positions.
 
-    170,186 parameters for digits at width 32.
+    It has no other pooling, and 170,186 parameters for digits at width 32. For the arguments see
+    `Plain`.
     """
 
-    def __init__(self, width: int = 32, classes: int = 10, channels: int = 1, size: int = 28) -> None:
+    def __init__(
+        self,
+        width: int = 32,
+        classes: int = 10,
+        channels: int = 1,
+        size: int = 28,
+    ) -> None:
         super().__init__(width, classes, channels, size)
-        w = width
-        self.enter = nn.Conv2d(channels, w, 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(Block(w, w), Block(w, w), Block(w, 2 * w, stride=2), Block(2 * w, 2 * w))
+        self.enter = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(
+            Block(width, width),
+            Block(width, width),
+            Block(width, 2 * width, stride=2),
+            Block(2 * width, 2 * width),
+        )
         self.answer = nn.Sequential(
-            nn.GroupNorm(8, 2 * w),
+            nn.GroupNorm(8, 2 * width),
             nn.SiLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(2 * w, classes),
+            nn.Linear(2 * width, classes),
         )
 
     def penultimate(self, x: Tensor) -> Tensor:
@@ -92,30 +127,41 @@ class Residual(Classifier):
 
 
 class Strided(Classifier):
-    """Convolutions that halve, batch normalisation, SiLU, h ← h + F(h) after each; one linear map reads all that is left.
+    """Three strided convolutions, each with a residual block h ← h + F(h), and one linear layer.
 
-    1,422,344 parameters for 200 pictograms at width 48.
+    With batch normalization and SiLU. It has 1,422,344 parameters for 200 pictograms at width 48.
+    For the arguments see `Plain`.
     """
 
-    def __init__(self, width: int = 48, classes: int = 10, channels: int = 1, size: int = 28) -> None:
+    def __init__(
+        self,
+        width: int = 48,
+        classes: int = 10,
+        channels: int = 1,
+        size: int = 28,
+    ) -> None:
         super().__init__(width, classes, channels, size)
-        w, left = width, (size // 8) ** 2
+        positions = (size // 8) ** 2
         self.features = nn.Sequential(
-            *strided_block(channels, w), *strided_block(w, 2 * w), *strided_block(2 * w, 4 * w)
+            *strided_block(channels, width),
+            *strided_block(width, 2 * width),
+            *strided_block(2 * width, 4 * width),
         )
-        self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(4 * w * left, classes))
+        linear = nn.Linear(4 * width * positions, classes)
+        self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), linear)
 
     def penultimate(self, x: Tensor) -> Tensor:
         return self.answer[:-1](self.features(x))
 
 
 def strided_block(inner: int, outer: int) -> tuple[nn.Module, nn.Module]:
-    convolve = nn.Conv2d(inner, outer, 4, stride=2, padding=1, bias=False)
-    return nn.Sequential(convolve, nn.BatchNorm2d(outer), nn.SiLU()), Added(outer)
+    """A convolution that halves the side, and a residual block."""
+    convolution = nn.Conv2d(inner, outer, 4, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outer), nn.SiLU()), Added(outer)
 
 
 class Added(nn.Module):
-    """Normalised after its convolution (He et al. 2016, figure 4a)."""
+    """A residual block with normalization after its convolution (He et al. 2016, figure 4a)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,12 +174,14 @@ class Added(nn.Module):
 
 
 class Block(nn.Module):
-    """Normalised before each convolution (He et al. 2016, figure 4e)."""
+    """A residual block with normalization before each convolution (He et al. 2016, figure 4e)."""
 
     def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(8, inner), nn.SiLU(), nn.Conv2d(inner, outer, 3, stride, 1))
-        self.second = nn.Sequential(nn.GroupNorm(8, outer), nn.SiLU(), nn.Conv2d(outer, outer, 3, 1, 1))
+        first = nn.Conv2d(inner, outer, 3, stride, 1)
+        self.first = nn.Sequential(nn.GroupNorm(8, inner), nn.SiLU(), first)
+        second = nn.Conv2d(outer, outer, 3, 1, 1)
+        self.second = nn.Sequential(nn.GroupNorm(8, outer), nn.SiLU(), second)
         self.past = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1, stride)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -142,7 +190,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What a file of weights says of itself. names: of each kind that it tells apart, what it is called."""
+    """The description in a file of weights. names: all names of each class, its main name first."""
 
     architecture: str
     width: int
@@ -151,35 +199,41 @@ class ClassifierSpec:
     names: Sequence[Sequence[str]] = DIGITS
 
     def network(self) -> Classifier:
-        known = {kind.__name__: kind for kind in Classifier.__subclasses__()}
-        if self.architecture not in known:
-            hint = suggest(self.architecture, known)
+        """A network of this description, with random weights."""
+        architectures = {cls.__name__: cls for cls in Classifier.__subclasses__()}
+        if self.architecture not in architectures:
+            hint = suggest(self.architecture, architectures)
             raise UserError(
-                f"The weights are of a reader {self.architecture!r}, which is unknown.{hint} Known are: {', '.join(known)}."
+                f"The weights are of a reader {self.architecture!r}, which is unknown.{hint} "
+                f"Known are: {', '.join(architectures)}."
             )
-        return known[self.architecture](self.width, len(self.names), self.channels, self.size)
+        architecture = architectures[self.architecture]
+        return architecture(self.width, len(self.names), self.channels, self.size)
 
 
 def save_classifier(
-    path: Path, network: Classifier, names: Sequence[Sequence[str]], dtype: torch.dtype = torch.float32
+    path: Path,
+    network: Classifier,
+    names: Sequence[Sequence[str]],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write network and Facts as one safetensors file, in one move."""
+    """Write a network and its `ClassifierSpec` as one safetensors file, atomically."""
     channels, size, _ = network.shape
-    weights_io.write_weights(
-        path,
-        network.state_dict(),
-        asdict(ClassifierSpec(type(network).__name__, network.width, channels, size, names)),
-        dtype,
-    )
+    spec = ClassifierSpec(type(network).__name__, network.width, channels, size, names)
+    weights_io.write_weights(path, network.state_dict(), asdict(spec), dtype)
 
 
 def load_classifier(path: Path, sha256: str | None = None) -> tuple[Classifier, ClassifierSpec]:
-    """The reader of a file, in float32; refuses a file that is missing, damaged, or not the one whose sha256 was promised."""
-    tensors, told = weights_io.read_weights(path, sha256, MADE_BY)
+    """Load a network that `save_classifier` has written, in float32, and its description.
+
+    Raises:
+        UserError: the file is missing or damaged, or its sha256 is not the expected one.
+    """
+    tensors, facts = weights_io.read_weights(path, sha256, MADE_BY)
     try:
-        facts = ClassifierSpec(**told)
-        network = facts.network()
+        spec = ClassifierSpec(**facts)
+        network = spec.network()
         network.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise weights_io.unreadable_error(path, error, MADE_BY) from None
-    return network, facts
+    return network, spec

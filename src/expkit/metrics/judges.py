@@ -1,11 +1,13 @@
-"""What reads a picture: a digit or a pictogram from near and from afar; anything else by the words that CLIP finds nearest.
+"""Judges: classifiers of digits and pictograms, from near and afar, and CLIP for anything else.
 
-    p(thing | x) = softmax f(x),    from afar: p(thing | U S x)
+    p(class | x) = softmax f(x);    from afar: p(class | U S x)
 
-with S the mean over blocks of pixels, which shrinks, and U bilinear, which enlarges again. Two networks of different make read:
-the first is expkit's judge, the second counts what is reported, so that nothing is chosen and counted by one and the same.
+S downsamples by averaging blocks of pixels, U upsamples bilinearly. There are two networks of
+different architectures: the first is expkit's judge, the second counts the reported results. So
+results are never chosen and counted by the same network.
 
-    p(prompt | x) = softmax over the prompts of <image(x), text(prompt)> / tau        (Radford et al. 2021, figure 1)
+    p(prompt | x) = softmax over the prompts of <image(x), text(prompt)> / tau
+                                                                 (Radford et al. 2021, figure 1)
 """
 
 from __future__ import annotations
@@ -31,25 +33,32 @@ MOST_ROWS = 500
 
 
 def downsample_and_restore(images: Tensor, times: float) -> Tensor:
-    """images (N, C, H, W) as they look from `times` as far: shrunk to the nearest whole size by area, enlarged bilinearly."""
+    """Images (N, C, H, W) as they look from `times` as far away.
+
+    They are downsampled by area to the nearest whole size, and upsampled bilinearly.
+    """
     size = [max(1, round(side / times)) for side in images.shape[-2:]]
-    return F.interpolate(
-        F.interpolate(images, size, mode="area"), images.shape[-2:], mode="bilinear", align_corners=False
-    )
+    small = F.interpolate(images, size, mode="area")
+    return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class JudgeScores(NamedTuple):
-    """How likely each answer is, (N, A), and how well each fits, (N, A), which is comparable between pictures too."""
+    """The probability of each answer, (N, A), and its score, (N, A).
+
+    Unlike probabilities, scores can also be compared between images.
+    """
 
     probabilities: Tensor
     scores: Tensor
 
 
 class Judge(ABC):
-    """What says how likely each of its answers is for a picture.
+    """A judge gives the probability of each of its answers for an image.
 
-    distance: the farthest, in times as far, from which it reads 95 % of ordinary pictures that it has not seen; None where not measured.
-    temperature: of its scores, by which a softmax over them divides: softmax(scores / temperature).
+    Attributes:
+        distance: the largest factor of distance from which it classifies 95 % of ordinary, unseen
+            images correctly; None if not measured.
+        temperature: of its scores: probabilities are softmax(scores / temperature).
     """
 
     distance: float | None = None
@@ -57,37 +66,50 @@ class Judge(ABC):
 
     @abstractmethod
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        """What it tells apart where these are the prompts."""
+        """The answers among which it chooses when the prompts are these."""
 
     def meant(self, prompt: str) -> str | None:
-        """Which of its answers a prompt asks for, None where it has no such answer."""
+        """The answer that a prompt asks for; None if the judge has no such answer."""
         return prompt
 
     @abstractmethod
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """images (N, C, H, W) in [0, 1] -> (N, len(answers)), on the pictures' device."""
+        """images (N, C, H, W) in [0, 1] -> (N, len(answers)), on the device of the images."""
 
     def evaluate(self, images: Tensor, prompts: Sequence[str]) -> JudgeScores:
-        """images (N, C, H, W) in [0, 1]: probabilities and scores of all answers. Of a classifier a score is log p, at temperature 1.
+        """Probabilities and scores of all answers for images (N, C, H, W) in [0, 1].
 
-        Probabilities that are zero in their precision count as the smallest number that it has: log p is -87 or more in float32.
+        The score of a classifier is log p, with temperature 1. A probability that is rounded to
+        zero is replaced by the smallest normal number of its precision: log p is -87.4 or
+        more in float32.
         """
         probabilities = self.probabilities(images, prompts)
-        return JudgeScores(
-            probabilities, probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
-        )
+        smallest = torch.finfo(probabilities.dtype).tiny
+        return JudgeScores(probabilities, probabilities.clamp(min=smallest).log())
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """images (N, C, H, W) in [0, 1] -> (N, F), what it sees in them before it answers, on the pictures' device."""
+        """The features from which the judge computes its answers.
+
+        images (N, C, H, W) in [0, 1] -> (N, F), on the device of the images.
+        """
 
 
 @dataclass(frozen=True)
 class ClassifierJudge(Judge):
-    """A reader with the weights of one file, which must have that sha256 where one is given.
+    """A classifier with the weights of one file.
 
-    Pictures are (N, *shape) in [0, 1], as it was trained on; what lies outside is read as black or white, as a screen shows it.
-    Answers are on the pictures' device. Pictures of another shape, and a missing or damaged file, raise UserError.
+    Images are (N, *shape) in [0, 1], of the shape it was trained on; values outside [0, 1] are
+    clamped, as a screen does. Results are on the device of the images.
+
+    Args:
+        weights: the file of weights.
+        sha256: the expected hash of the file; None: not checked.
+        device: the device of the network.
+        distance: see `Judge`.
+
+    Raises:
+        UserError: the file is missing or damaged, or, in a call, the images have another shape.
     """
 
     weights: Path
@@ -95,99 +117,148 @@ class ClassifierJudge(Judge):
     device: str = "cpu"
     distance: float | None = None
     network: Classifier = field(init=False, repr=False, compare=False)
-    called: Mapping[str, str] = field(
-        init=False, repr=False, compare=False
-    )  # what its answers are called: {name: answer}
+    # all names of its answers: {name: answer}
+    called: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        network, facts = classifiers.load_classifier(Path(self.weights), self.sha256)
+        network, spec = classifiers.load_classifier(Path(self.weights), self.sha256)
+        answers = {name: names[0] for names in spec.names for name in names}
         object.__setattr__(self, "network", network.to(self.device).eval().requires_grad_(False))
-        object.__setattr__(self, "called", {other: names[0] for names in facts.names for other in names})
+        object.__setattr__(self, "called", answers)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """The probability of each answer, (N, A)."""
-        return torch.cat([self.network(part).softmax(1) for part in self.parts(images)]).to(images.device)
+        probabilities = [self.network(chunk).softmax(1) for chunk in self.parts(images)]
+        return torch.cat(probabilities).to(images.device)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """What its last linear map reads, (N, F)."""
-        return torch.cat([self.network.penultimate(part) for part in self.parts(images)]).to(images.device)
+        """The input of its last linear layer, (N, F)."""
+        features = [self.network.penultimate(chunk) for chunk in self.parts(images)]
+        return torch.cat(features).to(images.device)
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The images in chunks, as the network reads them, on its device."""
         return self.shown(images).to(self.device).split(MOST_ROWS)
 
     def shown(self, images: Tensor) -> Tensor:
+        """The images as float32 in [0, 1]; refuses another shape."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.network.shape:
+            shape = ", ".join(map(str, self.network.shape))
             raise UserError(
-                f"The judge was given pictures of shape {tuple(images.shape)}; it reads (N, {', '.join(map(str, self.network.shape))}). "
+                f"The judge was given pictures of shape {tuple(images.shape)}; "
+                f"it reads (N, {shape}). "
                 "One picture is image[None]; other pictures need a judge of their own."
             )
         return images.float().clamp(0, 1)
 
     def read(self, images: Tensor) -> Tensor:
-        """The likeliest answer of each picture, (N,)."""
+        """The index of the most likely answer for each image, (N,)."""
         return self(images).argmax(1)
 
     def sees_far(self, images: Tensor, times: float = 4) -> Tensor:
-        """The probability of each answer for someone `times` as far away, (N, A)."""
+        """The probability of each answer from `times` as far away, (N, A)."""
         return self(downsample_and_restore(self.shown(images), times))
 
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.called.values()))
 
     def meant(self, prompt: str) -> str | None:
-        """The thing that a prompt names, however it is to be shown: a skull of "a soft picture of a skull in grey"."""
-        said = caption_grammar.normalize_text(prompt)
-        return self.called.get(said) or (
-            self.called.get(caption_grammar.parse_caption(said, self.called).thing) if said else None
-        )
+        """The concept that a prompt names, in whatever style it asks for it.
+
+        It is "skull" for "a soft picture of a skull in grey".
+        """
+        text = caption_grammar.normalize_text(prompt)
+        answer = self.called.get(text)
+        if answer:
+            return answer
+        if not text:
+            return None
+        return self.called.get(caption_grammar.parse_caption(text, self.called).thing)
 
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self(images)
 
 
 def first(device: str = "cpu") -> ClassifierJudge:
-    """expkit's judge."""
+    """expkit's judge of digits, the one that ranks images."""
     return shipped("judge_first", device)
 
 
 def second(device: str = "cpu") -> ClassifierJudge:
-    """The judge that counts what is reported."""
+    """The judge of digits that counts the reported results."""
     return shipped("judge_second", device)
 
 
 def shipped(name: str, device: str = "cpu") -> ClassifierJudge:
-    """The judge whose weights and model card ship as `name`."""
-    return ClassifierJudge(*weights_io.shipped_weights(name), device, distance_of(name))
+    """The judge whose weights and model card ship with expkit under this name.
+
+    Raises:
+        UserError: the weights or the model card are missing or damaged.
+    """
+    path, sha256 = weights_io.shipped_weights(name)
+    return ClassifierJudge(path, sha256, device, distance_of(name))
 
 
 def distance_of(name: str) -> float | None:
-    """From how many times as far the judge that ships as `name` still reads 95 % of ordinary pictures: of its model card."""
+    """The `Judge.distance` on the model card of the judge that ships under this name.
+
+    It is the factor of distance from which the judge still classifies 95 % of ordinary images
+    correctly; None if the card has none.
+    """
     return weights_io.model_card(name).get("reads_to", {}).get("times")
 
 
 def calibrated(
-    judge: ClassifierJudge, images: Tensor, labels: Tensor, wanted: float = 0.95
+    judge: ClassifierJudge,
+    images: Tensor,
+    labels: Tensor,
+    wanted: float = 0.95,
 ) -> tuple[int, float]:
-    """The smallest side, in pixels, to which ordinary pictures can be shrunk so that this share of them is read right, and the share there.
+    """The smallest side to which images can be downsampled and are still classified correctly.
 
-    images (N, C, H, W) in [0, 1]; labels (N,). It is taken that no smaller size is read better; the full side counts whatever is read.
+    The bisection assumes that accuracy does not rise as the size falls. The full side is returned
+    if no smaller one is good enough, whatever its accuracy.
+
+    Args:
+        images: ordinary images (N, C, H, W) in [0, 1].
+        labels: (N,).
+        wanted: the share of images that must be classified correctly.
+
+    Returns:
+        The side in pixels, 4 or more, and the accuracy at it.
     """
     side = images.shape[-1]
-    share = lambda size: (judge.sees_far(images, side / size).argmax(1) == labels).double().mean().item()
-    least, most = 4, side
-    while least < most:
-        size = (least + most) // 2
-        least, most = (least, size) if share(size) >= wanted else (size + 1, most)
-    return most, share(most)
+
+    def accuracy(size: int) -> float:
+        predictions = judge.sees_far(images, side / size).argmax(1)
+        return (predictions == labels).double().mean().item()
+
+    low, high = 4, side
+    while low < high:
+        size = (low + high) // 2
+        if accuracy(size) >= wanted:
+            high = size
+        else:
+            low = size + 1
+    return high, accuracy(high)
 
 
 @dataclass(frozen=True)
 class CLIP(Judge):
-    """CLIP of a folder or a repository of the hub; refuses weights that cannot be had.
+    """CLIP as a judge (Radford et al. 2021): its answers are the prompts, its scores are cosines.
 
-    Pictures are (N, 3, H, W) or grey, in [0, 1], of any size; what lies outside is read as black or white. Its answers are the prompts.
+    Images are (N, 3, H, W) or (N, 1, H, W) in [0, 1], of any size; values outside [0, 1] are
+    clamped.
+
+    Args:
+        weights: a folder, or a repository on huggingface.co.
+        device: the device of the network; "auto" chooses one.
+        revision: the revision of the repository; None: the cached or the newest one.
+
+    Raises:
+        UserError: the weights cannot be loaded.
     """
 
     weights: str = "openai/clip-vit-base-patch32"
@@ -199,15 +270,15 @@ class CLIP(Judge):
     def __post_init__(self) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
-        told = {
-            "holds": "config.json, model.safetensors",
-            "instead": "the judges that ship, judges@model.judges=digits",
-        }
-        repository = Repository(str(self.weights), "model.judges.clip.weights", **told)
-        commit = repository.revision((), self.revision)
-        network = (
-            repository.load(CLIPModel, commit).to(devices.device_of(self.device)).eval().requires_grad_(False)
+        repository = Repository(
+            str(self.weights),
+            "model.judges.clip.weights",
+            holds="config.json, model.safetensors",
+            instead="the judges that ship, judges@model.judges=digits",
         )
+        commit = repository.revision((), self.revision)
+        network = repository.load(CLIPModel, commit).to(devices.device_of(self.device))
+        network = network.eval().requires_grad_(False)
         object.__setattr__(self, "processor", repository.load(CLIPProcessor, commit))
         object.__setattr__(self, "network", network)
 
@@ -216,7 +287,10 @@ class CLIP(Judge):
 
     @property
     def temperature(self) -> float:
-        """By which its cosines are divided before the softmax; CLIP learns it, and it is 0.01 in all that were published."""
+        """By which cosines are divided before the softmax.
+
+        CLIP learns it; it is 0.01 in all published models.
+        """
         return float(torch.exp(-self.network.logit_scale.double()))
 
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -224,37 +298,38 @@ class CLIP(Judge):
 
     @torch.inference_mode()
     def evaluate(self, images: Tensor, prompts: Sequence[str]) -> JudgeScores:
-        """Its scores are cosines between pictures and prompts."""
-        known = list(self.answers(prompts))
-        if not known:
+        """Probabilities, and scores, which are the cosines between images and prompts."""
+        answers = list(self.answers(prompts))
+        if not answers:
             raise UserError("The judge was given no prompts to tell apart: give at least one.")
-        said = self.processor.tokenizer(known, padding=True, truncation=True, return_tensors="pt").to(
-            self.network.device
-        )
-        parts = [
-            self.network(**said, pixel_values=part).logits_per_image
-            for part in self.seen(images).split(MOST_ROWS)
+        tokenizer = self.processor.tokenizer
+        tokens = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.network.device)
+        logits = [
+            self.network(**tokens, pixel_values=chunk).logits_per_image
+            for chunk in self.seen(images).split(MOST_ROWS)
         ]
-        logits = torch.cat(parts)
-        return JudgeScores(
-            logits.softmax(1).float().to(images.device), (self.temperature * logits).float().to(images.device)
-        )
+        logits = torch.cat(logits)
+        probabilities = logits.softmax(1).float().to(images.device)
+        return JudgeScores(probabilities, (self.temperature * logits).float().to(images.device))
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """Its embeddings of the pictures, not normalised."""
-        see, project = self.network.vision_model, self.network.visual_projection
-        parts = [project(see(pixel_values=part).pooler_output) for part in self.seen(images).split(MOST_ROWS)]
-        return torch.cat(parts).float().to(images.device)
+        """Its embeddings of the images, not normalized."""
+        encode = self.network.vision_model
+        project = self.network.visual_projection
+        chunks = self.seen(images).split(MOST_ROWS)
+        features = [project(encode(pixel_values=chunk).pooler_output) for chunk in chunks]
+        return torch.cat(features).float().to(images.device)
 
     def seen(self, images: Tensor) -> Tensor:
-        """Pictures as the network takes them."""
+        """The images as CLIP's image processor prepares them for the network."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(
-                f"CLIP was given pictures of shape {tuple(images.shape)}; it reads (N, 3, H, W). One picture is image[None]."
+                f"CLIP was given pictures of shape {tuple(images.shape)}; it reads (N, 3, H, W). "
+                "One picture is image[None]."
             )
-        shown = images.float().clamp(0, 1).expand(-1, 3, -1, -1)
-        look = self.processor.image_processor
-        return look(images=[*shown.cpu()], do_rescale=False, return_tensors="pt").pixel_values.to(
-            self.network.device
-        )
+        rgb = [*images.float().clamp(0, 1).expand(-1, 3, -1, -1).cpu()]
+        process = self.processor.image_processor
+        pixel_values = process(images=rgb, do_rescale=False, return_tensors="pt").pixel_values
+        return pixel_values.to(self.network.device)

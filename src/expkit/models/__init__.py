@@ -1,1 +1,1 @@
-"""Everything that answers as a denoiser."""
+"""Denoisers: exact ones, UNets that expkit trained, and pretrained models in diffusers' format."""

@@ -1,6 +1,9 @@
-"""Exact denoisers: no network. For known data the best possible answer is a formula, an oracle for everything built upon it.
+"""Exact denoisers without a network: the posterior mean of known data in closed form.
 
-E[x0 | x_t] = sum_i softmax_i( −|x − alpha d_i|² / (2 sigma²) ) d_i        for data d_1 … d_N              (Karras et al. 2022, eq. 57)
+They are the best possible prediction, and so a reference for everything that is built on one.
+For data d_1 … d_N (Karras et al. 2022, eq. 57):
+
+    E[x0 | x_t] = sum_i softmax_i( −|x − alpha d_i|² / (2 sigma²) ) d_i
 """
 
 from __future__ import annotations
@@ -18,68 +21,81 @@ from expkit.text.class_names import parse_digit
 
 
 class Ideal(Denoiser):
-    """The exact denoiser of a finite set of pictures; a prompt keeps those of its label, "" keeps all.
+    """The exact denoiser of a finite set of images; it predicts x0, in [-1, 1].
 
-    images: (N, C, H, W) in [0, 1]; labels: (N,) digits. Answers x0, for pictures in [-1, 1].
+    A prompt restricts the set to the images with that label; the null prompt "" uses all.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) digits.
+        schedule: the noise schedule.
+        device: where the data and the computation are.
     """
 
     prediction_type, range = "x0", (-1.0, 1.0)
 
-    def __init__(self, images: Tensor, labels: Tensor, schedule: Schedule, device: str = "cpu") -> None:
-        self.shape, self.schedule, self.device = tuple(images.shape[1:]), schedule, torch.device(device)
+    def __init__(
+        self, images: Tensor, labels: Tensor, schedule: Schedule, device: str = "cpu"
+    ) -> None:  # fmt: skip
+        self.shape, self.schedule = tuple(images.shape[1:]), schedule
+        self.device = torch.device(device)
         self.data = (2 * images - 1).flatten(1).to(self.device)
         self.labels = labels.to(self.device)
         self.classes = tuple(map(str, labels.unique().tolist()))
 
     def canonical_prompt(self, prompt: str) -> str:
-        known = parse_digit(prompt)
-        if known and int(known) not in self.labels:
+        digit = parse_digit(prompt)
+        if digit and int(digit) not in self.labels:
             raise UserError(
-                f"The ideal denoiser has no picture of {known}: its data holds {sorted(set(self.labels.tolist()))}."
+                f"The ideal denoiser has no picture of {digit}: "
+                f"its data holds {sorted(set(self.labels.tolist()))}."
             )
-        return known
+        return digit
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         alpha, sigma = self.schedule.at(t)
-        distance = (
-            torch.cdist(
-                x.flatten(1).to(self.data), alpha * self.data, compute_mode="donot_use_mm_for_euclid_dist"
-            )
-            ** 2
-        )
-        known = [self.canonical_prompt(p) for p in prompts]
-        wanted = torch.stack(
-            [self.labels == int(p) if p else torch.ones_like(self.labels, dtype=torch.bool) for p in known]
-        )
-        logits = (-distance / (2 * sigma**2)).masked_fill(~wanted, -math.inf)
+        rows, mode = x.flatten(1).to(self.data), "donot_use_mm_for_euclid_dist"
+        squared_distance = torch.cdist(rows, alpha * self.data, compute_mode=mode) ** 2
+        digits = [self.canonical_prompt(prompt) for prompt in prompts]
+        every_image = torch.ones_like(self.labels, dtype=torch.bool)
+        matches = torch.stack(
+            [self.labels == int(digit) if digit else every_image for digit in digits]
+        )  # (R, N)
+        logits = (-squared_distance / (2 * sigma**2)).masked_fill(~matches, -math.inf)
         return Prediction((logits.softmax(1) @ self.data).view(x.shape))
 
 
 class Mixture(Denoiser):
-    """The exact denoiser of a Gaussian mixture, each component isotropic: weights (K,), means (K, C, H, W), deviations (K,).
+    """The exact denoiser of a mixture of isotropic Gaussians; it predicts x0, whatever the prompt.
 
-    E[x0 | x_t] = sum_k p(k | x_t) (m_k + alpha d_k² / (alpha² d_k² + sigma²) (x_t − alpha m_k)). It takes any prompt and heeds none.
+    E[x0 | x_t] = sum_k p(k | x_t) (m_k + alpha d_k² / (alpha² d_k² + sigma²) (x_t − alpha m_k))
+
+    Args:
+        weights: (K,) of the components.
+        means: m, (K, C, H, W).
+        deviations: d, the standard deviations (K,).
+        schedule: the noise schedule.
     """
 
     prediction_type, range = "x0", (-1.0, 1.0)
 
-    def __init__(self, weights: Tensor, means: Tensor, deviations: Tensor, schedule: Schedule) -> None:
-        self.weights, self.means, self.deviations = (
-            weights.double(),
-            means.double().flatten(1),
-            deviations.double(),
-        )
-        self.shape, self.schedule, self.device = tuple(means.shape[1:]), schedule, torch.device("cpu")
+    def __init__(
+        self, weights: Tensor, means: Tensor, deviations: Tensor, schedule: Schedule
+    ) -> None:  # fmt: skip
+        self.weights = weights.double()
+        self.means = means.double().flatten(1)
+        self.deviations = deviations.double()
+        self.shape, self.schedule = tuple(means.shape[1:]), schedule
+        self.device = torch.device("cpu")
 
     def canonical_prompt(self, prompt: str) -> str:
         return prompt
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         alpha, sigma = self.schedule.at(t)
-        away = x.double().flatten(1)[:, None] - alpha * self.means
-        variance = alpha**2 * self.deviations**2 + sigma**2
-        logits = (
-            self.weights.log() - away.pow(2).sum(-1) / (2 * variance) - away.shape[-1] / 2 * variance.log()
-        )
-        components = self.means + (alpha * self.deviations**2 / variance)[:, None] * away
+        offsets = x.double().flatten(1)[:, None] - alpha * self.means  # (R, K, C·H·W)
+        variance = alpha**2 * self.deviations**2 + sigma**2  # (K,)
+        exponent = offsets.pow(2).sum(-1) / (2 * variance)
+        logits = self.weights.log() - exponent - offsets.shape[-1] / 2 * variance.log()
+        components = self.means + (alpha * self.deviations**2 / variance)[:, None] * offsets
         return Prediction((logits.softmax(1)[..., None] * components).sum(1).view(x.shape).to(x))

@@ -1,1 +1,1 @@
-"""A run's folder, its loggers, and who may write there."""
+"""The output folder of a run, exclusive claims on it, and loggers."""

@@ -1,6 +1,9 @@
-"""A run's folder belongs to one process: claimed before anything is loaded, and cleaned only of what that process made.
+"""Exclusive claims on output folders: only one process writes a run into a folder.
 
-FOLDER/.expkit.lock    there while a run is written. It is locked by the process that writes; unlocked, that process was killed.
+A folder is claimed before anything is loaded. On release, only files of this process are removed.
+
+FOLDER/.expkit.lock exists while a run is written, and the writing process holds a lock on it. If
+the file exists but is not locked, that process was killed.
 """
 
 from __future__ import annotations
@@ -32,37 +35,52 @@ SAMPLED = (
 )
 TRAINED = ("checkpoints", "epochs", "losses.csv", "model", "model.safetensors", "lightning_logs")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
+# errors of file systems without locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 OTHER = "Give another one with hydra.run.dir=FOLDER, or leave it out."
-HELD: dict[Path, Claim] = {}  # of the command that this process carries out
+HELD: dict[Path, Claim] = {}  # claims of the command that this process executes
 
 
 class NotClaimed(BaseException):
-    """Carries `error` through Hydra, which makes a warning of every Exception of a callback."""
+    """Carries `error` through Hydra, which turns every Exception of a callback into a warning."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 def written_names(task: str, logger: str) -> tuple[str, ...]:
-    """The names, or patterns of names, of what a run of this task and logger writes into its folder."""
-    return (*ALWAYS, *(TRAINED if task == "train" else SAMPLED), *({"tensorboard", "wandb"} & {logger}))
+    """The names, or patterns of names, that a run of this task and logger writes in its folder."""
+    task_names = TRAINED if task == "train" else SAMPLED
+    return (*ALWAYS, *task_names, *({"tensorboard", "wandb"} & {logger}))
 
 
 class Claim:
-    """A folder that this process alone writes a run into, made where it is not there.
+    """An exclusive claim on a folder for one run. The folder is created if necessary.
 
-    names: what the run will write. alone: False in the further processes of a training, which share the folder of the first.
-    Raises UserError where another process writes there, where something has one of these names, or where nothing can be written.
+    Args:
+        folder: The folder.
+        names: The names, or patterns of names, that the run will write.
+        alone: False for all processes of a distributed training except the first one, whose folder
+            they share.
+
+    Raises:
+        UserError: Another process writes to the folder, one of the names exists already, or the
+            folder cannot be written.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str] = (*ALWAYS, *SAMPLED), alone: bool = True) -> None:
-        self.folder, self.names, self.made, self.lock = Path(os.path.abspath(folder)), names, [], None
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str] = (*ALWAYS, *SAMPLED),
+        alone: bool = True,
+    ) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self.names = names
+        self.made = []
+        self.lock = None
         try:
-            self.made = [
-                *make_folders(Path.cwd() / folder),
-                *make_folders(self.folder),
-            ]  # they differ where a .. comes after a link
+            # the two paths differ if the path contains .. after a symbolic link
+            self.made = [*make_folders(Path.cwd() / folder), *make_folders(self.folder)]
             if alone:
                 self.check_outside_of_runs()
                 self.claim()
@@ -77,102 +95,114 @@ class Claim:
 
     def claim(self) -> None:
         if not self.folder.is_dir():
-            what = "a link to nothing" if self.folder.is_symlink() else "a file"
-            raise UserError(f"{self.folder} is {what}, and a run needs a folder. {OTHER}")
-        self.lock, left = lock_file(self.folder / LOCK)
+            kind = "a link to nothing" if self.folder.is_symlink() else "a file"
+            raise UserError(f"{self.folder} is {kind}, and a run needs a folder. {OTHER}")
+        self.lock, existed = lock_file(self.folder / LOCK)
         if self.lock is None:
             raise UserError(f"The folder {self.folder} is being written by another run. {OTHER}")
-        if there := self.there():
+        names = self.there()
+        if names:
             lock, self.lock = self.lock, None
-            if not left:
+            if not existed:
                 (self.folder / LOCK).unlink()
             os.close(lock)
-            raise UserError(self.held(there, left))
+            raise UserError(self.held(names, existed))
 
     def held(self, there: Sequence[str], killed: bool) -> str:
-        """Why the folder cannot be written into."""
-        listed = list_names(there)
+        """The message that says why the folder cannot be written to.
+
+        Args:
+            there: The names that exist already.
+            killed: Whether a killed process wrote them.
+        """
+        names = list_names(there)
         if killed:
             return (
-                f"The folder {self.folder} holds what a run that was killed has left: {listed}. "
+                f"The folder {self.folder} holds what a run that was killed has left: {names}. "
                 "Remove it, or give another one with hydra.run.dir=FOLDER."
             )
         if {RECIPE, FINISHED} <= set(there):
             return f"The folder {self.folder} already holds a run. {OTHER}"
-        return f"The folder {self.folder} already holds {listed}, which a run would overwrite. {OTHER}"
+        problem = f"The folder {self.folder} already holds {names}"
+        return f"{problem}, which a run would overwrite. {OTHER}"
 
     def there(self) -> list[str]:
+        """The names of the run that exist in the folder."""
         return matching_names(self.folder, self.names)
 
     def check_outside_of_runs(self) -> None:
-        """Refuse a folder such as RUN/pictures: it is a part of another run."""
+        """Raise UserError if the folder is a part of another run, such as RUN/pictures."""
+        patterns = (*ALWAYS, *SAMPLED, *TRAINED, "tensorboard", "wandb")
         for run in self.folder.parents:
             part = self.folder.relative_to(run).parts[0]
-            inside = any(
-                fnmatch(part, pattern) for pattern in (*ALWAYS, *SAMPLED, *TRAINED, "tensorboard", "wandb")
-            )
-            if inside and ((run / LOCK).exists() or (run / RECIPE).exists()):
-                raise UserError(f"The folder {self.folder} lies in {part} of the run {run}. {OTHER}")
+            is_part_of_run = any(fnmatch(part, pattern) for pattern in patterns)
+            if is_part_of_run and ((run / LOCK).exists() or (run / RECIPE).exists()):
+                place = f"{part} of the run {run}"
+                raise UserError(f"The folder {self.folder} lies in {place}. {OTHER}")
 
     def release(self) -> bool:
-        """Give the folder free. Remove the recipe of a run that wrote nothing else, and what folders of ours are empty then.
+        """Release the folder.
 
-        Returns whether nothing of a run is left.
+        If the run wrote nothing except its recipe, the recipe is removed, and so are folders that
+        this claim created and that are empty.
+
+        Returns:
+            Whether nothing of the run is left.
         """
-        left: list[str] = []
+        remaining: list[str] = []
         if self.lock is not None:
             for name in self.there():
                 with suppress(OSError):
-                    (self.folder / name).rmdir()  # which succeeds for empty folders only
-            left = [name for name in self.there() if name != RECIPE]
-            for name in (LOCK,) if left else (RECIPE, LOCK):
+                    (self.folder / name).rmdir()  # this removes empty folders only
+            remaining = [name for name in self.there() if name != RECIPE]
+            for name in (LOCK,) if remaining else (RECIPE, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             os.close(self.lock)
             self.lock = None
         remove_empty(self.made)
-        return not left
+        return not remaining
 
 
 def hold_folder(folder: Path, names: Sequence[str], alone: bool = True) -> Claim:
-    """The claim of this command on its folder, made once."""
-    place = Path(os.path.abspath(folder))
-    if place not in HELD:
-        with signals_deferred() as came:
-            HELD[place] = Claim(folder, names, alone)
-        for number in came:
+    """Claim a folder for this command, or return the claim that it already has."""
+    path = Path(os.path.abspath(folder))
+    if path not in HELD:
+        with signals_deferred() as signals:
+            HELD[path] = Claim(folder, names, alone)
+        for number in signals:
             signal.raise_signal(number)
-    return HELD[place]
+    return HELD[path]
 
 
 def release_claims() -> list[Path]:
-    """Give free what this command has claimed; those of the folders in which something of a run is left."""
+    """Release all claims of this command. Returns the folders in which parts of a run are left."""
     with signals_deferred():
-        kept = [folder for folder, claim in HELD.items() if not claim.release()]
+        remaining = [folder for folder, claim in HELD.items() if not claim.release()]
         HELD.clear()
-    return kept
+    return remaining
 
 
 @contextmanager
 def signals_deferred() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM do not interrupt what stands inside; those that come are in the list."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # no other one is interrupted
-        yield came
+    """Keep SIGINT and SIGTERM from interrupting the block; yield the list of signals received."""
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only it receives signals
+        yield signals
         return
-    before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
+    handlers = {
+        number: signal.signal(number, lambda number, _: signals.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield came
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def claimed_folder(folder: Path) -> Iterator[Claim]:
-    """A folder claimed for as long as a run is written into it."""
+    """Claim a folder for the duration of the block."""
     claim = Claim(folder)
     try:
         yield claim
@@ -181,76 +211,91 @@ def claimed_folder(folder: Path) -> Iterator[Claim]:
 
 
 def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and what it lies in; those of them that were made here, outermost first. Another process may make or remove some."""
-    ours: list[Path] = []
+    """Create a folder and its parents, even while other processes create or remove some of them.
+
+    Returns:
+        The folders that were created by this call, outermost first.
+    """
+    created: list[Path] = []
     for attempt in range(20):
         try:
-            for path in reversed([path for path in (folder, *folder.parents) if not os.path.lexists(path)]):
+            missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+            for path in reversed(missing):
                 with suppress(FileExistsError):
                     path.mkdir()
-                    ours.append(path)
-            return ours
+                    created.append(path)
+            return created
         except FileNotFoundError:
             if attempt == 19:
-                remove_empty(ours)
+                remove_empty(created)
                 raise
         except OSError:
-            remove_empty(ours)
+            remove_empty(created)
             raise
-    return ours
+    return created
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those that are empty, the last first."""
+    """Remove those of the folders that are empty, the last one first."""
     for path in reversed(folders):
         with suppress(OSError):
             path.rmdir()
 
 
 def lock_file(path: Path) -> tuple[int | None, bool]:
-    """An open file that this process alone has locked, None where another one has; and whether it was there before.
+    """Create or open a file and lock it for this process alone.
 
-    Where the file system has no locks, a file that is there is taken for locked.
+    On a file system without locks, an existing file counts as locked.
+
+    Returns:
+        The file descriptor, or None if another process has the lock; and whether the file existed.
     """
     while True:
         try:
-            file, left = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), False
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            existed = False
         except FileExistsError:
             try:
-                file, left = os.open(path, os.O_RDWR | os.O_NOFOLLOW), True
+                file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+                existed = True
             except FileNotFoundError:
-                continue  # it was given free meanwhile
+                continue  # another process has just released it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
-                    return file, left
+                    return file, existed
         except OSError as error:
-            if error.errno in NO_LOCKS and not left:
-                return file, left
+            if error.errno in NO_LOCKS and not existed:
+                return file, existed
             if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
                 raise
             os.close(file)
-            return None, left
+            return None, existed
         os.close(file)
 
 
 def matching_names(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """What lies in a folder under one of these names, or patterns of names."""
-    return sorted(name for name in os.listdir(folder) if any(fnmatch(name, pattern) for pattern in patterns))
+    """The names in a folder that match one of these patterns, sorted."""
+    names = os.listdir(folder)
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
 
 
 def list_names(names: Sequence[str]) -> str:
-    """The first names, in words."""
-    return ", ".join(names[:5]) + ", …" * (len(names) > 5)
+    """The first five names as text."""
+    text = ", ".join(names[:5])
+    return f"{text}, …" if len(names) > 5 else text
 
 
 def unwritable_error(folder: Path, error: OSError, key: str = "hydra.run.dir") -> UserError:
-    return UserError(
-        f"The folder {folder} cannot be written ({error.strerror}). Give another one with {key}=FOLDER."
-    )
+    advice = f"Give another one with {key}=FOLDER."
+    return UserError(f"The folder {folder} cannot be written ({error.strerror}). {advice}")
 
 
 def is_follower_process() -> bool:
-    """Whether this is one of several processes of a training and not the first: Lightning, torchrun and SLURM number them."""
-    return any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
+    """Whether this is a process of a distributed training, and not the first one.
+
+    Lightning, torchrun and SLURM number processes in environment variables.
+    """
+    ranks = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
+    return any(int(os.environ.get(name) or 0) for name in ranks)

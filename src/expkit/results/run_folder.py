@@ -1,10 +1,10 @@
-"""A run's folder: pictures, numbers, recipe. Files are the truth; loggers mirror them.
+"""The output folder of a run. Its files are the source of truth; loggers copy them elsewhere.
 
-picture.png      what to look at, labelled; the recipe is inside it as text, as in every PNG
-pictures/*.png   each picture bare, at its own size
-numbers.json     what was measured
-recipe.yaml      the resolved config, versions, git commit, and what was sampled with it in one batch
-look.json        how the page of a sweep can show it: what it started from, frames, readings
+picture.png      the main picture, with labels; like every PNG, it contains the recipe as text
+pictures/*.png   each picture without labels, at its own size
+numbers.json     the measurements
+recipe.yaml      the resolved config, versions, git commit, and what was sampled in the same batch
+look.json        what the page of a sweep can show: starting picture, frames, readings
 """
 
 from __future__ import annotations
@@ -29,33 +29,39 @@ from expkit.images import image_io, labels
 from expkit.results.claims import NO_SPACE, OTHER, unwritable_error
 from expkit.storage.files import atomic_write
 
-COLUMNS = "events.out.tfevents.0.columns"  # of a sweep: written anew by the sweep that goes on
-LONGEST = 128  # characters of the name of a run of W&B
+# the event file of a sweep; a sweep that is continued overwrites it
+COLUMNS = "events.out.tfevents.0.columns"
+LONGEST = 128  # characters in the name of a run of W&B
 
 
 class RunLogger(ABC):
-    """Shows a finished run's folder somewhere else."""
+    """Copies the folder of a finished run to another place, such as TensorBoard."""
 
     @abstractmethod
     def show(self, result: Result) -> None: ...
 
     @abstractmethod
     def lightning(self, result: Result):
-        """The same for a training run, while it runs: a logger of Lightning's, or False."""
+        """A Lightning logger that logs a training run while it runs, or False."""
 
     @abstractmethod
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
-        """Show a picture's file of a training run while it runs; those of one name are a series over its epochs."""
+        """Log a picture file of a training run; those of the same name form a series of epochs."""
 
     def check(self) -> None:  # noqa: B027
-        """Refuse what cannot be shown there, before the run begins."""
+        """Raise UserError before the run starts if logging cannot work."""
 
-    def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:  # noqa: B027
-        """Say once for all runs of a sweep what was swept, {key: values}, and which numbers they have."""
+    def sweep(  # noqa: B027
+        self,
+        folder: Path,
+        swept: Mapping[str, Sequence],
+        numbers: Sequence[str],
+    ) -> None:
+        """Log once for a sweep its values, {key: values}, and the names of its numbers."""
 
 
 class RunInfo(NamedTuple):
-    """What a mirror should know of a run: its name, the sweep it belongs to, and what was swept, {key: value}."""
+    """What a logger needs to know of a run: its name, its sweep, and its values, {key: value}."""
 
     name: str
     sweep: str = ""
@@ -63,9 +69,18 @@ class RunInfo(NamedTuple):
 
 
 class Result:
-    """What a task writes into. The folder is claimed when it is made: one that holds a run is refused.
+    """The output folder of a run, to which a task writes. The constructor writes recipe.yaml.
 
-    leads: False in all but one of the processes that share a training: they say, write and mirror nothing. about: what mirrors call it.
+    Args:
+        folder: The folder.
+        recipe: The text of recipe.yaml.
+        mirror: The logger.
+        leads: False for all processes of a distributed training except one. They print, write and
+            log nothing.
+        about: How loggers name the run; by default, the name of the folder.
+
+    Raises:
+        UserError: The folder already contains a run, or cannot be written.
     """
 
     def __init__(
@@ -77,14 +92,13 @@ class Result:
         about: RunInfo | None = None,
     ) -> None:
         self.about = about or RunInfo(Path(folder).name)
-        self.folder, self.recipe, self.mirror = (
-            Path(folder),
-            recipe,
-            mirror if mirror and leads else NullLogger(),
-        )
+        self.folder = Path(folder)
+        self.recipe = recipe
+        self.mirror = mirror if mirror and leads else NullLogger()
         self.numbers: dict = {}
         self.look: dict = {}
-        self.leads, self.began = leads, time.perf_counter()
+        self.leads = leads
+        self.began = time.perf_counter()
         if not leads:
             return
         try:
@@ -100,11 +114,21 @@ class Result:
             raise UserError(f"The folder {self.folder} already holds a run. {OTHER}") from None
 
     def say(self, text: str) -> None:
+        """Print to stderr, in the main process only."""
         if self.leads:
             print(text, file=sys.stderr, flush=True)
 
     def bare(self, images: Tensor, name: str = "{:03d}", folder: str = "pictures") -> list[str]:
-        """Write each of (B, C, H, W) in [0, 1] as pictures/NNN.png; their names."""
+        """Save each image without labels, as pictures/NNN.png.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            name: The format of the file name, without its suffix.
+            folder: The subfolder.
+
+        Returns:
+            The names of the files, relative to the run's folder.
+        """
         (self.folder / folder).mkdir(exist_ok=True)
         names = [f"{folder}/{name.format(number)}.png" for number in range(len(images))]
         for file, image in zip(names, images, strict=True):
@@ -112,10 +136,14 @@ class Result:
         return names
 
     def picture(self, image: Image.Image, name: str = "picture") -> None:
+        """Save an image as NAME.png."""
         image_io.save_png(image, self.folder / f"{name}.png", self.recipe)
 
     def finish(self) -> None:
-        """Write the numbers, last and in one move: a folder with numbers.json is a finished run. Then mirror the folder."""
+        """Write numbers.json, then pass the folder to the logger.
+
+        numbers.json is the last file and is written atomically: it marks a finished run.
+        """
         if not self.leads:
             return
         self.numbers = {"seconds": round(time.perf_counter() - self.began, 3), **self.numbers}
@@ -125,38 +153,39 @@ class Result:
         self.mirror.show(self)
 
     def note(self, name: str, table: dict) -> None:
-        """Write NAME.json, in one move."""
-        write = json.dumps(table, indent=1) + "\n"
-        atomic_write(self.folder / f"{name}.json", lambda part: part.write_text(write, encoding="utf-8"))
+        """Write NAME.json atomically."""
+        text = json.dumps(table, indent=1) + "\n"
+        path = self.folder / f"{name}.json"
+        atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def scalars(self) -> dict[str, float]:
-        """The numbers that are numbers, those of nested tables under joined names."""
+        """The numeric values of `numbers`; keys of nested tables are joined with /."""
         return flatten_scalars(self.numbers)
 
     def pngs(self) -> dict[str, Path]:
-        """The pictures to show, the labelled one first."""
-        found = [
-            *(p for p in self.folder.glob("*.png") if p.stem != "frames"),
+        """{name: path} of the pictures to log: labelled ones first, then up to 64 of pictures/."""
+        paths = [
+            *(path for path in self.folder.glob("*.png") if path.stem != "frames"),
             *sorted(self.folder.glob("pictures/*.png"))[:64],
         ]
-        return {str(p.relative_to(self.folder).with_suffix("")): p for p in found}
+        return {str(path.relative_to(self.folder).with_suffix("")): path for path in paths}
 
 
 def flatten_scalars(numbers: Mapping) -> dict[str, float]:
-    """Those that are numbers, of nested tables under joined names."""
-    return dict(_scalars("", numbers))
+    """The numeric values of a nested table; keys of nested tables are joined with /."""
+    return dict(_iterate_scalars("", numbers))
 
 
-def _scalars(prefix: str, table: dict):
+def _iterate_scalars(prefix: str, table: dict):
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _scalars(f"{prefix}{key}/", value)
+            yield from _iterate_scalars(f"{prefix}{key}/", value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", value
 
 
 class NullLogger(RunLogger):
-    """logger=none"""
+    """logger=none: logs nothing."""
 
     def show(self, result: Result) -> None:
         pass
@@ -169,7 +198,10 @@ class NullLogger(RunLogger):
 
 
 class TensorBoard(RunLogger):
-    """logger=tensorboard: pictures, numbers and the recipe as an event file in the run's folder, written without torch."""
+    """logger=tensorboard: writes pictures, numbers and the recipe as an event file.
+
+    The event file is in the run's folder. It is written without torch.
+    """
 
     def show(self, result: Result) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -178,27 +210,32 @@ class TensorBoard(RunLogger):
         text = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         recipe = TensorProto(dtype=7, string_val=[f"```\n{result.recipe}\n```".encode()])
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
-        values += [Summary.Value(tag=tag, simple_value=number) for tag, number in result.scalars().items()]
-        values += [Summary.Value(tag=tag, image=_encoded(path)) for tag, path in result.pngs().items()]
+        for tag, number in result.scalars().items():
+            values.append(Summary.Value(tag=tag, simple_value=number))
+        for tag, path in result.pngs().items():
+            values.append(Summary.Value(tag=tag, image=_image_summary(path)))
         self.write(result.folder, values + self.row(result.about), 0)
 
     def row(self, about: RunInfo) -> list:
-        """A cell of a sweep as a row of the HParams tab."""
+        """A run of a sweep as a row of the HParams tab; empty for a single run."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        return list(hparams_pb(logger_value(about.swept), trial_id=about.name).value) if about.sweep else []
+        if not about.sweep:
+            return []
+        return list(hparams_pb(logger_value(about.swept), trial_id=about.name).value)
 
     def sweep(self, folder: Path, swept: Mapping[str, Sequence], numbers: Sequence[str]) -> None:
-        """The columns of the HParams tab, which shows those of one run only unless they are all named."""
-        from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
+        """Write the columns of the HParams tab, which otherwise shows those of one run only."""
+        from tensorboard.plugins.hparams import summary_v2 as hparams
 
-        columns = {
-            key: [logger_value({key: value})[key] for value in values] for key, values in swept.items()
-        }
-        params = [
-            HParam(key, Discrete(values) if of_one_kind(values) else None) for key, values in columns.items()
-        ]
-        config = hparams_config_pb(params, [Metric(name) for name in numbers])
+        columns = {}
+        for key, values in swept.items():
+            columns[key] = [logger_value({key: value})[key] for value in values]
+        params = []
+        for key, values in columns.items():
+            domain = hparams.Discrete(values) if of_one_kind(values) else None
+            params.append(hparams.HParam(key, domain))
+        config = hparams.hparams_config_pb(params, [hparams.Metric(name) for name in numbers])
         self.write(folder, config.value, 0, COLUMNS)
 
     def lightning(self, result: Result):
@@ -209,58 +246,63 @@ class TensorBoard(RunLogger):
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(result.folder, [Summary.Value(tag=name, image=_encoded(path))], epoch)
+        self.write(result.folder, [Summary.Value(tag=name, image=_image_summary(path))], epoch)
 
     def write(self, folder: Path, values: Sequence, step: int, name: str = "") -> None:
-        """Write an events file in one move, as a new one or as this one."""
+        """Write an event file atomically, under a new name unless `name` is given."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        place = folder / "tensorboard"
-        place.mkdir(exist_ok=True)
+        log_folder = folder / "tensorboard"
+        log_folder.mkdir(exist_ok=True)
         name = name or f"events.out.tfevents.{time.time():.6f}.{uuid.uuid4().hex}"
-        events = ({"file_version": "brain.Event:2"}, {"step": step, "summary": Summary(value=values)})
-        data = b"".join(
-            event_record(Event(wall_time=time.time(), **event).SerializeToString()) for event in events
-        )
-        atomic_write(place / name, lambda part: part.write_bytes(data))
+        data = b""
+        for event in (
+            {"file_version": "brain.Event:2"},
+            {"step": step, "summary": Summary(value=values)},
+        ):
+            data += event_record(Event(wall_time=time.time(), **event).SerializeToString())
+        atomic_write(log_folder / name, lambda temporary: temporary.write_bytes(data))
 
 
 def event_record(data: bytes) -> bytes:
-    """A record of an event file: length, checksum, data, checksum. TensorBoard's own writer sums in Python, which takes far longer."""
+    """A record of an event file: length, checksum, data, checksum.
+
+    TensorBoard's own writer computes checksums in Python, which takes far longer.
+    """
     length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+    length_crc = struct.pack("<I", masked_crc(length))
+    return length + length_crc + data + struct.pack("<I", masked_crc(data))
 
 
 def masked_crc(data: bytes) -> int:
     from crc32c import crc32c
 
-    found = crc32c(data)
-    return ((found >> 15 | found << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def logger_value(swept: Mapping) -> dict[str, float | str]:
-    """Values as loggers take them: numbers and words."""
+    """Convert the values of a table to types that loggers accept: numbers and strings."""
     return {key: as_number(value) for key, value in swept.items()}
 
 
 def as_number(value) -> float | str:
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else labels.format_label(value)
-    )
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return labels.format_label(value)
 
 
 def of_one_kind(values: Sequence) -> bool:
     return len({type(value) for value in values}) == 1
 
 
-def _encoded(path: Path):
+def _image_summary(path: Path):
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    size = Image.open(path).size
-    return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
+    width, height = Image.open(path).size
+    data = path.read_bytes()
+    return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
 
 
 def not_logged(error: Exception, kept: str = "") -> UserError:
@@ -271,7 +313,10 @@ def not_logged(error: Exception, kept: str = "") -> UserError:
 
 
 def materialize_links(folder: Path) -> None:
-    """Put files in the place of links to files, such as W&B's logs, so that the folder can be moved; remove links to nothing."""
+    """Replace links to files, such as the logs of W&B, by copies, so that the folder can be moved.
+
+    Other links are removed.
+    """
     for link in [path for path in folder.rglob("*") if path.is_symlink()]:
         source = link.resolve()
         link.unlink()
@@ -280,7 +325,7 @@ def materialize_links(folder: Path) -> None:
 
 
 def without_environment(ours: Mapping[str, Mapping]) -> dict:
-    """Those of {X: settings} for which there is no variable WANDB_X."""
+    """Merge the settings of each X in {X: settings} for which no variable WANDB_X is set."""
     return {
         key: value
         for name, settings in ours.items()
@@ -290,39 +335,47 @@ def without_environment(ours: Mapping[str, Mapping]) -> dict:
 
 
 class WandB(RunLogger):
-    """logger=wandb: one run of Weights & Biases a run of expkit.
+    """logger=wandb: logs each run of expkit as a run of Weights & Biases.
 
-    project, mode: None for what WANDB_PROJECT and WANDB_MODE or W&B's own files of settings say, else expkit and online. Its other
-    variables hold too: WANDB_DIR, say, in place of the run's folder.
+    Other variables of W&B have an effect too: for example, WANDB_DIR replaces the run's folder.
+
+    Args:
+        project: None means WANDB_PROJECT or W&B's own settings files, else "expkit".
+        mode: None means WANDB_MODE or W&B's own settings files, else "online".
     """
 
     def __init__(self, project: str | None = None, mode: str | None = None) -> None:
-        self.project, self.mode, self.run = project, mode, None
+        self.project = project
+        self.mode = mode
+        self.run = None
 
     def settings(self, result: Result) -> dict:
-        """What W&B is begun with: what the command says, and of our own what nothing of W&B's says otherwise."""
+        """The arguments of wandb.init.
+
+        The command takes precedence, then the settings of W&B, then the defaults of expkit.
+        """
         import wandb
 
-        known, about = wandb.setup().settings, result.about
-        ours = {
-            "PROJECT": {"project": known.project or "expkit"},
+        wandb_settings = wandb.setup().settings
+        about = result.about
+        defaults = {
+            "PROJECT": {"project": wandb_settings.project or "expkit"},
             "NAME": {"name": labels.file_name(about.name, LONGEST)},
             "RUN_GROUP": {"group": about.sweep or None},
             "DIR": {"dir": result.folder.resolve()},
         }
         quiet = {"SILENT": {"silent": True}, "CONSOLE": {"console": "off"}}
-        chosen = {key: value for key, value in {"project": self.project, "mode": self.mode}.items() if value}
+        command = {"project": self.project, "mode": self.mode}
         return {
-            **without_environment(ours),
-            **chosen,
-            "settings": wandb.Settings(
-                symlink=False, **without_environment(quiet)
-            ),  # a folder with links could not be moved
+            **without_environment(defaults),
+            **{key: value for key, value in command.items() if value},
+            # without links, the folder can be moved
+            "settings": wandb.Settings(symlink=False, **without_environment(quiet)),
             "config": {**logger_value(about.swept), "recipe": result.recipe},
         }
 
     def begun(self, result: Result):
-        """The run, begun where it has not: a training run logs into it from the start."""
+        """The run of W&B. It is started if necessary: a training run logs from its start."""
         import wandb
 
         try:
@@ -332,7 +385,7 @@ class WandB(RunLogger):
         return self.run
 
     def check(self) -> None:
-        """Log in, where the run is to be shown online."""
+        """Log in, if the run is to be logged online."""
         import wandb
 
         if (self.mode or wandb.setup().settings.mode or "online") != "online":
@@ -348,7 +401,8 @@ class WandB(RunLogger):
         run = self.begun(result)
         try:
             run.log({tag.replace("/", "."): number for tag, number in result.scalars().items()})
-            run.log({tag: wandb.Image(Image.open(path), caption=tag) for tag, path in result.pngs().items()})
+            pngs = result.pngs()
+            run.log({tag: wandb.Image(Image.open(path), caption=tag) for tag, path in pngs.items()})
             if not run.disabled:
                 shutil.copyfile(result.folder / "recipe.yaml", Path(run.dir) / "recipe.yaml")
                 run.save(str(Path(run.dir) / "recipe.yaml"), base_path=run.dir, policy="now")
@@ -365,6 +419,6 @@ class WandB(RunLogger):
     def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
         import wandb
 
-        self.begun(result).log(
-            {name: wandb.Image(Image.open(path), caption=f"after epoch {epoch}"), "epoch": epoch}
-        )
+        run = self.begun(result)
+        image = wandb.Image(Image.open(path), caption=f"after epoch {epoch}")
+        run.log({name: image, "epoch": epoch})

@@ -1,1 +1,1 @@
-"""From a configuration to a task, and from a picture back to its configuration."""
+"""Build and run a task from a configuration; build a configuration from a saved picture."""

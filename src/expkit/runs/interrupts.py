@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM end a command in one way, whatever they come upon.
+"""Uniform handling of Ctrl-C and SIGTERM.
 
-What is being imported or called when KeyboardInterrupt is raised may turn it into an error of its own: torch and numpy do, in their C
-code. So it is remembered that a signal came, and whoever would report such an error asks first.
+Some code turns KeyboardInterrupt into an error of its own: torch and numpy do this in their C code
+while they are imported or called. Therefore each signal is recorded, and code that would report
+such an error checks first whether a signal was received.
 """
 
 from __future__ import annotations
@@ -10,32 +11,35 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CAME: list[int] = []  # the signals that came to this process
+CAME: list[int] = []  # the signals that this process has received
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Both signals raise KeyboardInterrupt; one that the process was started to ignore, as under nohup, stays ignored."""
+    """Let both signals raise KeyboardInterrupt.
+
+    A signal that was ignored when the process started, as under nohup, stays ignored.
+    """
 
     def interrupt(number: int, _) -> None:
         CAME.append(number)
         raise KeyboardInterrupt
 
     CAME.clear()
-    wanted = [
+    numbers = [
         number
         for number in (signal.SIGTERM, signal.SIGINT)
         if signal.getsignal(number) not in (signal.SIG_IGN, None)
     ]
-    before = {number: signal.signal(number, interrupt) for number in wanted}
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def raise_if_interrupted(error: Exception) -> None:
-    """Raise KeyboardInterrupt in place of an error that is what became of a signal."""
+    """Raise KeyboardInterrupt instead of `error` if a signal was received."""
     if CAME:
         raise KeyboardInterrupt from error

@@ -1,8 +1,9 @@
-"""Runs: from a composed configuration to folders, one run alone or several in one batch. Knows no command line.
+"""Run jobs: from a composed configuration to output folders, alone or several runs in one batch.
 
-A list instead of a value is a batch: every combination of the lists (or, paired, the first of each, the second, …) is a wish, and
-every wish has its samples. Several runs that differ in
-such values only are a batch in the same way, and each writes its own part of it.
+A list in place of a value is a batch. Each combination of the lists is a condition (or, if paired,
+the first values of all lists, then the second values, and so on), and each condition has its
+samples. Runs that differ only in such values can be sampled in one batch in the same way; each of
+them writes its own part. This module does not parse the command line.
 """
 
 from __future__ import annotations
@@ -27,90 +28,109 @@ from expkit.storage import inputs
 from expkit.training import lightning_arguments
 
 BATCH_KEYS = schema.batch_keys()
-NOT_IDENTITY = ("logger", "sweep")  # what has no say in what is made
+NOT_IDENTITY = ("logger", "sweep")  # keys that have no influence on what is made
 
 
 @dataclass(frozen=True, eq=False)
 class ComposedConfig:
-    """A configuration as Hydra composes it, not resolved. Hydra's own node is in it, or in `beside`."""
+    """A configuration as Hydra composes it, not resolved.
+
+    Attributes:
+        config: The configuration.
+        beside: A configuration that contains Hydra's own node, if `config` does not.
+    """
 
     config: Mapping
     beside: Mapping = field(default_factory=dict)
 
     def known(self, values: Mapping) -> dict:
-        """The whole of it as plain values, less Hydra's own node, with these for some of `BATCH_KEYS`."""
+        """Resolve the whole configuration, except Hydra's own node, to plain values.
+
+        Args:
+            values: Values that replace those of some of `BATCH_KEYS`.
+        """
         from hydra.core.hydra_config import HydraConfig
 
         if "hydra" in self.config:
             HydraConfig.instance().set_config(self.config)
         for key in {*self.changed, *values}:
-            self.copied[key] = values[key] if key in values else copy.deepcopy(self.config._get_node(key))
+            if key in values:
+                self.copied[key] = values[key]
+            else:
+                self.copied[key] = copy.deepcopy(self.config._get_node(key))
         self.changed.update(values)
         return resolve_config(self.copied)
 
     @property
     def whole(self) -> Mapping:
-        """The configuration with Hydra's own node in it, where it is known."""
+        """The configuration with Hydra's own node, or {} if that is not available."""
         return self.config if "hydra" in self.config else self.beside
 
     @cached_property
     def declared(self) -> dict[str, schema.Declaration]:
-        """What its keys may be, {path: declaration}."""
-        known = self.whole.hydra
-        folders = tuple(
-            Path(source.path) for source in known.runtime.config_sources if source.schema == "file"
-        )
-        choices = tuple(
-            (group, option) for group, option in known.runtime.choices.items() if isinstance(option, str)
-        )
-        return schema.find_declarations(choices, known.job.config_name, folders)
+        """{path: declaration} of its keys."""
+        hydra = self.whole.hydra
+        sources = hydra.runtime.config_sources
+        folders = tuple(Path(source.path) for source in sources if source.schema == "file")
+        options = hydra.runtime.choices.items()
+        choices = tuple((group, option) for group, option in options if isinstance(option, str))
+        return schema.find_declarations(choices, hydra.job.config_name, folders)
 
     @cached_property
     def copied(self):
-        """What values are put into: copying it for each set of them would take most of the time."""
+        """The copy that `known` changes: a new copy for each set of values would be slow."""
         return copy.deepcopy(self.config)
 
     @cached_property
     def changed(self) -> set[str]:
-        """The keys of the copy that are not as they were composed."""
+        """The keys of `copied` whose values are not the composed ones."""
         return set()
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables that were asked for when it was composed and resolved, and are set."""
+        """The environment variables that it read while it was composed and resolved, if set."""
         return {name: value for name, value in resolvers.READ.items() if value is not None}
 
     @cached_property
     def origin(self) -> list[str]:
-        """The arguments that say where its YAML comes from, beside expkit's own: Hydra's options, and what is set of Hydra's node."""
-        if not (config := self.whole):
+        """The arguments that name its YAML files outside expkit, and overrides of Hydra's node."""
+        config = self.whole
+        if not config:
             return []
-        hydra, _ = overrides_of(config)
-        told = [
-            *sources_of(config, relative_path),
-            *(a for a in hydra if not a.startswith((*ELSEWHERE, *SWEEPERS))),
-        ]
-        own = str(config.hydra.mode or "").endswith("MULTIRUN") and "hydra.mode=MULTIRUN" not in hydra
-        return [*told, "hydra.mode=RUN"] if own else told  # where an experiment says by itself that it sweeps
+        overrides, _ = overrides_of(config)
+        prefixes = (*ELSEWHERE, *SWEEPERS)
+        hydra_overrides = [item for item in overrides if not item.startswith(prefixes)]
+        arguments = [*sources_of(config, relative_path), *hydra_overrides]
+        # an experiment can set the mode to a sweep without an argument of the command
+        is_multirun = str(config.hydra.mode or "").endswith("MULTIRUN")
+        if is_multirun and "hydra.mode=MULTIRUN" not in overrides:
+            return [*arguments, "hydra.mode=RUN"]
+        return arguments
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Hashes of the files that were read so far, by name: runs of one composition name the same."""
+        """A cache {name: hash} of input files, shared by all runs of this composition."""
         return {}
 
     @cached_property
     def used(self) -> frozenset[str]:
-        """Those of `BATCH_KEYS` that have a say in what is sampled: a mark put in their place turns up there."""
-        marked = self.known({key: f"<{key}>" for key in BATCH_KEYS})["task"]
-        text = str([marked.get(part) for part in ("estimate", "pin")])
+        """Those of `BATCH_KEYS` that have an influence on what is sampled.
+
+        To find them, each key is set to a marker, and the resolved task is searched for markers.
+        """
+        task = self.known({key: f"<{key}>" for key in BATCH_KEYS})["task"]
+        text = str([task.get(part) for part in ("estimate", "pin")])
         return frozenset(key for key in BATCH_KEYS if key == "seed" or f"<{key}>" in text)
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run. told: the arguments of the command that is this run alone, less those that say where its YAML comes from.
+    """A single run.
 
-    values: those of `BATCH_KEYS` that are not as they were composed.
+    Attributes:
+        composed: Its configuration.
+        told: The arguments of the command for this run alone, except those that name YAML files.
+        values: The values of `BATCH_KEYS` that differ from the composed ones.
     """
 
     composed: ComposedConfig
@@ -119,163 +139,198 @@ class Job:
 
     @cached_property
     def resolved(self) -> dict:
-        known = self.composed.known(self.values)
-        schema.check_config(known, self.composed.declared)
-        lightning_arguments.check_arguments((known.get("trainer") or {}).get("lightning", {}))
-        return known
+        """The resolved configuration, checked.
+
+        Raises:
+            UserError: A value does not fit its declaration.
+        """
+        config = self.composed.known(self.values)
+        schema.check_config(config, self.composed.declared)
+        lightning_arguments.check_arguments((config.get("trainer") or {}).get("lightning", {}))
+        return config
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """{name: a hash of what it means} of the files and folders that are read."""
+        """{name: hash} of the files and folders that the run reads."""
         return inputs.input_hashes(self.resolved, self.composed.digests)
 
     def check_inputs(self) -> None:
-        """Refuse files that are not what they were when this run was asked for: what was made is of the one or of the other."""
-        now = inputs.input_hashes(self.resolved)
-        if changed := [name for name in {**self.inputs, **now} if self.inputs.get(name) != now.get(name)]:
-            raise UserError(
-                f"{changed[0]} has changed while this was made from it. The same command makes it again."
-            )
+        """Check that the input files are unchanged since `inputs` was computed.
+
+        Raises:
+            UserError: A file has changed, so it is unclear which version was read.
+        """
+        hashes = inputs.input_hashes(self.resolved)
+        names = {**self.inputs, **hashes}
+        changed = [name for name in names if self.inputs.get(name) != hashes.get(name)]
+        if changed:
+            problem = f"{changed[0]} has changed while this was made from it."
+            raise UserError(f"{problem} The same command makes it again.")
 
     @property
     def arguments(self) -> list[str]:
-        """All that have to be typed for this run, also when there are newer weights."""
+        """The arguments that repeat this run, even after newer weights have been trained."""
         model = self.composed.config._get_node("model", validate_access=False)
-        weights = None if model is None else model._get_node("weights", validate_access=False)
-        newest = (
-            weights is not None
-            and weights._value() == resolvers.NEWEST
-            and isinstance(self.resolved["model"]["weights"], str)
-        )
-        return [
-            *self.composed.origin,
-            *self.told,
-            *([f"model.weights={self.resolved['model']['weights']}"] if newest else []),
-        ]
+        node = None if model is None else model._get_node("weights", validate_access=False)
+        newest = []
+        if node is not None and node._value() == resolvers.NEWEST:
+            weights = self.resolved["model"]["weights"]
+            newest = [f"model.weights={weights}"] if isinstance(weights, str) else []
+        return [*self.composed.origin, *self.told, *newest]
 
     @cached_property
     def wishes(self) -> list[dict]:
-        """What distinguishes the wishes of this run: every combination of the lists among the keys that have a say, or these in pairs."""
-        used = {
+        """The conditions of this run, {key: value} each.
+
+        They are all combinations of the lists among the keys in use, or pairs of their values if
+        paired.
+
+        Raises:
+            UserError: Paired lists have different lengths.
+        """
+        lists = {
             key: self.resolved[key]
             for key in BATCH_KEYS
             if isinstance(self.resolved[key], list) and key in self.composed.used
         }
-        lengths = {key: len(values) for key, values in used.items()}
-        if self.resolved.get("paired") and len(set(lengths.values())) > 1:
-            said = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        lengths = {key: len(values) for key, values in lists.items()}
+        is_paired = self.resolved.get("paired")
+        if is_paired and len(set(lengths.values())) > 1:
+            listing = ", ".join(f"{key} has {length}" for key, length in lengths.items())
             raise UserError(
-                f"paired=true takes lists side by side, and these are not equally long: {said}. Give as many of each."
+                "paired=true takes lists side by side, and these are not equally long: "
+                f"{listing}. Give as many of each."
             )
-        combined = (
-            zip(*used.values(), strict=True)
-            if used and self.resolved.get("paired")
-            else product(*used.values())
-        )
-        return [dict(zip(used, values, strict=True)) for values in combined]
+        combinations = product(*lists.values())
+        if lists and is_paired:
+            combinations = zip(*lists.values(), strict=True)
+        return [dict(zip(lists, values, strict=True)) for values in combinations]
 
     @property
     def samples(self) -> int:
+        """The number of pictures of each condition."""
         return self.resolved["task"].get("samples") or 1
 
     @property
     def count(self) -> int:
-        """Its pictures."""
+        """The number of pictures."""
         return len(self.wishes) * self.samples
 
     @property
     def batches(self) -> bool:
-        """Whether it can share a batch with others."""
+        """Whether it can be sampled in one batch with other runs."""
         return "cells" in self.resolved["task"]
 
 
 def sources_of(config, told: Callable[[str], str] = str) -> list[str]:
-    """The options that say where a composed configuration's YAML comes from, other than from expkit's own conf/."""
+    """The options that name the YAML files of a composed configuration outside expkit's conf/.
+
+    Args:
+        config: The configuration, with Hydra's own node.
+        told: How a path is written.
+    """
     hydra = config.hydra
     sources = {source.provider: source.path for source in hydra.runtime.config_sources}
-    main, name = sources.get("main"), str(hydra.job.config_name or "config").removesuffix(".yaml")
-    found = [f"--config-path={told(main)}"] if main and main != str(schema.config_folder()) else []
-    found += [f"--config-name={name}"] if name != "config" else []
-    return found + ([f"--config-dir={told(sources['command-line'])}"] if "command-line" in sources else [])
+    main = sources.get("main")
+    name = str(hydra.job.config_name or "config").removesuffix(".yaml")
+    options = []
+    if main and main != str(schema.config_folder()):
+        options.append(f"--config-path={told(main)}")
+    if name != "config":
+        options.append(f"--config-name={name}")
+    if "command-line" in sources:
+        options.append(f"--config-dir={told(sources['command-line'])}")
+    return options
 
 
 def overrides_of(config) -> tuple[list[str], list[str]]:
-    """What Hydra was told of itself, and what of the configuration, as it was typed: ${…} in it are not resolved."""
+    """The overrides of Hydra's own node and those of the configuration, as typed: not resolved."""
     from omegaconf import OmegaConf
 
-    told = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-    return told["hydra"], told["task"]
+    overrides = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return overrides["hydra"], overrides["task"]
 
 
 def resolve_config(config) -> dict:
-    """The whole configuration as plain values, less Hydra's own node."""
+    """Resolve the whole configuration, except Hydra's own node, to plain values."""
     from omegaconf import OmegaConf
 
-    found = {}
+    resolved = {}
     for key in config:
-        if key != "hydra":
-            with resolvers.not_recording() if key in NOT_IDENTITY else nullcontext():
-                found[key] = (
-                    OmegaConf.to_container(node, resolve=True)
-                    if OmegaConf.is_config(node := config[key])
-                    else node
-                )
-    return found
+        if key == "hydra":
+            continue
+        with resolvers.not_recording() if key in NOT_IDENTITY else nullcontext():
+            node = config[key]
+            is_node = OmegaConf.is_config(node)
+            resolved[key] = OmegaConf.to_container(node, resolve=True) if is_node else node
+    return resolved
 
 
 def config_hash(known: Mapping, read: Mapping[str, str] | None = None) -> str:
-    """A hash of what is made: the resolved configuration, and what is in the files and folders that it names.
+    """A hash of what is made: of the resolved configuration and of the content of its input files.
 
-    Equal content under another name is another identity. read: the hashes of those files, where they are known already.
+    Names of files are a part of it: the same content under another name gives another hash.
+
+    Args:
+        known: The resolved configuration.
+        read: The hashes of the input files, if they are already computed.
     """
-    said = {key: value for key, value in known.items() if key not in NOT_IDENTITY}
-    told = json.dumps(
-        [said, inputs.input_hashes(known) if read is None else read], sort_keys=True, default=str
-    )
-    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+    identity = {key: value for key, value in known.items() if key not in NOT_IDENTITY}
+    hashes = inputs.input_hashes(known) if read is None else read
+    text = json.dumps([identity, hashes], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def user_files(read: Mapping[str, str]) -> dict[str, str]:
-    """Of what is read, what does not ship with expkit."""
-    return {name: told for name, told in read.items() if not inputs.is_shipped(name)}
+    """Those of the input files {name: hash} that do not ship with expkit."""
+    return {name: digest for name, digest in read.items() if not inputs.is_shipped(name)}
 
 
 def merge_batch(jobs: Sequence[Job]) -> dict:
-    """The resolved configuration of one batch with the pictures of all jobs, which differ in the values of `BATCH_KEYS` only.
+    """The resolved configuration of a single batch with the pictures of all jobs.
 
-    Each key that varies has one value a picture, and `cells` says what distinguishes the wishes.
+    The jobs differ in the values of `BATCH_KEYS` only. Each key that varies gets a list with a
+    value per picture, and `cells` is the list of conditions.
     """
-    wishes = [{**job.resolved, **wish} for job in jobs for wish in job.wishes]
-    listed = {key for job in jobs for key in job.wishes[0]}
-    varied = [
-        key
-        for key in BATCH_KEYS
-        if key in listed or (any(w[key] != wishes[0][key] for w in wishes) and key in jobs[0].composed.used)
-    ]
-    each = {key: [wish[key] for wish in wishes for _ in range(jobs[0].samples)] for key in varied}
-    cells = [{key: wish[key] for key in varied} for wish in wishes]
-    batch = jobs[0].composed.known({**jobs[0].values, **each, "cells": cells})
+    conditions = [{**job.resolved, **wish} for job in jobs for wish in job.wishes]
+    list_keys = {key for job in jobs for key in job.wishes[0]}
+    keys = []
+    for key in BATCH_KEYS:
+        differs = any(condition[key] != conditions[0][key] for condition in conditions)
+        if key in list_keys or (differs and key in jobs[0].composed.used):
+            keys.append(key)
+    rows = [condition for condition in conditions for _ in range(jobs[0].samples)]
+    lists = {key: [condition[key] for condition in rows] for key in keys}
+    cells = [{key: condition[key] for key in keys} for condition in conditions]
+    batch = jobs[0].composed.known({**jobs[0].values, **lists, "cells": cells})
     if "note" in batch["task"]:
-        batch["task"]["note"] = jobs[0].resolved["task"]["note"]  # as it reads before the lists become long
+        # the note as it was before the values became long lists
+        batch["task"]["note"] = jobs[0].resolved["task"]["note"]
     return batch
 
 
 def instantiate(node, **given):
-    """The object of a node, with what is given as it is. A refusal inside is passed on as it is, not wrapped in Hydra's."""
+    """Instantiate a node; the arguments `given` are passed unchanged.
+
+    A UserError, OSError or KeyboardInterrupt raised by the object is not wrapped in Hydra's
+    InstantiationException.
+
+    Raises:
+        UserError: The configuration lacks a required argument.
+    """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+    from hydra.utils import instantiate as hydra_instantiate
 
     try:
         if not given:
-            return instantiate(node, _convert_="all")
+            return hydra_instantiate(node, _convert_="all")
         rest = {key: value for key, value in node.items() if key not in given}
         try:
-            return instantiate(rest, _convert_="all", _partial_=True)(**given)
+            return hydra_instantiate(rest, _convert_="all", _partial_=True)(**given)
         except TypeError as error:
             if match := re.match(r"(\w+)\.__init__\(\) missing .*: (.*)", str(error)):
-                raise UserError(
-                    f"{node['_target_']} needs {match[2]}, which the configuration lacks: it was removed."
-                ) from None
+                problem = f"{node['_target_']} needs {match[2]}, which the configuration lacks"
+                raise UserError(f"{problem}: it was removed.") from None
             raise
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError | OSError | KeyboardInterrupt):
@@ -284,32 +339,31 @@ def instantiate(node, **given):
 
 
 class ModelCache:
-    """What is dear to load, kept from run to run: one model at a time, and its judges.
+    """Keeps objects that are slow to load from run to run: one model at a time, and its judges.
 
-    A sweep's runs share weights, encoded prompts and compiled graphs.
+    The runs of a sweep share weights, encoded prompts and compiled graphs.
     """
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[str, object]] = {}
 
     def __call__(self, name: str, node: Mapping):
-        """The object of a resolved node, which is kept until another is asked for under this name."""
-        told = json.dumps(node, sort_keys=True, default=str)
-        if self.kept.get(name, ("",))[0] != told:
+        """The object of a resolved node; it replaces another one that has the same name."""
+        signature = json.dumps(node, sort_keys=True, default=str)
+        if self.kept.get(name, ("",))[0] != signature:
             self.kept.pop(name, None)
-            self.kept[name] = told, instantiate(node)
+            self.kept[name] = signature, instantiate(node)
         return self.kept[name][1]
 
     def task(self, known: Mapping):
         """The task of a resolved configuration."""
         node, model = known["task"], known["model"]
         shared = {"model": model.get("denoiser"), "judges": model.get("judges")}
-        return instantiate(
-            node, **{key: self(key, part) for key, part in shared.items() if part and node.get(key) == part}
-        )
+        used = {key: part for key, part in shared.items() if part and node.get(key) == part}
+        return instantiate(node, **{key: self(key, part) for key, part in used.items()})
 
     def model(self):
-        """The model of the last task, if it asked for one."""
+        """The model of the last task, or None if the task needed none."""
         return self.kept.get("model", ("", None))[1]
 
 
@@ -317,7 +371,7 @@ resident = ModelCache()
 
 
 def run_job(job: Job, folder: Path, leads: bool = True, about=None):
-    """One run alone, written into its folder and mirrored; its Result."""
+    """Run a single job, write its folder and log it. Returns its Result."""
     mirror = instantiate(job.resolved["logger"])["mirror"]
     if leads:
         mirror.check()
@@ -326,13 +380,31 @@ def run_job(job: Job, folder: Path, leads: bool = True, about=None):
     result = open_run(job, batch, folder, 0, mirror, leads, about)
     task(result)
     if about:
-        job.check_inputs()  # a cell is named by what it was made from
+        job.check_inputs()  # the name of a run in a sweep depends on the content of its inputs
     result.finish()
     return result
 
 
-def open_run(job: Job, batch: Mapping, folder: Path, first: int, mirror, leads: bool = True, about=None):
-    """What a run is written into; its recipe says how it was asked for, and which pictures of which batch are its own."""
+def open_run(
+    job: Job,
+    batch: Mapping,
+    folder: Path,
+    first: int,
+    mirror,
+    leads: bool = True,
+    about=None,
+):
+    """Create the Result of a run, with its recipe.
+
+    Args:
+        job: The run.
+        batch: The resolved configuration of the batch that it is sampled in.
+        folder: The output folder.
+        first: The index in the batch of the first picture of the run.
+        mirror: The logger.
+        leads: Whether this is the main process of the run.
+        about: How loggers name the run.
+    """
     from expkit.results.run_folder import Result
     from expkit.runs.recipe import Recipe, current_facts
 
@@ -344,20 +416,34 @@ def open_run(job: Job, batch: Mapping, folder: Path, first: int, mirror, leads: 
             "note": job.resolved["task"].get("note", ""),
         }
     command = shell_command(job.arguments, job.composed.environment)
-    recipe = Recipe(command, current_facts(resident.model(), user_files(job.inputs)), job.resolved, ran)
+    facts = current_facts(resident.model(), user_files(job.inputs))
+    recipe = Recipe(command, facts, job.resolved, ran)
     return Result(folder, recipe.text, mirror, leads, about)
 
 
 def run_together(
-    jobs: Sequence[Job], say: Callable[[str], None], place: Callable[[int], object], about: Sequence
+    jobs: Sequence[Job],
+    say: Callable[[str], None],
+    place: Callable[[int], object],
+    about: Sequence,
 ) -> None:
-    """Several runs in one batch. place(n): a context in which the n-th is written, whose value is its folder."""
+    """Run several jobs in a single batch.
+
+    Args:
+        jobs: The runs.
+        say: Prints a line.
+        place: place(n) is a context manager in which run n is written; its value is the folder.
+        about: How loggers name each run.
+    """
     from expkit.tasks.sampling import Part
 
-    began, batch = time.perf_counter(), merge_batch(jobs)
+    began = time.perf_counter()
+    batch = merge_batch(jobs)
     firsts = [sum(job.count for job in jobs[:number]) for number in range(len(jobs))]
-    shares = [(range(first, first + job.count), job) for first, job in zip(firsts, jobs, strict=True)]
-    parts = [Part(rows, job.wishes, job.resolved["task"].get("note", "")) for rows, job in shares]
+    parts = []
+    for first, job in zip(firsts, jobs, strict=True):
+        note = job.resolved["task"].get("note", "")
+        parts.append(Part(range(first, first + job.count), job.wishes, note))
     writers = resident.task(batch).together(parts, say)
     mirror = instantiate(batch["logger"])["mirror"]
     for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):

@@ -1,7 +1,8 @@
-"""Make a picture again from the recipe inside it: python -m expkit replay=FILE.png, or replay=FOLDER for all of a run's.
+"""Repeat a run from its recipe: python -m expkit replay=FILE.png, or replay=FOLDER.
 
-The whole batch that it was made in is sampled again, for a network's last bits depend on how many rows it is asked at once; so on the
-same device the pictures are equal to the bit. Where they are not, what differs is said.
+FOLDER repeats all pictures of a run. The whole batch of the run is sampled again, because the last
+bits of a network's output depend on the number of rows in a forward pass. So the pictures are equal
+to the bit on the same device. If they are not, the differences are reported.
 """
 
 from __future__ import annotations
@@ -28,51 +29,75 @@ RECIPE = "recipe.yaml"
 
 
 def replay_picture(place: str, arguments: Sequence[str]) -> int:
-    """Exit code: 0 where the pictures are equal, 1 where they differ."""
+    """Repeat the run of a picture or folder, and compare the pictures.
+
+    Args:
+        place: The picture or folder.
+        arguments: Further arguments of the command, which are not allowed.
+
+    Returns:
+        The exit code: 0 if the pictures are equal, 1 if they differ.
+    """
     if arguments:
         raise UserError(
-            f"replay={place} takes nothing else, and was given {' '.join(arguments)}: the recipe inside it says all."
+            f"replay={place} takes nothing else, and was given {' '.join(arguments)}: "
+            "the recipe inside it says all."
         )
     path = Path(place)
-    recipe, wanted = open_recipe(path)
-    folder = Path("outputs/replay") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
+    recipe, old_pictures = open_recipe(path)
+    folder_name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
+    folder = Path("outputs/replay") / folder_name
     hold_folder(folder, (*ALWAYS, *SAMPLED))
     result = run_again(recipe, folder)
-    apart = {name: largest_difference(Image.open(old), result.folder / name) for name, old in wanted.items()}
+    differences = {}
+    for name, old in old_pictures.items():
+        differences[name] = largest_difference(Image.open(old), result.folder / name)
+    comparable = {name: levels for name, levels in differences.items() if levels is not None}
     result.numbers |= {
         "replayed": str(path),
-        "largest_difference_in_grey_levels": {k: v for k, v in apart.items() if v is not None},
+        "largest_difference_in_grey_levels": comparable,
     }
     result.finish()
-    print("\n".join(comparison_report(apart, recipe.facts, facts_of(recipe))), file=sys.stderr)
+    report = comparison_report(differences, recipe.facts, facts_of(recipe))
+    print("\n".join(report), file=sys.stderr)
     print(result.folder)
-    return int(any(apart.values()) or None in apart.values())
+    return int(any(differences.values()) or None in differences.values())
 
 
 def open_recipe(path: Path) -> tuple[Recipe, dict[str, Path]]:
-    """A recipe, and the pictures to compare with: {their names in a run's folder: where they are}."""
+    """Read the recipe of a picture or folder.
+
+    Returns:
+        The recipe, and the pictures to compare with: {name in the run's folder: path}.
+
+    Raises:
+        UserError: There is no file or folder, or it has no recipe.
+    """
     if path.is_dir():
         if not (path / RECIPE).is_file():
             raise UserError(
-                f"The folder {path} is no run of expkit's: it has no {RECIPE}. Give a run's folder, or one of its pictures."
+                f"The folder {path} is no run of expkit's: it has no {RECIPE}. "
+                "Give a run's folder, or one of its pictures."
             )
-        found = sorted(path.glob("pictures/*.png")) or [path / "picture.png"]
-        wanted = {str(file.relative_to(path)): file for file in found if file.is_file()}
-        return Recipe.read((path / RECIPE).read_text(encoding="utf-8"), str(path)), wanted
+        files = sorted(path.glob("pictures/*.png")) or [path / "picture.png"]
+        pictures = {str(file.relative_to(path)): file for file in files if file.is_file()}
+        return Recipe.read((path / RECIPE).read_text(encoding="utf-8"), str(path)), pictures
     if not path.is_file():
         raise UserError(
-            f"There is no file or folder {path} to make again: give a picture of expkit's, or the folder of a run."
+            f"There is no file or folder {path} to make again: "
+            "give a picture of expkit's, or the folder of a run."
         )
     text = image_io.recipe_of(path)
     return Recipe.read(text, str(path)), {image_io.name_of(path): path}
 
 
 def facts_of(recipe: Recipe) -> Mapping[str, str]:
+    """The present facts of a recipe: versions, weights, device and hashes of input files."""
     return current_facts(resident.model(), user_files(inputs.input_hashes(recipe.config)))
 
 
 def run_again(recipe: Recipe, folder: Path) -> Result:
-    """The run, with all pictures of its batch, written into this folder."""
+    """Repeat a run with all pictures of its batch, and write it to a folder."""
     from expkit.tasks.sampling import Part
 
     ran = recipe.ran
@@ -83,7 +108,8 @@ def run_again(recipe: Recipe, folder: Path) -> Result:
         instantiate({"_target_": "expkit.results.run_folder.NullLogger"}),
     )
     if ran["pictures"]:
-        (write,) = task.together([Part(range(*ran["pictures"]), ran["cells"], ran["note"])], result.say)
+        part = Part(range(*ran["pictures"]), ran["cells"], ran["note"])
+        (write,) = task.together([part], result.say)
         write(result)
     else:
         task(result)
@@ -91,26 +117,38 @@ def run_again(recipe: Recipe, folder: Path) -> Result:
 
 
 def largest_difference(old: Image.Image, new: Path) -> int | None:
-    """The largest difference in grey levels; None where they are not of one size, or there is no new one."""
+    """The largest difference in grey levels; None if the sizes differ or `new` does not exist."""
     if not new.is_file():
         return None
-    a, b = (np.asarray(image, dtype=np.int16) for image in (old, Image.open(new)))
-    return int(np.abs(a - b).max()) if a.shape == b.shape else None
+    old_pixels = np.asarray(old, dtype=np.int16)
+    new_pixels = np.asarray(Image.open(new), dtype=np.int16)
+    if old_pixels.shape != new_pixels.shape:
+        return None
+    return int(np.abs(old_pixels - new_pixels).max())
 
 
 def comparison_report(
     apart: Mapping[str, int | None], then: Mapping[str, str], now: Mapping[str, str]
 ) -> list[str]:
-    """What came of it, in sentences."""
-    wrong = {name: by for name, by in apart.items() if by != 0}
+    """The result of the comparison as lines of text.
+
+    Args:
+        apart: {name of a picture: the largest difference in grey levels}.
+        then: The facts in the recipe.
+        now: The present facts.
+    """
+    wrong = {name: levels for name, levels in apart.items() if levels != 0}
     if not wrong:
         return [f"equal to the bit: {', '.join(apart)}"]
-    lines = [
-        f"{name} differs: " + ("it is of another size" if by is None else f"by up to {by} grey levels")
-        for name, by in wrong.items()
-    ]
-    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    other = [f"  {key}: {then.get(key, 'unknown')} then, {now.get(key, 'unknown')} now" for key in changed]
-    return lines + (
-        ["What is not as it was:", *other] if other else ["Versions, weights and device are as they were."]
-    )
+    lines = []
+    for name, levels in wrong.items():
+        difference = "it is of another size" if levels is None else f"by up to {levels} grey levels"
+        lines.append(f"{name} differs: {difference}")
+    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if not changed:
+        return [*lines, "Versions, weights and device are as they were."]
+    lines.append("What is not as it was:")
+    for name in changed:
+        before, after = then.get(name, "unknown"), now.get(name, "unknown")
+        lines.append(f"  {name}: {before} then, {after} now")
+    return lines

@@ -1,4 +1,7 @@
-"""What ${name:…} means in the YAML of conf/. Registered when Hydra scans its plugins, so also in the processes of other launchers."""
+"""The resolvers ${name:…} that the YAML in conf/ uses.
+
+They are registered when Hydra scans its plugins, so also in the processes of other launchers.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from expkit.errors import UserError
 from expkit.storage import inputs
 
 NEWEST = "${newest:}"
-READ: dict[
-    str, str | None
-] = {}  # environment variables that configurations have asked for in this process, None: not set
+# environment variables that configurations have read in this process; None if not set
+READ: dict[str, str | None] = {}
 
 
 def register_resolvers() -> None:
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    new_id = lambda: uuid.uuid4().hex[:6]
+    OmegaConf.register_new_resolver("short_id", new_id, use_cache=True, replace=True)
     resolvers = {
         "either": lambda value, other: other if value is None else value,
         "range": lambda first, end: OmegaConf.create([*range(first, end)]),
@@ -41,7 +44,10 @@ def register_resolvers() -> None:
 
 
 def read_environment(name: str, *default):
-    """OmegaConf's ${oc.env:NAME,DEFAULT}; which were asked for is kept, for they are a part of what a command is."""
+    """OmegaConf's ${oc.env:NAME,DEFAULT}, which also records in READ that the variable was read.
+
+    The variables that a configuration reads are a part of the command.
+    """
     from omegaconf.resolvers import oc
 
     READ[name] = os.environ.get(name)
@@ -50,32 +56,38 @@ def read_environment(name: str, *default):
 
 @contextmanager
 def not_recording() -> Iterator[None]:
-    """What is asked for inside decides nothing that is made."""
-    known = dict(READ)
+    """Restore READ after the block: what is read in it has no influence on the output."""
+    before = dict(READ)
     try:
         yield
     finally:
         READ.clear()
-        READ.update(known)
+        READ.update(before)
 
 
 def newest_weights():
-    """The newest weights that were trained here, as a path; where there are none, what refuses once they are needed."""
+    """The path of the newest weights that were trained on this machine.
+
+    If there are none, returns a node that raises UserError once it is instantiated.
+    """
     from omegaconf import OmegaConf
 
-    lazily = OmegaConf.create({"_target_": "expkit.models.trained.newest_model"})
+    failing_node = OmegaConf.create({"_target_": "expkit.models.trained.newest_model"})
     if not any(Path(inputs.NEWEST).glob("*/model.safetensors")):
-        return lazily  # without torch
+        return failing_node  # without importing torch
     from expkit.models import trained
 
     try:
         return trained.newest_model()
     except UserError:
-        return lazily
+        return failing_node
 
 
 def part_prompt(*, _parent_, _root_):
-    """What a part of an estimate says: the key of its own name if there is one (far, near, …), else `prompt`."""
+    """The prompt of a part of an estimate.
+
+    It is the value of the key of that name (far, near, …) if there is one, else of `prompt`.
+    """
     name = _parent_._key()
     key = name if name in schema.prompt_keys() else "prompt"
     if _root_[key] is None:
@@ -84,39 +96,43 @@ def part_prompt(*, _parent_, _root_):
 
 
 def model_example(key: str, *, _root_):
-    """What the model shows where nothing is said, if it has something: model.examples."""
+    """The model's default for a key, from model.examples, or None."""
     from omegaconf import OmegaConf
 
     return OmegaConf.select(_root_, f"model.examples.{key}")
 
 
 def translate_caption(text: str, *, _root_) -> str:
-    """A caption of the source write-up in words that the model knows: model.says translates it where there is a need."""
+    """A caption of the source write-up, replaced by words that the model knows (model.says)."""
     return (_root_.model.get("says") or {}).get(text, text)
 
 
 def describe_image(image, *, _root_) -> str:
-    """What `image` shows, if it is one that ships and the model does better when it is told (model.seen); else its weak prompt."""
+    """A caption of an image that ships with expkit (model.seen), or the model's weak prompt.
+
+    Some models do better with a caption.
+    """
     return (_root_.model.get("seen") or {}).get(str(image), _root_.model.examples.weak)
 
 
 def prompt_of(part: str, *, _root_):
-    """What a part of an estimate says, if it says one thing; "" if it is made of parts itself."""
+    """The prompt of a part of an estimate, or "" if the part is composed of parts itself."""
     from omegaconf import OmegaConf
 
     return OmegaConf.select(_root_, f"{part}.prompt", default="")
 
 
 def model_named(*, _root_) -> str:
-    """The chosen model, and its weights where they are said by another name."""
+    """The name of the chosen model, and its weights if they have another name."""
     from hydra.core.hydra_config import HydraConfig
 
-    model, weights = HydraConfig.get().runtime.choices.model, _root_.model.get("weights")
+    model = HydraConfig.get().runtime.choices.model
+    weights = _root_.model.get("weights")
     return f"{model}, weights {weights}" if isinstance(weights, str) and weights != model else model
 
 
 def cell_identity(*, _root_) -> str:
-    """The name of a sweep's cell: a hash of its resolved configuration."""
+    """The name of a run in a sweep: a hash of its resolved configuration."""
     from expkit.runs.job import config_hash, resolve_config
 
     return config_hash(resolve_config(_root_))

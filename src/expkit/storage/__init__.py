@@ -1,1 +1,1 @@
-"""What lies on disk, or on a hub, and where a network runs."""
+"""Files on this machine, pretrained weights from a hub, and the device that a network runs on."""

@@ -1,4 +1,4 @@
-"""Where a network runs, and in what precision."""
+"""The device that a network runs on, and its floating-point precision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from expkit.errors import UserError
 
 
 def device_of(name: str) -> str:
+    """Resolve model.device: "auto" means CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: PyTorch cannot use the device of this name on this machine.
+    """
     if name != "auto":
         try:
             torch.empty(1, device=name)
@@ -18,24 +23,31 @@ def device_of(name: str) -> str:
                 f"model.device={name} is not at hand on this machine: try model.device=cpu or auto."
             ) from None
         return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def precision_of(name: str, device: str, key: str = "model.dtype") -> str:
+    """Resolve the name of a dtype: "auto" means bfloat16 where it is fast, else float32."""
     if name not in ("auto", "float32", "bfloat16", "float16"):
         raise UserError(f"{key}={name} is not known: give auto, float32, bfloat16 or float16.")
-    return name if name != "auto" else "bfloat16" if fast_bfloat16(device) else "float32"
+    if name != "auto":
+        return name
+    return "bfloat16" if fast_bfloat16(device) else "float32"
 
 
 def fast_bfloat16(device: str) -> bool:
-    """Whether the machine has instructions for bfloat16: emulated it is half as fast as float32."""
+    """Whether the hardware has bfloat16 instructions: emulated, it is half as fast as float32."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if device != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def release_memory() -> None:
-    """Give back the memory of networks that nothing refers to any more."""
+    """Free the memory of networks that are no longer referenced."""
     gc.collect()
     torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""Files: what they hold, told in a few letters, and how they come to be there whole."""
+"""File paths, hashes and atomic writes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,52 @@ from pathlib import Path
 
 
 def path_of(name: str) -> str:
-    """The path that a person has written: with ~, or as a file: address. Nothing need be there."""
+    """Expand a path that a user typed: `~` and file: URLs. The file need not exist."""
     if name.lower().startswith("file:"):
         from urllib.parse import unquote, urlsplit
 
         try:
             name = unquote(urlsplit(name).path)
-        except ValueError:  # an address that is none
+        except ValueError:  # not a valid URL
             return name
     return os.path.expanduser(name)
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """The file is whole or it is not there."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    """Let `write` fill a hidden file in the same folder, then rename it to `path`.
+
+    The file at `path` is complete or absent.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        write(part)
-        os.replace(part, path)
+        write(temporary)
+        os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def without_replacing(path: Path, write: Callable[[Path], object]) -> None:
-    """As `atomic_write`; raise FileExistsError where something has this name, also where it comes while `write` writes."""
-    part = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    """Like `atomic_write`, but never replace an existing file.
+
+    Raises:
+        FileExistsError: `path` exists, even if it was created while `write` ran.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        write(part)
+        write(temporary)
         try:
-            os.link(part, path)
+            os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:  # a file system without such links
+        except OSError:  # a file system without hard links
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-            os.replace(part, path)
+            os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""Pretrained weights: a folder of this machine, or a repository of huggingface.co at one commit; and what is said when they cannot be had.
+"""Pretrained weights in a local folder, or in a repository on huggingface.co at one commit.
 
-A repository's parts are folders of their own (unet/config.json, text_encoder/…), or, in the oldest ones of diffusers, lie at the top
-(config.json, scheduler_config.json). What is on this machine is used as it is; only what is missing is asked for. What is asked before
-a run reads JSON only, and imports no torch.
+The parts of a repository are subfolders (unet/config.json, text_encoder/…). In the oldest
+repositories of diffusers they are at the top (config.json, scheduler_config.json). Files on this
+machine are used as they are; only missing files are requested from the hub. The checks before a run
+read JSON only, and do not import torch.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ LOGIN = "hf auth login"
 HOST = "huggingface.co"
 NAMES = {"scheduler": "scheduler_config.json", "image_noising_scheduler": "scheduler_config.json"}
 ID = r"[\w-][\w.-]*/[\w.-]+"
-LICENSED = (
-    "DeepFloyd/",
-)  # owners whose repositories are given out only to those who have accepted a licence
+LICENSED = ("DeepFloyd/",)  # owners whose repositories need an accepted licence
 PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What save_pretrained has written, in a folder or on the hub.
+    """Weights that save_pretrained wrote, in a folder or on the hub.
 
-    name: a folder, or an id such as DeepFloyd/IF-I-M-v1.0. key: the key of the command line that names it. holds: what lies in it.
-    instead: what else to try.
+    Attributes:
+        name: A folder, or an id such as DeepFloyd/IF-I-M-v1.0.
+        key: The configuration key that names it, for messages.
+        holds: The files that it must contain, for messages.
+        instead: An alternative to suggest, for messages.
     """
 
     name: str
@@ -45,12 +47,17 @@ class Repository:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, or None for an id of huggingface.co; refuses what is neither."""
+        """The local folder, or None if the name is an id of huggingface.co.
+
+        Raises:
+            UserError: The name is neither.
+        """
         if self.path.is_dir():
             return self.path
         if self.path.exists() or not re.fullmatch(ID, self.name):
             raise UserError(
-                f"There is no folder {self.name}. Expected one that save_pretrained has written ({self.holds}), or a repository of "
+                f"There is no folder {self.name}. Expected one that save_pretrained has written "
+                f"({self.holds}), or a repository of "
                 f"{HOST} such as DeepFloyd/IF-I-M-v1.0. {self.advice}"
             )
         return None
@@ -61,79 +68,91 @@ class Repository:
 
     @property
     def called(self) -> str:
-        """The id, or the folder's own name: weights stay the same when their folder is moved."""
-        return self.name if re.fullmatch(ID, self.name) and not self.path.is_dir() else self.path.name
+        """The id, or the last component of the folder: moving the folder does not change it."""
+        is_id = re.fullmatch(ID, self.name) and not self.path.is_dir()
+        return self.name if is_id else self.path.name
 
     @property
     def advice(self) -> str:
         return f"Give a folder with {self.key}=FOLDER, or try {self.instead}."
 
-    # ---- which weights they are
+    # ---- the version of the weights
 
     def at_hand(self, parts: Sequence[str], asked: str | None = None) -> bool:
-        """Whether the weights are on this machine, as far as their configuration tells."""
+        """Whether the weights are on this machine, judged by their configuration files alone."""
         return self.path.is_dir() or bool(self.cached(parts, asked))
 
     def revision(self, parts: Sequence[str], asked: str | None = None) -> str:
-        """A hash of a folder's `parts` (none: all of it), or a commit: the cache's, else huggingface.co's newest or the one asked for."""
-        return (
-            folder_fingerprint(self.folder, parts)
-            if self.folder
-            else self.cached(parts, asked) or self.newest(asked)
-        )
+        """The version of the weights: a hash of the folder, or a commit.
+
+        Args:
+            parts: Subfolders to hash; an empty sequence means all of the folder.
+            asked: A commit, tag or branch on the hub. None: the cached commit, else the newest one.
+        """
+        if self.folder:
+            return folder_fingerprint(self.folder, parts)
+        return self.cached(parts, asked) or self.newest(asked)
 
     def cached(self, parts: Sequence[str], asked: str | None = None) -> str | None:
-        """The commit that the cache holds, if it does."""
+        """The commit in the local cache of the hub, or None if it is not cached."""
         from huggingface_hub import try_to_load_from_cache
 
         file = Path(*parts[-1:], "config.json")
-        found = re.fullmatch(ID, self.name) and try_to_load_from_cache(
+        path = re.fullmatch(ID, self.name) and try_to_load_from_cache(
             self.name, file.as_posix(), revision=asked
         )
-        return (
-            Path(found).parts[-1 - len(file.parts)] if isinstance(found, str) else None
-        )  # …/snapshots/COMMIT/PART/config.json
+        # the path is …/snapshots/COMMIT/PART/config.json
+        return Path(path).parts[-1 - len(file.parts)] if isinstance(path, str) else None
 
     def newest(self, asked: str | None = None) -> str:
-        """The newest commit, or the one that a tag or a short form names."""
+        """The newest commit on the hub, or the full commit of a tag or an abbreviated commit."""
         from huggingface_hub import HfApi
 
         self.check_reach()
         with self.explained():
             return HfApi().model_info(self.name, revision=asked, timeout=10).sha
 
-    # ---- what lies in them
+    # ---- the files of the repository
 
     def config(self, part: str) -> dict:
-        """A part's configuration; refuses a repository that lacks it."""
-        found = self.optional(part)
-        if found is None:
+        """The configuration of a part.
+
+        Raises:
+            UserError: The repository has no such part.
+        """
+        config = self.optional(part)
+        if config is None:
             raise UserError(
-                f"{self.name} is not a model in diffusers' format that expkit can ask: it has no {part}/{NAMES.get(part, 'config.json')}. "
-                f"Expected what save_pretrained writes: model_index.json, unet/config.json, scheduler/scheduler_config.json. {self.advice}"
+                f"{self.name} is not a model in diffusers' format that expkit can ask: "
+                f"it has no {part}/{NAMES.get(part, 'config.json')}. "
+                "Expected what save_pretrained writes: model_index.json, unet/config.json, "
+                f"scheduler/scheduler_config.json. {self.advice}"
             )
-        return found
+        return config
 
     def optional(self, part: str) -> dict | None:
-        """A part's configuration, or None where there is none."""
+        """The configuration of a part, or None if the repository has no such part."""
         file = NAMES.get(part, "config.json")
-        top = [file] if part in ("unet", "scheduler") else []
-        path = next((path for name in [f"{part}/{file}", *top] if (path := self.file(name))), None)
+        candidates = [f"{part}/{file}"]
+        if part in ("unet", "scheduler"):
+            candidates.append(file)
+        path = next(filter(None, map(self.file, candidates)), None)
         try:
             return path and json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path} cannot be read ({error}). Get {self.name} again: delete that file, and run the command again."
+                f"{path} cannot be read ({error}). "
+                f"Get {self.name} again: delete that file, and run the command again."
             ) from None
 
     def file(self, name: str) -> Path | None:
-        """A file of the repository, downloaded where need be; None where there is none."""
+        """The local path of a file, downloaded if necessary; None if the repository lacks it."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        here, known = self.here(name)
-        if known:
-            return here
+        path, is_certain = self.here(name)
+        if is_certain:
+            return path
         self.check_reach()
         with self.explained():
             try:
@@ -142,76 +161,119 @@ class Repository:
                 return None
 
     def here(self, name: str) -> tuple[Path | None, bool]:
-        """A file where it lies on this machine, or None; and whether that settles whether there is one."""
+        """Look for a file on this machine only.
+
+        Returns:
+            Its path or None; and whether it is certain that the repository has or lacks the file.
+        """
         from huggingface_hub import try_to_load_from_cache
 
         if self.folder:
             path = self.folder / name
             return (path if path.is_file() else None), True
-        found = try_to_load_from_cache(self.name, name)
-        return (Path(found) if isinstance(found, str) else None), found is not None
+        result = try_to_load_from_cache(self.name, name)
+        return (Path(result) if isinstance(result, str) else None), result is not None
 
     def has(self, name: str) -> bool:
-        """Whether it has a file, which is not downloaded."""
+        """Whether the repository has a file. Nothing is downloaded."""
         from huggingface_hub import file_exists
 
-        here, known = self.here(name)
-        if known:
-            return here is not None
+        path, is_certain = self.here(name)
+        if is_certain:
+            return path is not None
         self.check_reach()
         with self.explained():
             return file_exists(self.name, name)
 
     def where(self, part: str) -> str:
-        """The folder of a part inside the repository: its own, or "" for the top."""
+        """The path prefix of a part in the repository: "PART/", or "" if it is at the top."""
         return f"{part}/" if self.file(f"{part}/config.json") else ""
 
     def variant(self, part: str, half: bool) -> str | None:
-        """Which of a part's weights to load: those in half precision ("fp16") where that is wanted or all there is, else None.
+        """The variant of a part's weights to load: "fp16" for half precision, else None.
 
-        What is on this machine goes before what would have to be downloaded.
+        Weights on this machine are preferred to weights that would have to be downloaded.
+
+        Args:
+            part: The part, such as "unet".
+            half: Whether half precision is preferred. The other variant is used if only it exists.
+
+        Raises:
+            UserError: There are no weights in the safetensors format.
         """
-        where, order = self.where(part), ("fp16", None) if half else (None, "fp16")
-        for there in (lambda name: self.here(name)[0], self.has):
-            for variant in order:
-                if any(there(where + name) for name in weight_file_names(variant)):
+        prefix = self.where(part)
+        variants = ("fp16", None) if half else (None, "fp16")
+        for exists in (lambda name: self.here(name)[0], self.has):
+            for variant in variants:
+                if any(exists(prefix + name) for name in weight_file_names(variant)):
                     return variant
         raise UserError(
-            f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. Expected "
-            f"{part}/diffusion_pytorch_model.safetensors, which diffusers' save_pretrained writes. {self.advice}"
+            f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. "
+            f"Expected {part}/diffusion_pytorch_model.safetensors, "
+            f"which diffusers' save_pretrained writes. {self.advice}"
         )
 
-    def check_weights(self, part: str, variant: str | None, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse weights on this machine that are cut off, or lack tensors of these names and shapes; what is to be downloaded passes."""
-        where, (single, index) = self.where(part), weight_file_names(variant)
+    def check_weights(
+        self,
+        part: str,
+        variant: str | None,
+        wanted: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Check the weights of a part that are on this machine; weights to be downloaded pass.
+
+        Args:
+            part: The part, such as "unet".
+            variant: The variant that `variant` returned.
+            wanted: The expected shape of each tensor by name.
+
+        Raises:
+            UserError: A file is truncated, or tensors are missing or of another shape.
+        """
+        prefix = self.where(part)
+        single, index = weight_file_names(variant)
         try:
-            files = [where + single]
-            if (listing := self.here(where + index)[0]) and not self.here(where + single)[0]:
-                files = [
-                    where + name
-                    for name in sorted(
-                        set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values())
-                    )
-                ]
-            shapes = [tensor_header(path) for name in files if (path := self.here(name)[0])]
-        except Exception as error:  # a damaged file makes readers raise anything
+            files = [prefix + single]
+            index_path = self.here(prefix + index)[0]
+            if index_path and not self.here(prefix + single)[0]:
+                weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+                files = [prefix + name for name in sorted(set(weight_map.values()))]
+            paths = [self.here(name)[0] for name in files]
+            headers = [tensor_header(path) for path in paths if path]
+        except Exception as error:  # on a damaged file, readers raise errors of any type
             raise self.refusal(error) from None
-        if len(shapes) < len(files) and not self.folder:
+        if len(headers) < len(files) and not self.folder:
             return
-        found = {name: shape for table in shapes for name, shape in table.items()}
-        wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+        shapes = {name: shape for header in headers for name, shape in header.items()}
+        wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape]
         if wrong:
             raise self.refusal(
                 ValueError(
-                    f"its weights in {part}/ are not those of the network that {part}/config.json describes: {len(wrong)} of "
+                    f"its weights in {part}/ are not those of the network that {part}/config.json "
+                    f"describes: {len(wrong)} of "
                     f"{len(wanted)} tensors are missing or of another shape, {wrong[0]} for one"
                 )
             )
 
     def load(
-        self, kind: type, revision: str | None = None, variants: Sequence[str | None] = (None,), **options
+        self,
+        kind: type,
+        revision: str | None = None,
+        variants: Sequence[str | None] = (None,),
+        **options,
     ):
-        """kind.from_pretrained with the first of the variants that is on this machine, else from huggingface.co."""
+        """Call kind.from_pretrained with the first variant that loads.
+
+        All variants are tried on this machine first, then on huggingface.co.
+
+        Args:
+            kind: A class of diffusers or transformers.
+            revision: The commit to load from the hub; unused for a folder.
+            variants: Variants of the weights in the order of preference.
+            **options: Further arguments of from_pretrained.
+
+        Raises:
+            UserError: No variant could be loaded.
+        """
         if not self.folder:
             options["revision"] = revision
         reason = None
@@ -219,23 +281,25 @@ class Repository:
             if not offline:
                 self.check_reach()
             for variant in variants:
-                chosen = options | ({"variant": variant} if variant else {})
+                arguments = options | ({"variant": variant} if variant else {})
                 try:
                     return kind.from_pretrained(
-                        str(self.folder or self.name), local_files_only=offline, **chosen
+                        str(self.folder or self.name), local_files_only=offline, **arguments
                     )
                 except MemoryError:
                     raise
-                except (
-                    Exception
-                ) as error:  # files are missing, damaged or of something else, the hub is gated or far
+                # missing or damaged files, files of another kind, a gated repository or no network
+                except Exception as error:
                     reason = error
         raise self.refusal(reason)
 
-    # ---- why they cannot be had
+    # ---- errors
 
     def check_reach(self) -> None:
-        """Refuse at once what asking huggingface.co could only end in: the library would try for half a minute."""
+        """Raise UserError at once if a request to huggingface.co cannot succeed.
+
+        Without this check, huggingface_hub would retry for half a minute.
+        """
         from huggingface_hub import constants, get_token
 
         if constants.HF_HUB_OFFLINE:
@@ -247,7 +311,7 @@ class Repository:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Whatever huggingface_hub raises, as a sentence."""
+        """Turn the errors of huggingface_hub into UserError."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -257,16 +321,20 @@ class Repository:
         from huggingface_hub import errors
 
         causes = list(exception_chain(error))
-        found = lambda *kinds: any(isinstance(cause, kinds) for cause in causes)
-        if found(errors.GatedRepoError):
+        caused_by = lambda *kinds: any(isinstance(cause, kinds) for cause in causes)
+        if caused_by(errors.GatedRepoError):
             return self.unlicensed()
-        if found(errors.RepositoryNotFoundError):
+        if caused_by(errors.RepositoryNotFoundError):
             return UserError(
-                f"There is no repository {self.name} on {HOST} that you may see, and no folder of that name here. "
+                f"There is no repository {self.name} on {HOST} that you may see, "
+                "and no folder of that name here. "
                 f"Check the name; if it is a private one, run `{LOGIN}`. {self.advice}"
             )
-        if found(
-            errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, socket.gaierror
+        if caused_by(
+            errors.LocalEntryNotFoundError,
+            errors.OfflineModeIsEnabled,
+            ConnectionError,
+            socket.gaierror,
         ):
             return self.away(f"{HOST} cannot be reached")
         return UserError(f"{self.name} cannot be loaded ({first_line(error)}). {self.advice}")
@@ -274,28 +342,40 @@ class Repository:
     def unlicensed(self) -> UserError:
         from huggingface_hub import get_token
 
-        why = "the account that is logged in here has not" if get_token() else "nobody is logged in here"
+        reason = "nobody is logged in here"
+        if get_token():
+            reason = "the account that is logged in here has not"
         return UserError(
-            f"{self.name} is given out only to those who have accepted its licence, and {why}. Accept it at https://{HOST}/{self.name}, "
+            f"{self.name} is given out only to those who have accepted its licence, and {reason}. "
+            f"Accept it at https://{HOST}/{self.name}, "
             f"then run `{LOGIN}` and this command again. {self.advice}"
         )
 
     def away(self, why: str) -> UserError:
         return UserError(
-            f"{self.name} is not, or not wholly, on this machine, and {why}. Run this command again online. {self.advice}"
+            f"{self.name} is not, or not wholly, on this machine, and {why}. "
+            f"Run this command again online. {self.advice}"
         )
 
 
 def folder_fingerprint(here: Path, parts: Sequence[str]) -> str:
-    """A hash of every file's name, size and content; of a file over 16 MB, of 16 pieces of its content."""
+    """A hash of the name, size and content of every file in a folder.
+
+    Files whose names start with a dot are skipped. For a file over 16 MB, 16 pieces of its content
+    are hashed.
+
+    Args:
+        here: The folder.
+        parts: The subfolders to hash; an empty sequence means all of the folder.
+    """
     if missing := [part for part in parts if not (here / part).is_dir()]:
         raise UserError(
-            f"The folder {here} has no {missing[0]!r} in it. Expected one with {' and '.join(parts)}, as save_pretrained writes."
+            f"The folder {here} has no {missing[0]!r} in it. "
+            f"Expected one with {' and '.join(parts)}, as save_pretrained writes."
         )
     digest = hashlib.sha256()
-    for path in sorted(
-        path for part in parts or [""] for path in (here / part).rglob("[!.]*") if path.is_file()
-    ):
+    paths = [path for part in parts or [""] for path in (here / part).rglob("[!.]*")]
+    for path in sorted(path for path in paths if path.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(here).as_posix()} {size}\n".encode())
         with path.open("rb") as file:
@@ -306,23 +386,23 @@ def folder_fingerprint(here: Path, parts: Sequence[str]) -> str:
 
 
 def tensor_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a safetensors file's tensors; those of attention blocks as diffusers calls them today."""
+    """The shape of each tensor in a safetensors file, by its present name in diffusers."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {current_tensor_name(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {current_tensor_name(name): tuple(shape) for name, shape in shapes.items()}
 
 
 def current_tensor_name(name: str) -> str:
-    """The name of a tensor today: diffusers translates those of its first versions when it loads them."""
-    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    return re.sub(
-        r"(?<=\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)", lambda found: old[found[1]], name
-    )
+    """The present name of a tensor: diffusers renames those of its first versions on loading."""
+    renames = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    pattern = r"(?<=\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)"
+    return re.sub(pattern, lambda match: renames[match[1]], name)
 
 
 def weight_file_names(variant: str | None) -> tuple[str, str]:
-    """The names under which diffusers saves weights: in one file, or as the index of several."""
+    """The file names of diffusers for weights: as a single file, and as the index of several."""
     middle = f".{variant}" if variant else ""
     return (
         f"diffusion_pytorch_model{middle}.safetensors",
@@ -331,20 +411,22 @@ def weight_file_names(variant: str | None) -> tuple[str, str]:
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error, followed by its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def first_line(error: BaseException) -> str:
-    return next(
-        (line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines() if line.strip())
+    return next(lines, type(error).__name__)
 
 
 def hub_is_reachable() -> bool:
-    """Whether the name huggingface.co means anything here; behind a proxy only asking tells."""
+    """Whether the host name huggingface.co resolves.
+
+    True behind a proxy, where only a request can tell.
+    """
     if urllib.request.getproxies().keys() & {"https", "all"}:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files that say what they are, and the model cards of those that ship. Nothing is unpickled."""
+"""Read and write safetensors files with metadata, and model cards. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -17,94 +17,113 @@ from expkit.storage.inputs import WEIGHTS
 
 
 def cache_folder() -> Path:
-    """Where expkit keeps what is dear to make again."""
-    if given := os.environ.get("EXPKIT_CACHE"):
-        return Path(given).expanduser()
+    """The folder for results that are expensive to compute again."""
+    if folder := os.environ.get("EXPKIT_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "expkit"
 
 
 def write_weights(
     path: Path, tensors: dict[str, Tensor], facts: dict, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write tensors, those of float32 as `dtype`, and facts, in one move: the file is whole or it is not there."""
+    """Write tensors and metadata atomically: the file is complete or absent.
+
+    Args:
+        path: The safetensors file.
+        tensors: Tensors by name. Those of float32 are written as `dtype`.
+        facts: Metadata, stored in the file as JSON.
+        dtype: The dtype on disk of float32 tensors.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    kept = {
-        k: v.detach().cpu().to(dtype if v.dtype == torch.float32 else v.dtype).contiguous()
-        for k, v in tensors.items()
-    }
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    converted = {}
+    for name, tensor in tensors.items():
+        target = dtype if tensor.dtype == torch.float32 else tensor.dtype
+        converted[name] = tensor.detach().cpu().to(target).contiguous()
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        save_file(kept, part, metadata={"expkit": json.dumps(facts)})
-        part.chmod(0o644)
-        os.replace(part, path)
+        save_file(converted, temporary, metadata={"expkit": json.dumps(facts)})
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
     except (SafetensorError, OSError) as error:
-        if number := re.search(r"os error (\d+)", str(error)):  # a full disk, as safetensors says it
+        # safetensors reports a full disk as text that contains the error number
+        if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         raise
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_weights(path: Path, promised: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and facts of a file that `made_by` has written.
+    """The tensors and metadata of a file that `write_weights` wrote.
 
-    Raises UserError where it is missing, damaged, or not the one whose sha256 was promised.
+    Args:
+        path: The safetensors file.
+        promised: The expected SHA-256, or None to skip the check.
+        made_by: The command that writes such files, for messages.
+
+    Raises:
+        UserError: The file is missing or damaged, or its SHA-256 is not the expected one.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(
-            f"There are no weights at {path}. Expected a model.safetensors that {made_by} has written."
-        )
+        expected = f"a model.safetensors that {made_by} has written"
+        raise UserError(f"There are no weights at {path}. Expected {expected}.")
     if promised and sha256(path) != promised:
         raise UserError(
-            f"The weights {path} are damaged: expected the sha256 on their model card ({promised[:12]}…), and theirs is another. "
+            f"The weights {path} are damaged: expected the sha256 on their model card "
+            f"({promised[:12]}…), and theirs is another. "
             f"Install expkit again, or give others that {made_by} has written."
         )
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, _facts(file)  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, _read_metadata(file)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise unreadable_error(path, error, made_by) from None
 
 
 def read_facts(path: Path, made_by: str) -> dict:
-    """The facts of a file alone: its tensors stay on the disk."""
+    """The metadata of a weights file. Tensors are not loaded."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return _facts(file)
+            return _read_metadata(file)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise unreadable_error(path, error, made_by) from None
 
 
-def _facts(file) -> dict:
+def _read_metadata(file) -> dict:
     return json.loads((file.metadata() or {})["expkit"])
 
 
 def unreadable_error(path: Path, error: Exception, made_by: str) -> UserError:
     reason = str(error).partition("\n")[0]
     return UserError(
-        f"The weights {path} cannot be read ({reason}). Expected a model.safetensors that {made_by} has written."
+        f"The weights {path} cannot be read ({reason}). "
+        f"Expected a model.safetensors that {made_by} has written."
     )
 
 
 def shipped_weights(name: str) -> tuple[Path, str]:
-    """A file of weights that ships with expkit, and the sha256 that its model card promises."""
+    """The path of weights that ship with expkit, and the SHA-256 on their model card."""
     return WEIGHTS / f"{name}.safetensors", model_card(name)["sha256"]
 
 
 def model_card(name: str) -> dict:
-    """The model card of weights that ship: how they were made, and how good they are."""
+    """The model card of weights that ship with expkit: how they were made, and how good they are.
+
+    Raises:
+        UserError: The card is missing or damaged.
+    """
     path = WEIGHTS / f"{name}.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        facts["sha256"]
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"The model card {path} is missing or damaged; it ships with expkit. Install expkit again."
-        ) from None
-    return facts
+        problem = f"The model card {path} is missing or damaged; it ships with expkit."
+        raise UserError(f"{problem} Install expkit again.") from None
+    return card

@@ -1,1 +1,1 @@
-"""Many runs of one command, as one batch where they may share it, and their sheets."""
+"""Sweeps: many runs of one command, in shared batches where possible, and their contact sheets."""

@@ -1,4 +1,8 @@
-"""Cells in this process: one resident model, and one batch of all cells that differ only in what can be a row of it."""
+"""The launcher hydra/launcher=rows: run the cells of a sweep in this process, with one model.
+
+The model stays loaded from cell to cell. Cells that differ only in values that can vary within a
+batch (`BATCH_KEYS`) share one batch.
+"""
 
 from __future__ import annotations
 
@@ -12,54 +16,66 @@ from expkit.runs.job import run_job, run_together
 from expkit.sweep.cells import COMPOSED, Cell, atomic_folder, record_failure, run_info
 from expkit.sweep.sweeper import print_line
 
-DEAR = (
-    "model",
-    "judges",
-    "task",
-    "sampler",
-    "estimate",
-)  # what it costs to change, the dearest first: that varies slowest
-ROWS = 96  # of a forward, where neither the sweep nor the model says how many
+# What costs time to change, the most expensive first: cells are ordered so that it changes least
+DEAR = ("model", "judges", "task", "sampler", "estimate")
+ROWS = 96  # of one forward pass, if neither the sweep nor the model sets a limit
 
 
 def launch_cells(config, tellings: Sequence[Sequence[str]]) -> list:
-    """Run the cells of these arguments, and write down why those fail that do."""
-    sweep, stop = Path(config.hydra.sweep.dir), config.sweep.on_error == "stop"
-    for group in group_cells([COMPOSED[tuple(told)] for told in tellings]):
+    """Run the cells of these arguments, and record for each cell that fails why it failed.
+
+    Args:
+        config: the configuration of the sweep, with Hydra's own node.
+        tellings: the arguments of each cell, which `compose_cells` has composed before.
+
+    Returns:
+        Always an empty list, in place of the job results that other launchers return to Hydra.
+    """
+    sweep = Path(config.hydra.sweep.dir)
+    stops_on_error = config.sweep.on_error == "stop"
+    for group in group_cells([COMPOSED[tuple(arguments)] for arguments in tellings]):
         for batch in split_batches(group, config.sweep.rows):
-            if not run_batch(batch, sweep) and stop:
+            if not run_batch(batch, sweep) and stops_on_error:
                 warn("a cell failed and sweep.on_error=stop: the cells after it are left out.")
                 return []
     return []
 
 
 def group_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells that can share batches, those of one model one after another, whatever order they were typed in."""
+    """Group cells that can share a batch; groups of one model are neighbours in any typed order."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.group, []).append(cell)
-    return sorted(
-        groups.values(),
-        key=lambda group: [[a for a in group[0].group if a.startswith(dear)] for dear in DEAR],
-    )
+
+    def change_order(group: list[Cell]) -> list[list[str]]:
+        arguments = group[0].group
+        return [[text for text in arguments if text.startswith(name)] for name in DEAR]
+
+    return sorted(groups.values(), key=change_order)
 
 
 def split_batches(group: Sequence[Cell], rows: int | None) -> Iterator[list[Cell]]:
-    """As many cells at a time as fill one forward of the network; one at a time where the task takes no batch."""
+    """Split a group into batches that fill one forward pass; single cells if the task has no batch.
+
+    Args:
+        group: cells that can share a batch.
+        rows: the largest number of rows in one forward pass; None for the limit of the model.
+    """
     first = group[0].job
-    most = rows or first.resolved["model"].get("max_rows") or ROWS
-    known = first.resolved["task"].get("estimate") or {}
-    step = max(1, most // (first.count * estimate_rows(known))) if first.batches else 1
+    max_rows = rows or first.resolved["model"].get("max_rows") or ROWS
+    estimate = first.resolved["task"].get("estimate") or {}
+    step = max(1, max_rows // (first.count * estimate_rows(estimate))) if first.batches else 1
     for start in range(0, len(group), step):
         yield list(group[start : start + step])
 
 
 def estimate_rows(estimate) -> int:
-    """How many rows a picture of this estimate asks, roughly: one for each prompt in it, and one for the null."""
-    return 1 + sum(1 for key in find_prompts(estimate)) if estimate else 1
+    """About how many rows one image of an estimate needs: one per prompt, one for the null."""
+    return 1 + sum(1 for _ in find_prompts(estimate)) if estimate else 1
 
 
 def find_prompts(node) -> Iterator[str]:
+    """Yield "prompt" for each key of that name in a configuration node and the nodes inside it."""
     for key, value in node.items():
         if key == "prompt":
             yield key
@@ -68,29 +84,40 @@ def find_prompts(node) -> Iterator[str]:
 
 
 def run_batch(batch: Sequence[Cell], sweep: Path) -> bool:
-    """Run these cells in one batch; where that fails, by halves, so that only those fail that must. Whether none did."""
-    unwritten = dict(enumerate(batch))
+    """Run these cells in one batch.
+
+    If the batch fails, run the cells that were not written in two halves, so that only those cells
+    fail that fail alone.
+
+    Returns:
+        Whether no cell failed.
+    """
+    remaining = dict(enumerate(batch))
 
     @contextmanager
-    def place(number: int):
-        with atomic_folder(batch[number].folder(sweep)) as part:
+    def cell_folder(index: int):
+        with atomic_folder(batch[index].folder(sweep)) as part:
             yield part
-        del unwritten[number]
+        del remaining[index]
 
     try:
         if len(batch) > 1:
             run_together(
-                [cell.job for cell in batch], print_line, place, [run_info(sweep, cell.job) for cell in batch]
+                [cell.job for cell in batch],
+                print_line,
+                cell_folder,
+                [run_info(sweep, cell.job) for cell in batch],
             )
         else:
-            with place(0) as part:
+            with cell_folder(0) as part:
                 run_job(batch[0].job, part, about=run_info(sweep, batch[0].job))
         return True
     except Exception as error:
         interrupts.raise_if_interrupted(error)
-        rest = list(unwritten.values())
+        cells = list(remaining.values())
         if len(batch) == 1:
             record_failure(batch[0].folder(sweep), error, batch[0].told)
             return False
-        half = max(1, len(rest) // 2)
-        return all([run_batch(part, sweep) for part in (rest[:half], rest[half:]) if part])
+        half = max(1, len(cells) // 2)
+        # A list, so that the second half runs even if the first has failed
+        return all([run_batch(part, sweep) for part in (cells[:half], cells[half:]) if part])

@@ -1,7 +1,9 @@
-"""The cells of a sweep: one run each, in a folder named by a hash of what it makes, which is there whole or not at all.
+"""The cells of a sweep. Each cell is one run in a folder named by a hash of what it makes.
+
+A cell's folder is written atomically: it is complete, or it does not exist.
 
 SWEEP/cells/3fa9c21b04d1/            a finished run
-SWEEP/cells/3fa9c21b04d1.error.txt   why it failed, the last time
+SWEEP/cells/3fa9c21b04d1.error.txt   why it failed the last time
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from expkit.runs.job import BATCH_KEYS, ComposedConfig, Job, config_hash, run_jo
 from expkit.storage.files import atomic_write
 from expkit.sweep.names import ASIDE, STAMP
 
-WRITTEN = "numbers.json"  # the last file of a run
-CLAIMED = ".expkit.sweep"  # says that a sweep has made what lies in its folder
+WRITTEN = "numbers.json"  # the last file that a run writes
+CLAIMED = ".expkit.sweep"  # an empty file that marks a folder as that of a sweep
+# The files, or patterns of files, that a sweep writes into its folder beside the cells
 SHOWN = (
     "sheet.png",
     "sheet_[0-9]*.png",
@@ -42,14 +45,21 @@ SHOWN = (
     STAMP,
 )
 ELSEWHERE = "with hydra.sweep.dir=FOLDER."
-LAUNCHED = "cells/.launched"  # its time is when the sweep was last given to other processes
+LAUNCHED = "cells/.launched"  # its time: when the sweep was last started in other processes
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """told: its arguments. axes: {key: value} of what is told. job: None where it cannot be composed, and `error` says why.
+    """One cell of a sweep: one combination of the swept values, which is one run.
 
-    command: what makes it alone, as a shell takes it.
+    Attributes:
+        told: the arguments of the cell, as the sweeper makes them.
+        axes: {key: value} of these arguments.
+        id: the hash that names its folder.
+        job: the run; None if the arguments cannot be composed.
+        error: why the arguments cannot be composed, or "".
+        group: the arguments that cannot vary within a batch. Cells of one group can share a batch.
+        command: the shell command that makes this cell alone.
     """
 
     told: tuple[str, ...]
@@ -64,101 +74,103 @@ class Cell:
         return sweep / "cells" / self.id
 
 
-COMPOSED: dict[
-    tuple[str, ...], Cell
-] = {}  # of the sweep that is running: its launcher is told arguments, not cells
+# {arguments: cell} of the sweep that runs now: Hydra passes arguments to the launcher, not cells
+COMPOSED: dict[tuple[str, ...], Cell] = {}
 
 
 def compose_cells(context, config, tellings: Sequence[Sequence[str]]) -> list[Cell]:
-    """The cells of these arguments. Hydra composes once for all cells that differ in the values of `BATCH_KEYS` only."""
+    """Compose the cells of these arguments, one sequence of arguments per cell.
+
+    Hydra composes once for all cells that differ only in the values of `BATCH_KEYS`.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parser, known, bases = OverridesParser.create(config_loader=context.config_loader), {}, {}
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    override_cache: dict = {}
+    config_cache: dict[tuple[str, ...], ComposedConfig] = {}
     COMPOSED.clear()
 
-    def parsed(argument: str):
-        if argument not in known:
-            known[argument] = parser.parse_override(argument)
-        return known[argument]
+    def parse(argument: str):
+        if argument not in override_cache:
+            override_cache[argument] = parser.parse_override(argument)
+        return override_cache[argument]
 
-    def base(rest: tuple[str, ...]) -> ComposedConfig:
-        if rest not in bases:
-            bases[rest] = ComposedConfig(context.config_loader.load_sweep_config(config, list(rest)))
-        return bases[rest]
+    def compose(arguments: tuple[str, ...]) -> ComposedConfig:
+        if arguments not in config_cache:
+            cell_config = context.config_loader.load_sweep_config(config, list(arguments))
+            config_cache[arguments] = ComposedConfig(cell_config)
+        return config_cache[arguments]
 
-    whole = ComposedConfig(config)
+    sweep_config = ComposedConfig(config)
     COMPOSED.update(
         {
-            tuple(told): make_cell(tuple(told), [parsed(argument) for argument in told], base, whole)
-            for told in tellings
+            tuple(arguments): make_cell(
+                tuple(arguments), [parse(argument) for argument in arguments], compose, sweep_config
+            )
+            for arguments in tellings
         }
     )
     return list(COMPOSED.values())
 
 
 def make_cell(told: tuple[str, ...], overrides, base, whole: ComposedConfig) -> Cell:
-    """whole: the sweep's configuration, from which it is told how to make a cell that cannot be composed."""
+    """Make one cell.
+
+    Args:
+        told: the arguments of the cell.
+        overrides: the same arguments, parsed by Hydra.
+        base: a function that composes a tuple of arguments to a `ComposedConfig`.
+        whole: the configuration of the sweep. The command of a cell that cannot be composed is
+            made from it.
+    """
     axes = {override.get_key_element(): plain_value(override.value()) for override in overrides}
-    rows = [
+    batch_overrides = [
         override
         for override in overrides
         if override.get_key_element() in BATCH_KEYS and override.type.name == "CHANGE"
     ]
-    rest = tuple(override.input_line for override in overrides if override not in rows)
+    group = tuple(override.input_line for override in overrides if override not in batch_overrides)
     try:
-        job = Job(
-            base(rest),
-            own_arguments(told),
-            {override.get_key_element(): override.value() for override in rows},
-        )
-        return Cell(
-            told,
-            axes,
-            config_hash(job.resolved, job.inputs),
-            job,
-            "",
-            rest,
-            shell_command(job.arguments, job.composed.environment),
-        )
+        batch_values = {each.get_key_element(): each.value() for each in batch_overrides}
+        job = Job(base(group), own_arguments(told), batch_values)
+        cell_id = config_hash(job.resolved, job.inputs)
+        command = shell_command(job.arguments, job.composed.environment)
+        return Cell(told, axes, cell_id, job, group=group, command=command)
     except Exception as error:
-        said = error_message(error, list(told)) or error_message(error.__cause__ or error, list(told))
-        if said is None:
+        arguments = list(told)
+        cause = error.__cause__ or error
+        message = error_message(error, arguments) or error_message(cause, arguments)
+        if message is None:
             raise
+        cell_id = hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
         command = shell_command([*whole.origin, *own_arguments(told)], whole.environment)
-        return Cell(
-            told,
-            axes,
-            hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest(),
-            None,
-            said,
-            (),
-            command,
-        )
+        return Cell(told, axes, cell_id, error=message, command=command)
 
 
 def plain_value(value):
-    """A value as it is shown: a word, a number, a list; None for null."""
-    return value if value is None or isinstance(value, str | int | float | bool | list) else str(value)
+    """A value as it is shown: text, number, bool, list or None; any other value as text."""
+    is_plain = value is None or isinstance(value, str | int | float | bool | list)
+    return value if is_plain else str(value)
 
 
 def own_arguments(told: Sequence[str]) -> list[str]:
-    """The arguments of the command that is this cell alone."""
+    """The arguments of the command that makes this cell alone: all but those of Hydra itself."""
     return [argument for argument in told if not argument.startswith("hydra")]
 
 
 def run_info(sweep: Path, job: Job) -> RunInfo:
-    """What mirrors call a cell: the arguments that say what it makes, and the sweep's folder."""
-    told = [argument for argument in job.told if not argument.startswith(ASIDE)]
+    """What loggers show of a cell: the arguments that decide its result, and the sweep's name."""
+    arguments = [argument for argument in job.told if not argument.startswith(ASIDE)]
     return RunInfo(
-        " ".join(told) or "as it is",
+        " ".join(arguments) or "as it is",
         sweep.name,
-        dict(value_of(argument) for argument in told if "=" in argument),
+        dict(value_of(argument) for argument in arguments if "=" in argument),
     )
 
 
 @cache
 def value_of(argument: str) -> tuple[str, object]:
-    """The key and the value of an argument, as Hydra reads it."""
+    """The key and the value of an argument, as Hydra parses it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     override = OverridesParser.create().parse_override(argument)
@@ -166,11 +178,12 @@ def value_of(argument: str) -> tuple[str, object]:
 
 
 def is_done(folder: Path) -> bool:
+    """Whether a cell's folder holds a finished run."""
     return (folder / WRITTEN).is_file()
 
 
 def failure_reason(folder: Path) -> str:
-    """Why a cell failed the last time; nothing where it did not."""
+    """Why a cell failed the last time; "" if it did not fail."""
     try:
         return read_errors(folder).read_text(encoding="utf-8").strip()
     except OSError:
@@ -178,12 +191,22 @@ def failure_reason(folder: Path) -> str:
 
 
 def read_errors(folder: Path) -> Path:
+    """The path of the file that says why a cell failed."""
     return folder.with_name(f"{folder.name}.error.txt")
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside it, which takes its name in one move when all is written. Who comes second finds it there, and is content."""
+    """Write into a hidden sibling folder and rename it to `folder` on success.
+
+    If another process finished first, its result is kept. Success removes the cell's error file.
+
+    Yields:
+        The hidden folder.
+
+    Raises:
+        OSError: if `folder` exists, is not empty and holds no finished run.
+    """
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     part.mkdir(parents=True)
     try:
@@ -195,19 +218,25 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 raise
         read_errors(folder).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # its name is known to this process alone
+        shutil.rmtree(part, ignore_errors=True)  # safe: the name is unique to this process
 
 
 def record_failure(folder: Path, error: BaseException, told: Sequence[str]) -> str:
-    """Write down why a cell failed: a sentence, or where it is a defect of ours, all that Python says."""
-    said = error_message(error, list(told)) or "".join(traceback.format_exception(error))
+    """Write why a cell failed into its error file, and return that text.
+
+    The text is one message, or the whole traceback if the error is a defect of expkit.
+    """
+    text = error_message(error, list(told)) or "".join(traceback.format_exception(error))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(read_errors(folder), lambda part: part.write_text(said, encoding="utf-8"))
-    return said
+    atomic_write(read_errors(folder), lambda part: part.write_text(text, encoding="utf-8"))
+    return text
 
 
 def run_cell(job: Job, folder: Path) -> None:
-    """One cell by itself, as other launchers' processes run it; what is there already is not made again."""
+    """Run one cell alone, as the processes of other launchers do, and record its error if it fails.
+
+    A finished cell is not run again.
+    """
     try:
         if not is_done(folder) and not is_stopped(job, folder.parents[1]):
             with atomic_folder(folder) as part:
@@ -217,27 +246,32 @@ def run_cell(job: Job, folder: Path) -> None:
         record_failure(folder, error, job.told)
     finally:
         with suppress(OSError):
-            folder.rmdir()  # which Hydra has made, and is empty still where the cell is not there
+            folder.rmdir()  # Hydra made this folder; it is still empty if the cell was not written
 
 
 def is_stopped(job: Job, sweep: Path) -> bool:
-    """Whether a cell has failed since the sweep was launched, and that is the end of it."""
+    """Whether sweep.on_error=stop and a cell has failed since the sweep was launched."""
     if job.resolved["sweep"]["on_error"] != "stop":
         return False
-    launched = (sweep / LAUNCHED).stat().st_mtime_ns
-    return any(path.stat().st_mtime_ns > launched for path in sweep.glob("cells/*.error.txt"))
+    launch_time = (sweep / LAUNCHED).stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > launch_time for path in sweep.glob("cells/*.error.txt"))
 
 
 def claim_sweep(sweep: Path) -> None:
-    """Make the folder of a sweep, which several processes may share. Refuse one that holds what no sweep has written there."""
+    """Make the folder of a sweep, which several processes may share.
+
+    Raises:
+        UserError: if the folder cannot be written, or if it is not the folder of a sweep and holds
+            files that a sweep would overwrite.
+    """
     try:
-        mine = (sweep / CLAIMED).exists() or any(
-            sweep.glob(f"cells/*/{WRITTEN}")
-        )  # as sweeps were before they left a mark
-        there = matching_names(sweep, SHOWN) if sweep.is_dir() else []
-        if there and not mine:
+        # Sweeps of older versions left no mark, but finished cells show that a sweep was here
+        is_own = (sweep / CLAIMED).exists() or any(sweep.glob(f"cells/*/{WRITTEN}"))
+        names = matching_names(sweep, SHOWN) if sweep.is_dir() else []
+        if names and not is_own:
             raise UserError(
-                f"The folder {sweep} already holds {list_names(there)}, which a sweep would overwrite. Give another one {ELSEWHERE}"
+                f"The folder {sweep} already holds {list_names(names)}, "
+                f"which a sweep would overwrite. Give another one {ELSEWHERE}"
             )
         (sweep / "cells").mkdir(parents=True, exist_ok=True)
         (sweep / CLAIMED).touch()
@@ -248,18 +282,21 @@ def claim_sweep(sweep: Path) -> None:
 
 
 def check_free(sweep: Path, cells: Sequence[Cell]) -> None:
-    """Refuse where something else has the name of a cell that is to be made."""
+    """Check that nothing but finished runs and empty folders has the name of one of these cells.
+
+    Raises:
+        UserError: if something else has such a name.
+    """
     for cell in cells:
         folder = cell.folder(sweep)
-        if (
-            os.path.lexists(folder)
-            and not is_done(folder)
-            and not (folder.is_dir() and not any(folder.iterdir()))
-        ):
+        if not os.path.lexists(folder) or is_done(folder):
+            continue
+        if not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(
-                f"{folder} is no finished run, and a cell of this sweep needs its name. Remove it, or give a folder {ELSEWHERE}"
+                f"{folder} is no finished run, and a cell of this sweep needs its name. "
+                f"Remove it, or give a folder {ELSEWHERE}"
             )
 
 
 class Incomplete(UserError):
-    """Not all cells of a sweep are there."""
+    """Some cells of a sweep are not finished."""

@@ -1,8 +1,11 @@
-"""Where a sweep lies, and whether it is finished: asked before anything is imported, so that a finished one is answered at once.
+"""The folder of a sweep, and whether the sweep is finished.
 
-A sweep's folder is named by its command. `finished.json` in it says what was finished last, and what that was made from: the command,
-the YAML of all folders that Hydra sought in, environment variables, every file and folder that a text of the configurations names, and
-what the cells hold. Where all of that is as it was, so is what would be made.
+Nothing heavy is imported to find this out, so a finished sweep is answered at once.
+
+A sweep's folder is named by its command. `finished.json` in it says what was finished last and what
+it was made from: the command, the YAML in all folders that Hydra searched, environment variables,
+every file and folder that a text of the configurations names, and the contents of the cells. While
+all of these are unchanged, the sweep would make the same again.
 """
 
 from __future__ import annotations
@@ -19,151 +22,193 @@ from expkit.config.command_line import ELSEWHERE, CommandLine, is_hydra
 from expkit.storage import inputs
 from expkit.storage.files import atomic_write
 
-ASIDE = ("hydra", "sweep.", "logger")  # arguments that have no say in what is made,
-SOUGHT = ("hydra/sweeper=", "hydra.sweeper.")  # but these have in what is looked for,
-FURTHER = ("hydra.sweeper.trials=", "hydra.sweeper.batch=")  # and these in how long and how fast
-CHANGING = ("${now:", "${short_id:")  # what means something else each time
+# Beginnings of arguments:
+ASIDE = ("hydra", "sweep.", "logger")  # do not change what is made
+SOUGHT = ("hydra/sweeper=", "hydra.sweeper.")  # among these, decide what a search looks for
+FURTHER = ("hydra.sweeper.trials=", "hydra.sweeper.batch=")  # decide how long a search runs
+CHANGING = ("${now:", "${short_id:")  # texts that have another meaning at each run
 STAMP = "finished.json"
-MIRRORS = {"tensorboard", "wandb", "checkpoints", "lightning_logs"}  # folders in a cell that are not results
+# Folders in a cell that are not results
+MIRRORS = {"tensorboard", "wandb", "checkpoints", "lightning_logs"}
 
 
 def sweep_folder(line: CommandLine) -> Path:
-    """hydra.sweep.dir where it is given, else a name of the task, what is swept, and a hash of the command.
+    """The folder of a sweep: hydra.sweep.dir if the command gives it, else one in outputs/sweeps.
 
-    What an environment variable stands for is not in the name: a folder may hold the cells of several commands, and shows the last one's.
+    Its name is made of the task or experiment, the swept keys, and a hash of the command. It does
+    not depend on the values of environment variables: a folder may hold the cells of several
+    commands, and shows the cells of the last command.
     """
-    told = dict(argument.split("=", 1) for argument in line.overrides if "=" in argument)
-    if "hydra.sweep.dir" in told:
-        return Path(told["hydra.sweep.dir"])
-    swept = [key for key, value in told.items() if is_sweep(value) and not key.startswith(ASIDE)]
-    head = [told[key] for key in ("task", "experiment") if key in told and key not in swept] or ["sample"]
-    words = [re.sub(r"\W+", "_", word)[:40] for word in (*head, *swept)]
-    return Path("outputs/sweeps") / "-".join(
-        [*words[:5], short_hash([*line.sources, *sorted(filter(decides_result, line.overrides))])]
-    )
+    values = dict(argument.split("=", 1) for argument in line.overrides if "=" in argument)
+    if "hydra.sweep.dir" in values:
+        return Path(values["hydra.sweep.dir"])
+    axes = [key for key, value in values.items() if is_sweep(value) and not key.startswith(ASIDE)]
+    head_keys = [key for key in ("task", "experiment") if key in values and key not in axes]
+    head = [values[key] for key in head_keys] or ["sample"]
+    words = [re.sub(r"\W+", "_", word)[:40] for word in (*head, *axes)]
+    decisive = sorted(filter(decides_result, line.overrides))
+    return Path("outputs/sweeps") / "-".join([*words[:5], short_hash([*line.sources, *decisive])])
 
 
 def decides_result(argument: str) -> bool:
-    """Whether another value of it would be another sweep, or another search."""
+    """Whether another value of this argument would be another sweep, or another search."""
     if is_hydra(argument):
         return not argument.startswith((*ELSEWHERE, *FURTHER, "hydra.mode="))
     return not argument.startswith(ASIDE)
 
 
 def is_sweep(value: str) -> bool:
-    """Whether a value stands for several: commas outside quotes and brackets, or a function of Hydra's."""
-    while value != (value := re.sub(r"'[^']*'|\"[^\"]*\"|\[[^][]*\]|\{[^{}]*\}", "", value)):
-        pass
+    """Whether a value stands for several: it is a sweep function of Hydra, or has a comma outside
+    quotes and brackets."""
+    quoted_or_bracketed = r"'[^']*'|\"[^\"]*\"|\[[^][]*\]|\{[^{}]*\}"
+    previous = None
+    while value != previous:  # each pass removes the innermost quotes and brackets
+        previous = value
+        value = re.sub(quoted_or_bracketed, "", value)
     return "," in value or value.startswith(("range(", "choice(", "glob(", "interval("))
 
 
 def folder_override(where: Path, line: CommandLine) -> list[str]:
-    """The argument that tells Hydra, if it is not there already."""
-    return (
-        []
-        if any(argument.startswith("hydra.sweep.dir=") for argument in line.overrides)
-        else [f"hydra.sweep.dir={where}"]
-    )
+    """The argument that gives Hydra the folder; none if the command gives it already."""
+    if any(argument.startswith("hydra.sweep.dir=") for argument in line.overrides):
+        return []
+    return [f"hydra.sweep.dir={where}"]
 
 
 def is_finished(where: Path, line: CommandLine) -> bool:
-    """Whether all cells of this command are there, and all that they were made from is as it was."""
+    """Whether all cells of this command exist and all that they were made from is unchanged."""
     if any(argument.startswith("hydra/sweeper=") for argument in line.overrides):
-        return False  # another sweeper may know of more to do
+        return False  # another sweeper may have more to do
     if any(word in argument for argument in line.overrides for word in CHANGING):
         return False
-    known = read_stamp(where)
+    stamp = read_stamp(where)
     try:
         return (
-            known["command"] == short_hash(line.asked)
-            and known["code"] == __version__
-            and all(os.environ.get(name) == value for name, value in known["environment"].items())
+            stamp["command"] == short_hash(line.asked)
+            and stamp["code"] == __version__
+            and all(os.environ.get(name) == value for name, value in stamp["environment"].items())
             and all(
-                inputs.is_unchanged(was, inputs.yaml_files(Path(place)))
-                for place, was in known["configuration"].items()
+                inputs.is_unchanged(state, inputs.yaml_files(Path(folder)))
+                for folder, state in stamp["configuration"].items()
             )
-            and all(same_files(name, was) for name, was in known["names"].items())
-            and all(is_whole(where, name, known["made"][name]) for name in known["cells"])
+            and all(same_files(name, state) for name, state in stamp["names"].items())
+            and all(is_whole(where, name, stamp["made"][name]) for name in stamp["cells"])
         )
     except (OSError, KeyError, TypeError, AttributeError):
         return False
 
 
 def same_files(name: str, was: Mapping | None) -> bool:
-    """Whether a text of the configuration names the same files as it did, or none as it did."""
-    found = inputs.all_files(name)
-    return bool(was) == bool(found) and (not was or inputs.is_unchanged(was, found))
+    """Whether a text of the configuration names the same files as before.
+
+    Args:
+        name: the text.
+        was: the earlier state of these files; None if the text named no file.
+    """
+    files = inputs.all_files(name)
+    return bool(was) == bool(files) and (not was or inputs.is_unchanged(was, files))
 
 
 def made_from(
-    asked: Sequence[str], environment: Mapping[str, str | None], folders: Iterable[Path], names: Iterable[str]
+    asked: Sequence[str],
+    environment: Mapping[str, str | None],
+    folders: Iterable[Path],
+    names: Iterable[str],
 ) -> dict:
-    """What decides what is made, as it is at this moment: asked before a sweep begins.
+    """The present state of everything that decides what a sweep makes, recorded before it begins.
 
-    asked: the arguments. folders: where YAML was sought. names: texts that may be files or folders.
+    Args:
+        asked: the arguments of the command.
+        environment: {name: value} of the environment variables that the configuration reads; None
+            if a variable is not set.
+        folders: the folders in which Hydra searched for YAML.
+        names: texts that may name files or folders.
     """
     return {
         "command": short_hash(asked),
         "code": __version__,
         "environment": dict(environment),
-        "configuration": {str(place): inputs.file_state(inputs.yaml_files(place)) for place in folders},
-        "names": {
-            name: inputs.file_state(found) if (found := inputs.all_files(name)) else None for name in names
-        },
+        "configuration": {str(folder): _yaml_state(folder) for folder in folders},
+        "names": {name: _named_files_state(name) for name in names},
     }
+
+
+def _yaml_state(folder: Path) -> dict:
+    """The state of the YAML files in a folder."""
+    return inputs.file_state(inputs.yaml_files(folder))
+
+
+def _named_files_state(name: str) -> dict | None:
+    """The state of the files that a text names; None if it names none."""
+    files = inputs.all_files(name)
+    return inputs.file_state(files) if files else None
 
 
 def write_stamp(where: Path, made_from: Mapping, cells: Sequence[str]) -> None:
-    """Say that all cells of a command are there, these by name, and what they were made from."""
-    made = {name: was for name, was in read_stamp(where).get("made", {}).items() if name not in cells}
-    known = {
+    """Record that all cells of a command are finished.
+
+    Args:
+        where: the folder of the sweep.
+        made_from: what the cells were made from, as the function `made_from` returns it.
+        cells: the names of the cells.
+    """
+    old_cells = read_stamp(where).get("made", {})
+    others = {name: state for name, state in old_cells.items() if name not in cells}
+    stamp = {
         **made_from,
         "cells": [*dict.fromkeys(cells)],
-        "made": made | {name: cell_files(where / "cells" / name) for name in cells},
+        "made": others | {name: cell_files(where / "cells" / name) for name in cells},
     }
-    atomic_write(where / STAMP, lambda part: part.write_text(json.dumps(known), encoding="utf-8"))
+    atomic_write(where / STAMP, lambda part: part.write_text(json.dumps(stamp), encoding="utf-8"))
 
 
 def read_stamp(where: Path) -> dict:
-    """What is said in a sweep's folder of what was finished there; nothing where there is nothing that can be read."""
+    """The record of what was finished in a sweep's folder; empty if it is missing or unreadable."""
     try:
-        known = json.loads((where / STAMP).read_text(encoding="utf-8"))
+        stamp = json.loads((where / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def cell_files(cell: Path) -> dict:
-    """The results in a cell's folder, and how they are."""
-    found = [(name, path) for name, path in inputs.files_below(cell) if name.partition("/")[0] not in MIRRORS]
-    return {"files": [name for name, _ in found], **inputs.file_state(found)}
+    """The names and the state of the results in a cell's folder."""
+    below = inputs.files_below(cell)
+    files = [(name, path) for name, path in below if name.partition("/")[0] not in MIRRORS]
+    return {"files": [name for name, _ in files], **inputs.file_state(files)}
 
 
 def is_whole(where: Path, cell: str, was: Mapping) -> bool:
-    """Whether a cell holds all that it held. What somebody has put beside that is no matter."""
-    place = where / "cells" / cell
-    return inputs.is_unchanged(was, [(name, place / name) for name in was["files"]])
+    """Whether a cell has all its results unchanged. Other files in its folder do not matter."""
+    folder = where / "cells" / cell
+    return inputs.is_unchanged(was, [(name, folder / name) for name in was["files"]])
 
 
 def damaged_cells(where: Path, cells: Iterable[str]) -> list[str]:
-    """Those of these cells whose folders do not hold what was made: something was removed, or written over.
+    """The names of those cells whose results were removed or overwritten.
 
-    A folder that holds neither a recipe nor numbers is no run's: it is somebody's own.
+    A folder with neither a recipe nor numbers is not that of a run: it belongs to the user.
     """
-    made = read_stamp(where).get("made", {})
-    ours = [where / "cells" / cell for cell in dict.fromkeys(cells)]
-    there = [
-        cell.name for cell in ours if any((cell / name).is_file() for name in ("recipe.yaml", "numbers.json"))
-    ]
-    return [
-        cell
-        for cell in there
-        if not (is_whole(where, cell, made[cell]) if cell in made else is_complete(where / "cells" / cell))
-    ]
+    recorded = read_stamp(where).get("made", {})
+    damaged = []
+    for cell in dict.fromkeys(cells):
+        folder = where / "cells" / cell
+        if not any((folder / name).is_file() for name in ("recipe.yaml", "numbers.json")):
+            continue
+        if cell in recorded:
+            intact = is_whole(where, cell, recorded[cell])
+        else:
+            intact = is_complete(folder)
+        if not intact:
+            damaged.append(cell)
+    return damaged
 
 
 def is_complete(cell: Path) -> bool:
-    """Whether a cell's folder is as a run leaves it, as far as can be told where it was not written down."""
+    """Whether a cell's folder has the two files that a run always leaves, with readable numbers.
+
+    This is all that can be checked where the state of the results was not recorded.
+    """
     try:
         json.loads((cell / "numbers.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -172,4 +217,5 @@ def is_complete(cell: Path) -> bool:
 
 
 def short_hash(words: Sequence[str]) -> str:
+    """A hash of texts, of 8 hexadecimal digits."""
     return hashlib.blake2b(json.dumps([*words]).encode(), digest_size=4).hexdigest()

@@ -1,4 +1,7 @@
-"""What a sweep's folder shows of all its cells: sheet.png, table.csv, table.parquet, index.html. Written from the cells' files alone."""
+"""What a sweep's folder shows of all cells: sheet.png, table.csv, table.parquet and index.html.
+
+All of it is made from the files in the cells' folders alone.
+"""
 
 from __future__ import annotations
 
@@ -22,66 +25,77 @@ from expkit.sweep import contact_sheet
 from expkit.sweep.cells import Cell, failure_reason, is_done
 from expkit.sweep.page import write_page
 
-SMALL, SHOWN = 64, 8  # pixels of a picture that lies in the page itself; how many of a cell do
-ROOM = 6_000_000  # bytes of pictures in the page
-PATIENCE, SHARE = (
-    5.0,
-    20,
-)  # seconds between two looks while a sweep runs, and how many times what showing it took
+SMALL = 64  # pixels of the longer side of a picture that the page holds at its own size
+SHOWN = 8  # pictures of a cell that the page itself holds
+ROOM = 6_000_000  # bytes of all pictures that the page itself holds, about
+PATIENCE = 5.0  # seconds between two checks of a running sweep, at least
+SHARE = 20  # the pause after writing the report, as a multiple of the time that writing took
 
 
 class SweepReport:
-    """The cells of a command, in typed order, and what lies in their folders. command: what makes them all, as a shell takes it."""
+    """The report on the cells of a command, made from the files in their folders.
+
+    Args:
+        folder: the folder of the sweep.
+        cells: the cells, in typed order.
+        command: the shell command that makes all cells.
+    """
 
     def __init__(self, folder: Path, cells: Sequence[Cell], command: str) -> None:
         self.folder, self.cells, self.command = folder, list(cells), command
-        self.read: dict[str, dict] = {}
+        self.read: dict[str, dict] = {}  # {id: what was read} of finished cells
 
     @cached_property
     def axes(self) -> dict[str, list]:
-        """{key: its values}, of what is swept, in typed order."""
+        """{key: values} of the keys with more than one value, in typed order."""
         keys = dict.fromkeys(key for cell in self.cells for key in cell.axes)
-        values = {key: unique_values([cell.axes.get(key) for cell in self.cells]) for key in keys}
-        return {key: found for key, found in values.items() if len(found) > 1}
+        axes = {key: unique_values([cell.axes.get(key) for cell in self.cells]) for key in keys}
+        return {key: values for key, values in axes.items() if len(values) > 1}
 
     @property
     def title(self) -> str:
+        """The task or experiment, and the keys that are swept."""
         first = self.cells[0].axes
-        what = (
-            str(first["task"])
-            if "task" in first and "task" not in self.axes
-            else str(first.get("experiment", "sweep"))
-        )
-        return f"{what}: {' by '.join(self.axes)}" if self.axes else what
+        if "task" in first and "task" not in self.axes:
+            name = str(first["task"])
+        else:
+            name = str(first.get("experiment", "sweep"))
+        return f"{name}: {' by '.join(self.axes)}" if self.axes else name
 
     @property
     def numbers(self) -> list[str]:
-        """The names of every number that any finished cell has."""
-        return list(dict.fromkeys(name for known in self.read.values() for name in known["numbers"]))
+        """The names of all numbers that any finished cell has."""
+        return list(dict.fromkeys(name for cell in self.read.values() for name in cell["numbers"]))
 
     @contextmanager
     def kept_up(self) -> Iterator[None]:
-        """Write it anew now and then while cells come to be, from a thread that rests much longer than it writes."""
-        over = threading.Event()
+        """Rewrite the report in a thread from time to time while cells are being finished.
 
-        def look() -> None:
-            rest, seen = PATIENCE, -1
-            while not over.wait(rest):
-                there = sum(is_done(cell.folder(self.folder)) for cell in self.cells)
-                if there != seen:
-                    began, seen = time.perf_counter(), there
+        The thread waits much longer than it writes.
+        """
+        stop = threading.Event()
+
+        def update() -> None:
+            pause = PATIENCE
+            written_count = -1
+            while not stop.wait(pause):
+                done_count = sum(is_done(cell.folder(self.folder)) for cell in self.cells)
+                if done_count != written_count:
+                    start = time.perf_counter()
+                    written_count = done_count
                     self.write()
-                    rest = max(PATIENCE, SHARE * (time.perf_counter() - began))
+                    pause = max(PATIENCE, SHARE * (time.perf_counter() - start))
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=update, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            stop.set()
             thread.join()
 
     def write(self) -> None:
+        """Write the whole report."""
         entries = self.entries()
         self.sheets(entries)
         self.tables(entries)
@@ -91,26 +105,28 @@ class SweepReport:
         )
 
     def entries(self) -> list[dict]:
-        """What is known of each cell, as the page wants it; what was read of finished ones is kept."""
+        """The entries of all cells, in the form that `write_page` takes."""
         return [self.entry(cell) for cell in self.cells]
 
     def entry(self, cell: Cell) -> dict:
+        """The entry of one cell. A finished cell is read from its folder once only."""
         folder = cell.folder(self.folder)
         if is_done(folder):
             if cell.id not in self.read:
                 self.read[cell.id] = read_cell(folder, f"cells/{cell.id}")
-            known = self.read[cell.id]
+            content = self.read[cell.id]
         else:
             error = failure_reason(folder)
-            known = {
+            content = {
                 **NOTHING,
                 "status": "failed" if error else "missing",
                 "error": error.splitlines()[-1] if error else None,
             }
         axes = {key: cell.axes.get(key) for key in self.axes}
-        return {"id": cell.id, "axes": axes, "command": cell.command, **known}
+        return {"id": cell.id, "axes": axes, "command": cell.command, **content}
 
     def shown(self, entries: Sequence[dict]) -> dict:
+        """The data of the page. Adds thumbnails to the entries while there is room in the page."""
         room = ROOM
         for entry in entries:
             for number, picture in enumerate(entry["pictures"][:SHOWN]):
@@ -128,47 +144,54 @@ class SweepReport:
         }
 
     def sheets(self, entries: Sequence[dict]) -> None:
-        made = contact_sheet.sheet_pages(self.axes, entries, self.tile, self.title, self.command)
-        for number, image in enumerate(made, 1):
+        """Write the contact sheet: sheet.png, and sheet_02.png and so on if it has more pages."""
+        pages = contact_sheet.sheet_pages(self.axes, entries, self.tile, self.title, self.command)
+        for number, page in enumerate(pages, 1):
             name = "sheet.png" if number == 1 else f"sheet_{number:02d}.png"
-            atomic_write(self.folder / name, lambda part, image=image: image.save(part, format="PNG"))
+            atomic_write(self.folder / name, lambda part, page=page: page.save(part, format="PNG"))
 
     def tile(self, entry: Mapping, side: int) -> Image.Image | None:
+        """The picture of a cell on the contact sheet, None if it has none.
+
+        It is a montage of the cell's pictures, or its labelled sheet if there are too many or none.
+        """
         files = [picture["file"] for picture in entry["pictures"]]
         if entry["status"] != "done":
             return None
         if 0 < len(files) <= contact_sheet.SHOWN:
-            return contact_sheet.make_montage([Image.open(self.folder / file) for file in files], side)
-        return (
-            contact_sheet.contain_image(
-                Image.open(self.folder / entry["sheet"]).convert("RGB"), (2 * side, 2 * side)
-            )
-            if entry["sheet"]
-            else None
-        )
+            images = [Image.open(self.folder / file) for file in files]
+            return contact_sheet.make_montage(images, side)
+        if not entry["sheet"]:
+            return None
+        sheet = Image.open(self.folder / entry["sheet"]).convert("RGB")
+        return contact_sheet.contain_image(sheet, (2 * side, 2 * side))
 
     def tables(self, entries: Sequence[dict]) -> None:
+        """Write table.csv and table.parquet, one row for each cell."""
         numbers = [name for name in self.numbers if name not in self.axes]
         rows = [
             {
-                "cell": e["id"],
-                "status": e["status"],
-                **e["axes"],
-                **{name: e["numbers"].get(name) for name in numbers},
+                "cell": entry["id"],
+                "status": entry["status"],
+                **entry["axes"],
+                **{name: entry["numbers"].get(name) for name in numbers},
+                "picture": entry["sheet"],
+                "folder": entry["folder"],
+                "command": entry["command"],
+                "error": entry["error"],
             }
-            | {"picture": e["sheet"], "folder": e["folder"], "command": e["command"], "error": e["error"]}
-            for e in entries
+            for entry in entries
         ]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        atomic_write(
-            self.folder / "table.csv", lambda part: part.write_text(text.getvalue(), encoding="utf-8")
-        )
+        csv_path = self.folder / "table.csv"
+        atomic_write(csv_path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
         atomic_write(self.folder / "table.parquet", lambda part: write_parquet(rows, part))
 
 
+# What the entry of a cell holds that has not finished
 NOTHING = {
     "numbers": {},
     "folder": None,
@@ -182,45 +205,65 @@ NOTHING = {
 
 
 def unique_values(values: Sequence) -> list:
-    """Values that may be lists, each once."""
+    """The values without repetitions; they may be lists."""
     return list({json.dumps(value, default=str): value for value in values}.values())
 
 
 def read_cell(folder: Path, name: str) -> dict:
-    """What a finished cell's folder holds; files are told from the sweep's folder."""
+    """Read a finished cell.
+
+    Args:
+        folder: the folder of the cell.
+        name: the path of this folder relative to the folder of the sweep.
+
+    Returns:
+        The entry of the cell in the form that `write_page` takes, with files relative to the folder
+        of the sweep.
+    """
     from expkit.results.run_folder import flatten_scalars
 
-    numbers, look = read_table(folder / "numbers.json"), read_table(folder / "look.json")
-    told = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
-    files = [one["file"] for one in told] or sorted(
-        f"pictures/{path.name}" for path in folder.glob("pictures/*.png")
-    )
-    said = [{key: value for key, value in one.items() if key not in ("file", "scores")} for one in told]
-    captions = [", ".join(f"{key} {format_label(value)}" for key, value in one.items()) for one in said] or [
-        Path(file).stem for file in files
-    ]
+    numbers = read_table(folder / "numbers.json")
+    look = read_table(folder / "look.json")
+    pictures = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
+    files = [picture["file"] for picture in pictures]
+    captions = [_picture_caption(picture) for picture in pictures]
+    if not files:
+        files = sorted(f"pictures/{path.name}" for path in folder.glob("pictures/*.png"))
+    if not captions:
+        captions = [Path(file).stem for file in files]
     originals = [f"{name}/{file}" for file in look.get("original") or []]
-    own = originals if len(originals) == len(files) else [None] * len(files)  # one a picture, or one for all
+    # There is one original for each picture, or one for all pictures
+    own_originals = originals if len(originals) == len(files) else [None] * len(files)
+    has_sheet = (folder / "picture.png").is_file()
+    frames = look.get("frames")
     return {
         "status": "done",
         "error": None,
         "numbers": flatten_scalars(numbers),
         "folder": name,
-        "sheet": f"{name}/picture.png" if (folder / "picture.png").is_file() else None,
+        "sheet": f"{name}/picture.png" if has_sheet else None,
         "pictures": [
-            {"file": f"{name}/{file}", "caption": caption, "original": before}
-            for file, caption, before in zip(files, captions, own, strict=True)
+            {"file": f"{name}/{file}", "caption": caption, "original": original}
+            for file, caption, original in zip(files, captions, own_originals, strict=True)
         ],
         "original": originals[0] if originals else None,
-        "frames": look.get("frames") and {**look["frames"], "file": f"{name}/{look['frames']['file']}"},
+        "frames": frames and {**frames, "file": f"{name}/{frames['file']}"},
         "readings": [
-            {**one, "files": [f"{name}/{file}" for file in one["files"]]} for one in look.get("readings", [])
+            {**reading, "files": [f"{name}/{file}" for file in reading["files"]]}
+            for reading in look.get("readings", [])
         ],
         "distance": look.get("distance", False),
     }
 
 
+def _picture_caption(picture: Mapping) -> str:
+    """What distinguishes a picture of a cell, as text: all that is recorded but file and scores."""
+    values = {key: value for key, value in picture.items() if key not in ("file", "scores")}
+    return ", ".join(f"{key} {format_label(value)}" for key, value in values.items())
+
+
 def read_table(path: Path) -> dict:
+    """The content of a JSON file; empty if it is missing or unreadable."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -228,27 +271,37 @@ def read_table(path: Path) -> dict:
 
 
 def thumbnail(path: Path, number: int) -> str | None:
-    """A picture as an address that holds it: small ones as they are, less what is written in them; of large ones the first, shrunk."""
+    """A picture as a data URL, without its text metadata.
+
+    Small pictures keep their size. Of large ones only the first of a cell has a thumbnail, which is
+    made smaller; it is None for the others.
+    """
     with Image.open(path) as image:
-        large = max(image.size) > SMALL
-        if large and number:
+        is_large = max(image.size) > SMALL
+        if is_large and number:
             return None
-        small = contact_sheet.contain_image(image.convert("RGB"), (160, 160)) if large else image.copy()
+        if is_large:
+            small = contact_sheet.contain_image(image.convert("RGB"), (160, 160))
+        else:
+            small = image.copy()
     small.info.clear()
-    held, kind = io.BytesIO(), "WEBP" if large else "PNG"
-    small.save(held, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(held.getvalue()).decode()}"
+    buffer = io.BytesIO()
+    file_format = "WEBP" if is_large else "PNG"
+    small.save(buffer, file_format)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{file_format.lower()};base64,{data}"
 
 
 def write_parquet(rows: Sequence[Mapping], path: Path) -> None:
-    """A column of one type each: texts where values are of several."""
+    """Write rows as a Parquet file. A column has one type: values of several types become texts."""
     import pyarrow
     from pyarrow import parquet as writer
 
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     for key, values in columns.items():
-        kinds = {float if type(value) is int else type(value) for value in values if value is not None}
-        if len(kinds) > 1 or kinds - {float, str, bool}:
+        present = [value for value in values if value is not None]
+        types = {float if type(value) is int else type(value) for value in present}
+        if len(types) > 1 or types - {float, str, bool}:
             columns[key] = [None if value is None else str(value) for value in values]
     try:
         writer.write_table(pyarrow.table(columns), path)

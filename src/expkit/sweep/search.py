@@ -1,6 +1,7 @@
-"""A search: cells that are proposed one after another by what the earlier ones gave. Optuna proposes; trials are cells like any others.
+"""A search: cells that Optuna proposes one after another, by the values of the earlier ones.
 
-The same proposals follow from the same seed and the same answers, so a search that is run again reads its finished trials and goes on.
+The trials are cells like any others. The same seed and the same values give the same proposals, so
+a search that is run again reads its finished trials and goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ from expkit.sweep.trials import BLIND, SearchObjective, Trials
 
 
 def run_search(context, job, config, arguments: Sequence[str], aim: SearchObjective) -> None:
-    """Run as many trials as are wanted, say which is best, and raise `Incomplete` where some have failed."""
+    """Run the trials of a search and print the best.
+
+    Args:
+        context: Hydra's context.
+        job: Hydra's task function.
+        config: the configuration of the search, with Hydra's own node.
+        arguments: KEY=VALUE; those with several values are searched.
+        aim: the objective, and how many trials are run.
+
+    Raises:
+        Incomplete: if some trials have failed.
+        UserError: if there is nothing to search, or no trial has a finite value.
+    """
     check_sweeper(config)
     optuna = import_optuna()
     overrides = parse_overrides(context, arguments)
@@ -36,32 +49,31 @@ def run_search(context, job, config, arguments: Sequence[str], aim: SearchObject
     }
     if not space:
         raise UserError(
-            "There is nothing to search: give a key several values, as in 'gamma=interval(1,10)' or gamma=1,3,7."
+            "There is nothing to search: give a key several values, "
+            "as in 'gamma=interval(1,10)' or gamma=1,3,7."
         )
-    folder, launch = Path(config.hydra.sweep.dir), make_launcher(context, job, config)
-    study = optuna.create_study(
-        direction=aim.direction, sampler=optuna.samplers.TPESampler(seed=aim.seed, n_startup_trials=BLIND)
-    )
+    folder = Path(config.hydra.sweep.dir)
+    launch = make_launcher(context, job, config)
+    sampler = optuna.samplers.TPESampler(seed=aim.seed, n_startup_trials=BLIND)
+    study = optuna.create_study(direction=aim.direction, sampler=sampler)
+    distributions = {key: distribution for key, (distribution, _) in space.items()}
     book = Trials(folder, list(space), typed_command(config), aim)
     claim_sweep(folder)
     with show_cells(book):
         while len(book.trials) < aim.trials:
-            asked = [
-                study.ask({key: of for key, (of, _) in space.items()})
-                for _ in range(min(aim.batch, aim.trials - len(book.trials)))
+            first = len(book.trials)
+            batch_size = min(aim.batch, aim.trials - first)
+            proposals = [study.ask(dict(distributions)) for _ in range(batch_size)]
+            arguments_of_cells = [
+                trial_arguments(overrides, space, proposal.params) for proposal in proposals
             ]
-            cells = run_trials(
-                folder,
-                config,
-                context,
-                [trial_arguments(overrides, space, trial.params) for trial in asked],
-                launch,
-                len(book.trials),
-            )
-            book.command = typed_command(config)  # with the variables that they have asked for
-            for trial, cell in zip(asked, cells, strict=True):
+            cells = run_trials(folder, config, context, arguments_of_cells, launch, first)
+            # The same command, with the environment variables that composing the cells has read
+            book.command = typed_command(config)
+            for proposal, cell in zip(proposals, cells, strict=True):
                 value = book.told(cell)
-                study.tell(trial, value, optuna.trial.TrialState.FAIL if value is None else None)
+                state = optuna.trial.TrialState.FAIL if value is None else None
+                study.tell(proposal, value, state)
             failed = not all(is_done(cell.folder(folder)) for cell in cells)
             if failed and (config.sweep.on_error == "stop" or book.hopeless):
                 break
@@ -69,44 +81,67 @@ def run_search(context, job, config, arguments: Sequence[str], aim: SearchObject
 
 
 def import_optuna():
+    """The module optuna, with its log limited to warnings."""
     try:
         import optuna
     except ModuleNotFoundError:
-        raise UserError(
-            "hydra/sweeper=search needs Optuna, which is not installed: pip install 'expkit[search]'"
-        ) from None
+        remedy = "which is not installed: pip install 'expkit[search]'"
+        raise UserError(f"hydra/sweeper=search needs Optuna, {remedy}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
 
 def parse_proposal(override, optuna) -> tuple[object, Callable[[object], str]]:
-    """What an argument allows: a distribution of Optuna's, and how a draw from it is typed. A range is drawn by place: it has an order."""
+    """The search space of one argument.
+
+    Returns:
+        A distribution of Optuna, and a function that writes a value drawn from it as it is typed.
+        For a range the index is drawn, since a range is ordered.
+
+    Raises:
+        UserError: if Optuna refuses the space.
+    """
     distributions = optuna.distributions
     try:
         if override.is_interval_sweep():
             return parse_interval(override, distributions)
         texts = [*override.sweep_string_iterator()]
         if override.is_range_sweep():
-            return distributions.IntDistribution(0, len(texts) - 1), lambda place: texts[place]
+            return distributions.IntDistribution(0, len(texts) - 1), lambda index: texts[index]
         return distributions.CategoricalDistribution(texts), str
     except ValueError as error:
         raise UserError(f"{override.input_line} cannot be searched: {error}") from None
 
 
 def parse_interval(override, distributions) -> tuple[object, Callable[[object], str]]:
-    """Whole numbers where both ends are or the key is one, else numbers to a thousandth of the interval; tag(log, …) is even in ratio."""
-    swept, log = override.value(), "log" in override.value().tags
+    """The search space of interval(A,B), as `parse_proposal` returns it.
+
+    It is whole numbers for int(interval(A,B)) and for keys that take whole numbers; else numbers
+    rounded to about a thousandth of the interval. tag(log, …) is uniform in the logarithm; its
+    numbers have four significant digits.
+    """
+    interval = override.value()
+    log = "log" in interval.tags
     declared = schema.top_level_keys().get(override.key_or_group)
-    whole = bool(declared) and any(kind.name == "int" for kind in declared.kinds)
-    if whole or isinstance(swept.start, int):
-        return distributions.IntDistribution(math.ceil(swept.start), math.floor(swept.end), log=log), str
-    of = distributions.FloatDistribution(swept.start, swept.end, log=log)
-    places = 3 - math.floor(math.log10((swept.end - swept.start) or 1))
-    return of, (lambda value: f"{value:.4g}") if log else lambda value: str(round(value, places))
+    is_int_key = bool(declared) and any(kind.name == "int" for kind in declared.kinds)
+    if is_int_key or isinstance(interval.start, int):
+        low, high = math.ceil(interval.start), math.floor(interval.end)
+        return distributions.IntDistribution(low, high, log=log), str
+    distribution = distributions.FloatDistribution(interval.start, interval.end, log=log)
+    digits = 3 - math.floor(math.log10((interval.end - interval.start) or 1))
+    if log:
+        return distribution, lambda value: f"{value:.4g}"
+    return distribution, lambda value: str(round(value, digits))
 
 
 def trial_arguments(overrides: Sequence, space: Mapping, drawn: Mapping) -> list[str]:
-    """The arguments of a trial."""
+    """The arguments of a trial.
+
+    Args:
+        overrides: the arguments of the search, parsed by Hydra.
+        space: {key: what `parse_proposal` returns} of the searched keys.
+        drawn: {key: value} that Optuna proposes.
+    """
     keys = {override.get_key_element(): override for override in overrides}
     values = {
         key: space[key][1](drawn[key]) if key in space else override.get_value_element_as_str()
@@ -116,18 +151,38 @@ def trial_arguments(overrides: Sequence, space: Mapping, drawn: Mapping) -> list
 
 
 def run_trials(
-    folder: Path, config, context, tellings: Sequence[Sequence[str]], launch, first: int
+    folder: Path,
+    config,
+    context,
+    tellings: Sequence[Sequence[str]],
+    launch,
+    first: int,
 ) -> list[Cell]:
-    """The cells of these arguments, run where they are not there already."""
+    """The cells of these arguments, after those have been run that were not finished.
+
+    Args:
+        folder: the folder of the search.
+        config: the configuration of the search, with Hydra's own node.
+        context: Hydra's context.
+        tellings: the arguments of each cell.
+        launch: the function that runs cells.
+        first: the number of the first cell.
+    """
     compose_cells(context, config, tellings)
-    cells = [COMPOSED[tuple(told)] for told in tellings]
-    left = missing_cells(folder, cells)
-    if left:
-        launch([cell.told for cell in left], first)
+    cells = [COMPOSED[tuple(arguments)] for arguments in tellings]
+    missing = missing_cells(folder, cells)
+    if missing:
+        launch([cell.told for cell in missing], first)
     return cells
 
 
 def search_summary(book: Trials) -> None:
+    """Print the best trial, its command and the folder.
+
+    Raises:
+        Incomplete: if some trials have failed.
+        UserError: if no trial has a finite value.
+    """
     best = book.aim.best(book.trials)
     if best:
         print(f"best: {best.told(book.keys)} (trial {best.number})")
@@ -135,6 +190,7 @@ def search_summary(book: Trials) -> None:
     check_cells(book.folder, book.cells)
     if not best:
         raise UserError(
-            f"No trial gave a finite number for {book.aim.objective!r}: the numbers of all are in {book.folder / 'table.csv'}"
+            f"No trial gave a finite number for {book.aim.objective!r}: "
+            f"the numbers of all are in {book.folder / 'table.csv'}"
         )
     print(book.folder)

@@ -1,4 +1,7 @@
-"""A sweep: every combination once, ever. What is finished is kept, what is missing or failed is run, and all of it is shown."""
+"""A sweep: every combination of values is run once and never again.
+
+Finished cells are kept, missing and failed cells are run, and the report shows all of them.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,23 @@ from expkit.sweep.cells import (
 )
 from expkit.sweep.report import SweepReport
 
-Launch = Callable[
-    [Sequence[Sequence[str]], int], object
-]  # arguments of cells, and the number of the first of them
+# Runs cells: (the arguments of each cell, the number of the first cell)
+Launch = Callable[[Sequence[Sequence[str]], int], object]
 
 
 def run_sweep(context, job, config, arguments: Sequence[str]) -> None:
-    """Run the cells that are not there, by the launcher of the configuration; raise `Incomplete` where some are not there then."""
+    """Run the missing cells of a sweep with the launcher of the configuration.
+
+    Args:
+        context: Hydra's context.
+        job: Hydra's task function.
+        config: the configuration of the sweep, with Hydra's own node.
+        arguments: KEY=VALUE, some of them with several values.
+
+    Raises:
+        Incomplete: if some cells are not finished afterwards.
+        UserError: if an argument cannot be swept.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     check_sweeper(config)
@@ -44,7 +57,8 @@ def run_sweep(context, job, config, arguments: Sequence[str]) -> None:
     for override in overrides:
         if override.is_interval_sweep():
             raise UserError(
-                f"{override.input_line} has no end of values: list some, or look for the best with hydra/sweeper=search."
+                f"{override.input_line} has no end of values: list some, "
+                "or look for the best with hydra/sweeper=search."
             )
     launch = make_launcher(context, job, config)
     cells = compose_cells(context, config, BasicSweeper.split_arguments(overrides, None)[0])
@@ -52,163 +66,193 @@ def run_sweep(context, job, config, arguments: Sequence[str]) -> None:
 
 
 def typed_command(config) -> str:
-    """The command of a whole sweep, as a shell takes it."""
-    hydra, told = overrides_of(config)
-    kept = [
-        argument
-        for argument in hydra
-        if not argument.startswith(("hydra.run.", "hydra.sweep.", "hydra.mode=", "hydra.verbose"))
-    ]
+    """The shell command of a whole sweep."""
+    skipped = ("hydra.run.", "hydra.sweep.", "hydra.mode=", "hydra.verbose")
+    hydra_overrides, task_overrides = overrides_of(config)
+    hydra_overrides = [text for text in hydra_overrides if not text.startswith(skipped)]
     return shell_command(
-        ["-m", *sources_of(config, relative_path), *kept, *told], ComposedConfig(config).environment
+        ["-m", *sources_of(config, relative_path), *hydra_overrides, *task_overrides],
+        ComposedConfig(config).environment,
     )
 
 
 def check_sweeper(config) -> None:
-    """Refuse what the sweeper cannot be told."""
+    """Refuse settings of the sweeper that do not fit their declarations in the YAML."""
     from omegaconf import OmegaConf
 
-    wanted = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    schema.check_config({"hydra": {"sweeper": wanted}}, ComposedConfig(config).declared)
+    settings = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    schema.check_config({"hydra": {"sweeper": settings}}, ComposedConfig(config).declared)
 
 
 def parse_overrides(context, arguments: Sequence[str]) -> list:
-    """Hydra's own objects of these arguments."""
+    """These arguments as Hydra's own `Override` objects."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create(config_loader=context.config_loader).parse_overrides([*arguments])
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    return parser.parse_overrides([*arguments])
 
 
 def make_launcher(context, job, config) -> Launch:
-    """What runs the cells of some arguments: what the configuration says."""
+    """A function that runs cells with the launcher of the configuration."""
     from hydra.core.plugins import Plugins
 
     name = config.hydra.runtime.choices["hydra/launcher"]
-    launch = (
-        Plugins.instance()
-        .instantiate_launcher(hydra_context=context, task_function=job, config=config)
-        .launch
-    )
-    return (
-        launch
-        if name == "rows"
-        else lambda tellings, first: launch_external(name, launch, config, tellings, first)
-    )
+    plugins = Plugins.instance()
+    launcher = plugins.instantiate_launcher(hydra_context=context, task_function=job, config=config)
+    launch = launcher.launch
+    if name == "rows":
+        return launch
+    return lambda overrides, first: launch_external(name, launch, config, overrides, first)
 
 
-def launch_external(name: str, launch: Launch, config, tellings: Sequence[Sequence[str]], first: int) -> None:
-    """Cells in other processes, which may die, or live on when this one is interrupted. Bars of several would overwrite each other."""
+def launch_external(
+    name: str,
+    launch: Launch,
+    config,
+    tellings: Sequence[Sequence[str]],
+    first: int,
+) -> None:
+    """Run cells in other processes. They may die, or go on when this process is interrupted.
+
+    Progress bars are off, since those of several processes would overwrite each other.
+
+    Args:
+        name: the name of the launcher.
+        launch: the launcher's own function.
+        config: the configuration of the sweep, with Hydra's own node.
+        tellings: the arguments of each cell.
+        first: the number of the first cell.
+
+    Raises:
+        Incomplete: if the launcher fails.
+    """
     from hydra.core.utils import env_override
 
     threads = max(1, (os.cpu_count() or 1) // len(tellings))
-    told = {
-        "TQDM_DISABLE": "1",
-        **({"OMP_NUM_THREADS": str(threads)} if name == "submitit_local" else {}),
-    }  # which starts all at once
+    variables = {"TQDM_DISABLE": "1"}
+    if name == "submitit_local":  # it starts all cells at once
+        variables["OMP_NUM_THREADS"] = str(threads)
     (Path(config.hydra.sweep.dir) / LAUNCHED).touch()
     try:
-        with env_override({key: os.environ.get(key, value) for key, value in told.items()}):
+        # Variables that are set already stay as they are
+        with env_override({key: os.environ.get(key, value) for key, value in variables.items()}):
             launch(tellings, first)
     except KeyboardInterrupt:
         if name == "submitit_slurm":
             print_line(
-                f"expkit: what SLURM was given goes on there: squeue --me shows it, scancel --name={config.hydra.launcher.name} ends it."
+                "expkit: what SLURM was given goes on there: squeue --me shows it, "
+                f"scancel --name={config.hydra.launcher.name} ends it."
             )
         raise
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Incomplete(
-            f"hydra/launcher={name} gave up: {said} What is missing is run by the same command."
+            f"hydra/launcher={name} gave up: {reason} What is missing is run by the same command."
         ) from error
 
 
 def complete_cells(folder: Path, cells: Sequence[Cell], config, launch: Launch) -> None:
-    """Run what is missing of these cells, and show all of them: while they run, and at the end, however it comes."""
-    if len(errors := {cell.error for cell in cells}) == 1 and not any(cell.job for cell in cells):
-        raise UserError(
-            errors.pop()
-        )  # for one reason, which is none of what is swept: there is nothing to show
+    """Run the missing cells, and show all cells while they run and at the end, even if it fails.
+
+    Args:
+        folder: the folder of the sweep.
+        cells: all cells of the sweep.
+        config: the configuration of the sweep, with Hydra's own node.
+        launch: the function that runs cells.
+
+    Raises:
+        UserError: if no cell can be composed, all for the same reason.
+        Incomplete: if some cells are not finished afterwards.
+    """
+    errors = {cell.error for cell in cells}
+    if len(errors) == 1 and not any(cell.job for cell in cells):
+        # The one reason does not lie in the swept values, so there is nothing to show
+        raise UserError(errors.pop())
     claim_sweep(folder)
-    read = [inputs.config_names(cell.job.resolved) for cell in cells if cell.job]
+    files = [inputs.config_names(cell.job.resolved) for cell in cells if cell.job]
     made_from = names.made_from(
-        decisive_settings(config), resolvers.READ, search_folders(config), dict.fromkeys(chain(*read))
+        decisive_settings(config),
+        resolvers.READ,
+        search_folders(config),
+        dict.fromkeys(chain(*files)),
     )
-    left = missing_cells(folder, cells)
-    print_line(
-        f"sweep: {len(cells)} cells, {sum(is_done(cell.folder(folder)) for cell in cells)} of them there already, in {folder}"
-    )
-    if left:
-        instantiate(left[0].job.resolved["logger"])["mirror"].check()
+    missing = missing_cells(folder, cells)
+    done_count = sum(is_done(cell.folder(folder)) for cell in cells)
+    print_line(f"sweep: {len(cells)} cells, {done_count} of them there already, in {folder}")
+    if missing:
+        instantiate(missing[0].job.resolved["logger"])["mirror"].check()
     with show_cells(SweepReport(folder, cells, typed_command(config))):
-        if left:
-            launch([cell.told for cell in left], 0)
+        if missing:
+            launch([cell.told for cell in missing], 0)
     check_cells(folder, cells)
     names.write_stamp(folder, made_from, [cell.id for cell in cells])
     print(folder)
 
 
 def decisive_settings(config) -> list[str]:
-    """What decides what a sweep makes, as `arguments.CommandLine.asked` knows it of the typed command."""
-    hydra, told = overrides_of(config)
-    return CommandLine({}, (*hydra, *told)).asked_of(sources_of(config))
+    """The arguments that decide what a sweep makes.
+
+    They equal `command_line.CommandLine.asked` of the typed command.
+    """
+    hydra_overrides, task_overrides = overrides_of(config)
+    line = CommandLine({}, (*hydra_overrides, *task_overrides))
+    return line.asked_of(sources_of(config))
 
 
 def search_folders(config) -> list[Path]:
-    """The folders that its YAML was sought in."""
-    found = [
-        (source.schema, source.path)
-        for source in config.hydra.runtime.config_sources
-        if source.provider not in ("hydra", "schema")
-    ]
-    return [
-        place
-        for schema, path in found
-        for place in ([Path(path)] if schema == "file" else package_folders(path))
-    ]
+    """The folders in which Hydra searched for the YAML of this configuration."""
+    folders = []
+    for source in config.hydra.runtime.config_sources:
+        if source.provider in ("hydra", "schema"):
+            continue
+        is_file = source.schema == "file"
+        folders += [Path(source.path)] if is_file else package_folders(source.path)
+    return folders
 
 
 def package_folders(name: str) -> list[Path]:
-    """The folders of a Python package, written hydra.conf or hydra/conf; none where there is no such package."""
+    """The folders of a Python package, written hydra.conf or hydra/conf; none if it is missing."""
     try:
-        found = find_spec(name.replace("/", "."))
+        spec = find_spec(name.replace("/", "."))
     except (ImportError, ValueError):
         return []
-    return [Path(place) for place in (found and found.submodule_search_locations) or []]
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
 
 
 def missing_cells(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
-    """Those that are to be run, each once; of those that cannot be composed it is written down why.
+    """The cells that must be run, without repetitions.
 
-    What is left of cells that were damaged stays beside them under another name.
+    Folders of damaged cells are renamed and kept. For cells that cannot be composed, the reason is
+    written to their error files.
     """
     for name in names.damaged_cells(folder, [cell.id for cell in cells]):
         set_aside(folder / "cells" / name)
-    left = list({cell.id: cell for cell in cells if cell.job and not is_done(cell.folder(folder))}.values())
-    check_free(folder, left)
+    unfinished = [cell for cell in cells if cell.job and not is_done(cell.folder(folder))]
+    missing = list({cell.id: cell for cell in unfinished}.values())
+    check_free(folder, missing)
     for cell in cells:
         if not cell.job:
             record_failure(cell.folder(folder), Incomplete(cell.error), cell.told)
-    return left
+    return missing
 
 
 def set_aside(folder: Path) -> None:
-    other = next(
-        name for n in count(1) if not (name := folder.with_name(f"{folder.name}.damaged{n}")).exists()
-    )
-    folder.rename(other)
-    print_line(f"expkit: {folder} is damaged: it is now {other.name}, and the cell is made again.")
+    """Rename the folder of a damaged cell to the first free name of FOLDER.damaged1, 2, …"""
+    candidates = (folder.with_name(f"{folder.name}.damaged{number}") for number in count(1))
+    target = next(path for path in candidates if not path.exists())
+    folder.rename(target)
+    print_line(f"expkit: {folder} is damaged: it is now {target.name}, and the cell is made again.")
 
 
 @contextmanager
 def show_cells(book: SweepReport) -> Iterator[None]:
-    """Cells are shown while they run, and at the end, however it comes."""
+    """Write the report while cells run, and at the end even if they fail or are interrupted."""
     try:
         with book.kept_up():
             yield
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (
-            f"{count_failures(book.folder, book.cells)} cells are there. The same command goes on.",
-        )
+        done = count_failures(book.folder, book.cells)
+        interrupt.args = (f"{done} cells are there. The same command goes on.",)
         raise
     finally:
         book.write()
@@ -216,27 +260,35 @@ def show_cells(book: SweepReport) -> Iterator[None]:
 
 
 def log_sweep(book: SweepReport, cells: Sequence[Cell]) -> None:
-    """What was swept and measured, where the cells are shown too."""
-    told = next((cell.job.resolved["logger"] for cell in cells if cell.job), None)
-    if told and book.axes:
-        instantiate(told)["mirror"].sweep(book.folder, book.axes, book.numbers)
+    """Pass the swept keys and the names of the numbers to the logger of the cells."""
+    logger = next((cell.job.resolved["logger"] for cell in cells if cell.job), None)
+    if logger and book.axes:
+        instantiate(logger)["mirror"].sweep(book.folder, book.axes, book.numbers)
 
 
 def count_failures(folder: Path, cells: Sequence[Cell]) -> str:
+    """How many cells are finished, as text: "3 of 6"."""
     return f"{sum(is_done(cell.folder(folder)) for cell in cells)} of {len(cells)}"
 
 
 def check_cells(folder: Path, cells: Sequence[Cell]) -> None:
-    left = [cell for cell in cells if not is_done(cell.folder(folder))]
-    if left:
-        first = next(
-            (said for cell in left if (said := failure_reason(cell.folder(folder)))), "it was not run"
-        )
+    """Check that all cells are finished.
+
+    Raises:
+        Incomplete: if some are not; its text says why the first of them failed.
+    """
+    unfinished = [cell for cell in cells if not is_done(cell.folder(folder))]
+    if unfinished:
+        reasons = (failure_reason(cell.folder(folder)) for cell in unfinished)
+        reason = next(filter(None, reasons), "it was not run")
         raise Incomplete(
-            f"{count_failures(folder, cells)} cells are there; {len(left)} are not. The first of them: {first.splitlines()[-1]} "
-            f"All are on {folder / 'sheet.png'} and in table.csv beside it; the same command runs them again."
+            f"{count_failures(folder, cells)} cells are there; {len(unfinished)} are not. "
+            f"The first of them: {reason.splitlines()[-1]} "
+            f"All are on {folder / 'sheet.png'} and in table.csv beside it; "
+            "the same command runs them again."
         )
 
 
 def print_line(text: str) -> None:
+    """Print a line to stderr at once."""
     print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
-"""The trials of a search: what is sought, what each gave, and what shows all of them. Beside the files that any sweep has there are
+"""The trials of a search: the objective, the value of each trial, and the report on all trials.
 
-search.png   what is sought against trial and against each key that is searched
+A search has two files more than a sweep:
+
+search.png   the objective over the trials and over each searched key
 best.yaml    the best trial
 """
 
@@ -25,12 +27,20 @@ from expkit.sweep.chart import is_numeric, search_chart
 from expkit.sweep.report import SweepReport, read_cell, unique_values
 from expkit.sweep.sweeper import print_line
 
-BLIND = 5  # trials at random before the answers are heeded
+BLIND = 5  # random trials before Optuna uses the values
 
 
 @dataclass(frozen=True)
 class SearchObjective:
-    """What is sought, hydra.sweeper of the configuration. objective: a number's joined name; * is what changes between two slashes."""
+    """What a search looks for: the node hydra.sweeper of the configuration.
+
+    Attributes:
+        objective: the name of a number as in table.csv; * stands for any text without a slash.
+        direction: "maximize" or "minimize".
+        trials: how many trials the search has in all.
+        seed: the seed of the proposals.
+        batch: how many trials are proposed at a time.
+    """
 
     objective: str | None = None
     direction: str = "maximize"
@@ -39,28 +49,35 @@ class SearchObjective:
     batch: int = 1
 
     def of(self, numbers: Mapping[str, float]) -> float:
-        """The number that is sought, among those of a cell."""
-        known = f"There are: {', '.join(numbers)}."
+        """The value of the objective among the numbers of a cell.
+
+        Raises:
+            UserError: if `objective` is missing, or names no number or several.
+        """
+        available = f"There are: {', '.join(numbers)}."
         if not self.objective:
-            raise UserError(f"What is sought is not said: add 'hydra.sweeper.objective=NAME'. {known}")
+            message = "What is sought is not said: add 'hydra.sweeper.objective=NAME'."
+            raise UserError(f"{message} {available}")
         pattern = "[^/]*".join(map(re.escape, self.objective.split("*")))
-        found = [name for name in numbers if re.fullmatch(pattern, name)]
-        if len(found) > 1:
+        names = [name for name in numbers if re.fullmatch(pattern, name)]
+        if len(names) > 1:
             raise UserError(
-                f"hydra.sweeper.objective={self.objective} means several numbers: {', '.join(found)}. Say which."
+                f"hydra.sweeper.objective={self.objective} means several numbers: "
+                f"{', '.join(names)}. Say which."
             )
-        if not found:
-            raise UserError(
-                f"No number is called {self.objective!r}.{suggest(self.objective, numbers)} {known}"
-            )
-        return numbers[found[0]]
+        if not names:
+            suggestion = suggest(self.objective, numbers)
+            raise UserError(f"No number is called {self.objective!r}.{suggestion} {available}")
+        return numbers[names[0]]
 
     def rank(self, value: float | None) -> float:
-        """The better the lower; what is not there is last."""
-        return math.inf if value is None else value if self.direction == "minimize" else -value
+        """A sort key: the lower, the better. A missing value comes last."""
+        if value is None:
+            return math.inf
+        return value if self.direction == "minimize" else -value
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The first of the best among trials that have given a number."""
+        """The first of the best trials with a value; None if no trial has a value."""
         return min(
             (trial for trial in trials if trial.value is not None),
             key=lambda trial: self.rank(trial.value),
@@ -69,93 +86,123 @@ class SearchObjective:
 
 
 class Trial(NamedTuple):
-    """number: from 1. value: what is sought of it; None where it failed or gave no finite number."""
+    """One trial of a search.
+
+    Attributes:
+        number: the number of the trial, from 1.
+        cell: the cell that was run.
+        value: the objective; None if the cell failed or the objective is not finite.
+    """
 
     number: int
     cell: Cell
     value: float | None
 
     def told(self, keys: Sequence[str]) -> str:
-        shown = " ".join(f"{key}={format_label(self.cell.axes[key])}" for key in keys)
-        return f"{shown} → {'nothing' if self.value is None else f'{self.value:.4g}'}"
+        """The values of these keys and the objective, as text."""
+        values = " ".join(f"{key}={format_label(self.cell.axes[key])}" for key in keys)
+        return f"{values} → {'nothing' if self.value is None else f'{self.value:.4g}'}"
 
 
 class Trials(SweepReport):
-    """The trials of a search so far, shown as the cells of a sweep are, and with what is sought of each."""
+    """The report on the trials of a search so far. It adds the objective to that of a sweep.
 
-    def __init__(self, folder: Path, keys: Sequence[str], command: str, aim: SearchObjective) -> None:
+    Args:
+        folder: the folder of the search.
+        keys: the searched keys.
+        command: the shell command of the search.
+        aim: the objective.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Sequence[str],
+        command: str,
+        aim: SearchObjective,
+    ) -> None:
         super().__init__(folder, [], command)
         self.keys, self.aim, self.trials = keys, aim, []
 
     def told(self, cell: Cell) -> float | None:
-        """Keep the next trial, say what it gave, and return that."""
-        there = is_done(cell.folder(self.folder))
-        value = self.aim.of(read_cell(cell.folder(self.folder), "")["numbers"]) if there else None
-        trial = Trial(
-            len(self.trials) + 1, cell, value if value is not None and math.isfinite(value) else None
-        )
+        """Add the next trial, print its value, and return it; None if it has none."""
+        folder = cell.folder(self.folder)
+        value = self.aim.of(read_cell(folder, "")["numbers"]) if is_done(folder) else None
+        if value is not None and not math.isfinite(value):
+            value = None
+        trial = Trial(len(self.trials) + 1, cell, value)
         self.trials.append(trial)
-        if all(known.id != cell.id for known in self.cells):
+        if all(earlier.id != cell.id for earlier in self.cells):
             self.cells.append(cell)
         print_line(f"trial {trial.number} of {self.aim.trials}: {trial.told(self.keys)}")
         return trial.value
 
     @property
     def hopeless(self) -> bool:
-        """Whether none of the first trials has given anything."""
+        """Whether at least `BLIND` trials have been run and none has a value."""
         return len(self.trials) >= BLIND and all(trial.value is None for trial in self.trials)
 
     @property
     def axes(self) -> dict[str, list]:
-        found = {key: unique_values([cell.axes[key] for cell in self.cells]) for key in self.keys}
-        return {key: sorted(values) if is_numeric(values) else values for key, values in found.items()}
+        """{key: values tried so far} of the searched keys; numbers in ascending order."""
+        axes = {}
+        for key in self.keys:
+            values = unique_values([cell.axes[key] for cell in self.cells])
+            axes[key] = sorted(values) if is_numeric(values) else values
+        return axes
 
     @property
     def title(self) -> str:
+        """The objective and the searched keys."""
         return f"{self.aim.direction} {self.aim.objective} by {' and '.join(self.keys)}"
 
     @property
     def numbers(self) -> list[str]:
+        """The names of all numbers, with the objective and the number of the trial in front."""
         return ["objective", "trial", *super().numbers]
 
     def entry(self, cell: Cell) -> dict:
-        """With its number, and what is sought of it, among its numbers."""
-        known, trial = super().entry(cell), next(trial for trial in self.trials if trial.cell.id == cell.id)
-        sought = {} if trial.value is None else {"objective": trial.value}
-        return {**known, "numbers": {**sought, "trial": trial.number, **known["numbers"]}}
+        """The entry of a cell, with the objective and the trial's number among its numbers."""
+        entry = super().entry(cell)
+        trial = next(trial for trial in self.trials if trial.cell.id == cell.id)
+        objective = {} if trial.value is None else {"objective": trial.value}
+        return {**entry, "numbers": {**objective, "trial": trial.number, **entry["numbers"]}}
 
     def sheets(self, entries: Sequence[dict]) -> None:
-        """The best first: an interval has too many values for a row or a column each."""
-        rows = contact_sheet.fold_axis(
-            sorted(entries, key=lambda entry: self.aim.rank(entry["numbers"].get("objective")))
-        )
-        page = contact_sheet.sheet_page(
-            rows,
-            self.tile,
-            self.title,
-            self.command,
-            under=[[trial_caption(entry) for entry in row] for row in rows],
-        )
+        """Write the contact sheet, with the best trial first.
+
+        An interval has too many values for a row or a column for each.
+        """
+        rank = lambda entry: self.aim.rank(entry["numbers"].get("objective"))
+        rows = contact_sheet.fold_axis(sorted(entries, key=rank))
+        captions = [[trial_caption(entry) for entry in row] for row in rows]
+        page = contact_sheet.sheet_page(rows, self.tile, self.title, self.command, under=captions)
         atomic_write(self.folder / "sheet.png", lambda part: page.save(part, format="PNG"))
 
     def tile(self, entry: Mapping, side: int) -> Image.Image | None:
-        """The first of its pictures, where there are too many: they tell trials apart, and a labelled page would be wide."""
+        """The picture of a trial on the contact sheet: a montage of its first pictures.
+
+        They suffice to tell trials apart, and the labelled sheet of a trial would be wide.
+        """
         return super().tile({**entry, "pictures": entry["pictures"][: contact_sheet.SHOWN]}, side)
 
     def write(self) -> None:
+        """Write the whole report, if there is a trial."""
         if not self.trials:
             return
         super().write()
         best = self.aim.best(self.trials)
         if best:
-            atomic_write(self.folder / "search.png", lambda part: search_chart(self).save(part, format="PNG"))
-            atomic_write(
-                self.folder / "best.yaml", lambda part: part.write_text(self.told_of(best), encoding="utf-8")
-            )
+            chart_path = self.folder / "search.png"
+            atomic_write(chart_path, lambda part: search_chart(self).save(part, format="PNG"))
+            yaml_path = self.folder / "best.yaml"
+            text = self.told_of(best)
+            atomic_write(yaml_path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def told_of(self, best: Trial) -> str:
+        """The text of best.yaml."""
         entry = self.entry(best.cell)
-        known = {
+        fields = {
             "objective": self.aim.objective,
             "direction": self.aim.direction,
             "value": best.value,
@@ -165,25 +212,26 @@ class Trials(SweepReport):
             "command": Shown(entry["command"]),
             "folder": entry["folder"],
         }
-        return yaml.dump(known, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+        return yaml.dump(fields, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 class Shown(str):
-    """A text that stands in YAML as it is, in a block of its own, so that it can be copied."""
+    """A text that is written to YAML as a literal block, so that it can be copied unchanged."""
 
 
 class Dumper(yaml.SafeDumper):
-    """YAML, with texts of the class `Shown` as blocks."""
+    """Writes YAML, with texts of the class `Shown` as literal blocks."""
 
 
 Dumper.add_representer(
-    Shown, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+    Shown,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"),
 )
 
 
 def trial_caption(entry: Mapping) -> str:
-    values, sought = (
-        ", ".join(f"{key} {format_label(value)}" for key, value in entry["axes"].items()),
-        entry["numbers"].get("objective"),
-    )
-    return f"trial {entry['numbers']['trial']}, {values}: {'failed' if sought is None else f'{sought:.4g}'}"
+    """The number, the values and the objective of a trial, as text under its picture."""
+    values = ", ".join(f"{key} {format_label(value)}" for key, value in entry["axes"].items())
+    objective = entry["numbers"].get("objective")
+    result = "failed" if objective is None else f"{objective:.4g}"
+    return f"trial {entry['numbers']['trial']}, {values}: {result}"

@@ -1,1 +1,1 @@
-"""What a command makes, and how it is looked at."""
+"""The tasks: what each command produces, and how its results are scored and displayed."""

@@ -1,6 +1,7 @@
-"""Ways back from a noisy picture, side by side: Gaussian blur, one step of the network, many steps.
+"""task=denoise: denoise a picture in several ways: Gaussian blur, one network step, many steps.
 
-one step:  x0 = (x_t − sigma_t eps_hat(x_t, t)) / alpha_t            many steps:  the sampler from level t
+one step      x0 = (x_t − sigma_t eps_hat(x_t, t)) / alpha_t
+many steps    the sampler, started at level t
 """
 
 from __future__ import annotations
@@ -27,16 +28,24 @@ from expkit.tasks.preflight import check_run, format_header
 from expkit.tasks.sampling import progress, run_note, usage
 
 WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
-BLURS = tuple(
-    k / 4 for k in range(1, 33)
-)  # pixels at 64; the one with the best PSNR is shown, which flatters it
+# Sigmas of the blurs to try, in pixels at side 64. The blur with the best PSNR against the original
+# is shown, which favours blurring.
+BLURS = tuple(quarter / 4 for quarter in range(1, 33))
 
 
 @dataclass(frozen=True, eq=False)
 class Denoise:
-    """Noise `image` to the levels t, given in thousandths of the schedule, and denoise it in three ways, with PSNR and SSIM of each.
+    """Add noise to `image` at each level of t, denoise it in several ways, measure PSNR and SSIM.
 
-    The iterative way is a run that is pinned to the picture until t: it ends where task=trajectory with i_start at t does.
+    The iterative way is a sampling run with the picture pinned until t: its result is that of
+    task=trajectory with i_start at t.
+
+    Args:
+        image: one picture, as a path, a URL or a shipped name.
+        t: one level or several, in thousandths of the schedule.
+        fit: "crop" or "pad": how the picture is brought to the model's size.
+        ways: those of `WAYS` to show. A single-step denoiser has no iterative way.
+        note: a line for the foot of the sheet.
     """
 
     model: Denoiser
@@ -52,118 +61,122 @@ class Denoise:
     def __call__(self, result: Result) -> None:
         if not isinstance(self.image, str):
             raise UserError(
-                f"task=denoise compares ways to denoise one picture, and was given image={self.image}: give one."
+                "task=denoise compares ways to denoise one picture, and was given "
+                f"image={self.image}: give one."
             )
         if unknown := set(self.ways) - set(WAYS):
-            raise UserError(f"There is no way {unknown.pop()!r} to denoise. There are: {', '.join(WAYS)}.")
+            ways = ", ".join(WAYS)
+            raise UserError(f"There is no way {unknown.pop()!r} to denoise. There are: {ways}.")
         model = Counting(self.model)
         grid = self.sampler.timesteps(model.schedule)
         levels = scaled_levels(self.t, len(model.schedule))
-        source, notes = load_images(self.image, model, self.fit), paper_notes(self.image)
+        source = load_images(self.image, model, self.fit)
+        notes = paper_notes(self.image)
         if model.can_sample:
-            whole = check_run(model, self.estimate, grid, 1, clip=self.sampler.clip, rule=self.sampler.rule)
-            plan = replace(whole, calls=self.calls(model, levels, grid))
-            result.say(
-                format_header(
-                    "denoise",
-                    model,
-                    [max(levels)],
-                    plan,
-                    1,
-                    [f"from t = {', '.join(map(str, levels))}", *notes],
-                )
-            )
+            rule, clip = self.sampler.rule, self.sampler.clip
+            plan = check_run(model, self.estimate, grid, 1, clip=clip, rule=rule)
+            plan = replace(plan, calls=self.calls(model, levels, grid))
+            extra = [f"from t = {', '.join(map(str, levels))}", *notes]
+            result.say(format_header("denoise", model, [max(levels)], plan, 1, extra))
         else:
-            result.say("\n  ".join(["denoise: a single-step denoiser, so there is no iterative way", *notes]))
-        rows, under, table = [], [], []
+            first = "denoise: a single-step denoiser, so there is no iterative way"
+            result.say("\n  ".join([first, *notes]))
+        rows, captions, table = [], [], []
         for t in levels:
-            ways = self.back(model, source, t, insert_level(t, grid))
-            scores = {way: measure(shown, source) for way, shown in ways.items()}
-            rows.append([source[0], *[shown[0] for shown in ways.values()]])
-            under.append(["", *[f"PSNR {s['psnr']:.1f} · SSIM {s['ssim']:.2f}" for s in scores.values()]])
+            images = self.back(model, source, t, insert_level(t, grid))
+            scores = {way: measure(image, source) for way, image in images.items()}
+            rows.append([source[0], *[image[0] for image in images.values()]])
+            values = [(score["psnr"], score["ssim"]) for score in scores.values()]
+            captions.append(["", *[f"PSNR {psnr:.1f} · SSIM {ssim:.2f}" for psnr, ssim in values]])
             files = {
-                way: result.bare(shown, f"t{t:04d}_{way.lower().replace(' ', '_')}")[0]
-                for way, shown in ways.items()
+                way: result.bare(image, f"t{t:04d}_{way.lower().replace(' ', '_')}")[0]
+                for way, image in images.items()
             }
             table.append({"t": t, **scores, "files": files})
-        result.numbers |= usage(model) | {"levels": table, "device": str(model.device), "seed": self.seed}
-        across = ["original", *ways]
-        result.picture(
-            picture_sheet(
-                rows, [f"t = {t}" for t in levels], across, "denoising", self.noted(model, grid), under=under
-            )
-        )
+        result.numbers |= usage(model)
+        result.numbers |= {"levels": table, "device": str(model.device), "seed": self.seed}
+        down, across = [f"t = {t}" for t in levels], ["original", *images]
+        note = self.noted(model, grid)
+        result.picture(picture_sheet(rows, down, across, "denoising", note, under=captions))
 
     def iterates(self, model: Denoiser) -> bool:
+        """Whether the iterative way is part of this run."""
         return model.can_sample and "iterative" in self.ways
 
     def calls(self, model: Denoiser, levels: Sequence[int], grid: Sequence[int]) -> list[int]:
-        """The rows of each network call: one for a single step from each level, a run's for many steps."""
-        planned, nothing = [], torch.zeros(1, *model.shape)
+        """The number of rows of each network call, over all levels and ways."""
+        calls, blank = [], torch.zeros(1, *model.shape)
         for t in levels:
-            planned += (
-                count_rows(self.estimate, model.schedule, (t, CLEAN), 1) if "one step" in self.ways else []
-            )
-            planned += (
-                count_rows(self.estimate, model.schedule, insert_level(t, grid), 1, Pin(nothing, until=t))
-                if self.iterates(model)
-                else []
-            )
-        return planned
+            if "one step" in self.ways:
+                calls += count_rows(self.estimate, model.schedule, (t, CLEAN), 1)
+            if self.iterates(model):
+                pin = Pin(blank, until=t)
+                calls += count_rows(self.estimate, model.schedule, insert_level(t, grid), 1, pin)
+        return calls
 
     def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
+        """The note at the foot of the sheet."""
         if not {"one step", "iterative"} & set(self.ways):
             return f"nothing is asked of the network · seed {self.seed}"
-        return run_note(
-            self.note,
-            [self.estimate],
-            f"{count_updates(grid)} updates from noise" * self.iterates(model),
-            self.seed,
-        )
+        updates = f"{count_updates(grid)} updates from noise" if self.iterates(model) else ""
+        return run_note(self.note, [self.estimate], updates, self.seed)
 
     def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
-        """(1, C, H, W): the pin's where the noisy picture is gone on from, so that all ways start from one; else task=forward's."""
-        stream = ("pin", len(grid) - 1 - grid[::-1].index(t)) if self.iterates(model) else ("forward", 0)
-        return keyed_noise(seeded(self.seed, 1), *stream, model.shape).to(model.device)
+        """Standard normal noise (1, *model.shape) for level t.
 
-    def back(self, model: Denoiser, source: Tensor, t: int, grid: Sequence[int]) -> dict[str, Tensor]:
-        """{way: (1, C, H, W) in [0, 1]}; t is a level of the grid."""
+        With the iterative way it is the noise of the pin at t, so that all ways start from the same
+        noisy picture; without it, the noise of task=forward.
+        """
+        purpose, index = "forward", 0
+        if self.iterates(model):
+            purpose, index = "pin", len(grid) - 1 - grid[::-1].index(t)  # the last visit of t
+        return keyed_noise(seeded(self.seed, 1), purpose, index, model.shape).to(model.device)
+
+    def back(
+        self, model: Denoiser, source: Tensor, t: int, grid: Sequence[int]
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """{way: (1, C, H, W) in [0, 1]} for the source noised to t, a level of the grid."""
         clean, noise = model.encode(source), self.noise(model, t, grid)
         noisy = model.schedule.noised(clean.to(noise), t, noise)
-        seen = model.decode(noisy).cpu()
-        ways = {"noisy": lambda: seen, "Gaussian blur": lambda: best_blur(seen, source), "one step": lambda: self.once(model, noisy, t),
-                "iterative": lambda: self.many(model, clean, t, grid)}  # fmt: skip
+        noisy_image = model.decode(noisy).cpu()
+        ways = {
+            "noisy": lambda: noisy_image,
+            "Gaussian blur": lambda: best_blur(noisy_image, source),
+            "one step": lambda: self.once(model, noisy, t),
+            "iterative": lambda: self.many(model, clean, t, grid),
+        }
         return {way: ways[way]() for way in self.ways if model.can_sample or way != "iterative"}
 
     def once(self, model: Denoiser, noisy: Tensor, t: int) -> Tensor:
-        return model.decode(
-            model.schedule.denoised(noisy, t, self.estimate(model, noisy, t).native, model.prediction_type)
-        ).cpu()
+        """The estimate of the clean picture in one step: states at t -> (1, C, H, W) in [0, 1]."""
+        native = self.estimate(model, noisy, t).native
+        return model.decode(model.schedule.denoised(noisy, t, native, model.prediction_type)).cpu()
 
     def many(self, model: Denoiser, clean: Tensor, t: int, grid: Sequence[int]) -> Tensor:
-        pin = Pin(clean, until=t)
-        steps = sample(
-            model, self.estimate, grid, seeded(self.seed, 1), self.sampler.rule, pin, self.sampler.clip
-        )
+        """The result of the sampler from level t: clean states -> (1, C, H, W) in [0, 1]."""
+        pin, seeds = Pin(clean, until=t), seeded(self.seed, 1)
+        steps = sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip)
         *_, end = progress(steps, f"from t = {t}", grid, pin)
         return model.decode(end.x).cpu()
 
 
 def insert_level(t: int, grid: Sequence[int]) -> tuple[int, ...]:
-    """The grid, with t among its levels."""
+    """The grid with t among its levels. Where t is inserted, only levels below t follow it."""
     if t in grid:
         return tuple(grid)
-    first = next((index for index, s in enumerate(grid) if s < t), len(grid))
-    return (*grid[:first], t, *[s for s in grid[first:] if s < t])
+    index = next((index for index, s in enumerate(grid) if s < t), len(grid))
+    return (*grid[:index], t, *[s for s in grid[index:] if s < t])
 
 
 def best_blur(noisy: Tensor, source: Tensor) -> Tensor:
-    """The Gaussian blur of the noisy picture that comes closest to the source."""
-    tried = [LowPass(sigma * source.shape[-1] / 64)(noisy).clamp(0, 1) for sigma in BLURS]
-    return tried[int(torch.stack([similarity.psnr(shown, source)[0] for shown in tried]).argmax())]
+    """The Gaussian blur of the noisy picture with the highest PSNR against the source."""
+    candidates = [LowPass(sigma * source.shape[-1] / 64)(noisy).clamp(0, 1) for sigma in BLURS]
+    psnrs = torch.stack([similarity.psnr(image, source)[0] for image in candidates])
+    return candidates[int(psnrs.argmax())]
 
 
 def measure(shown: Tensor, source: Tensor) -> dict[str, float]:
+    """PSNR (dB) and SSIM of the first picture against the source, rounded."""
     return {
         "psnr": round(float(similarity.psnr(shown, source)[0]), 3),
         "ssim": round(float(similarity.ssim(shown, source)[0]), 4),

@@ -1,4 +1,4 @@
-"""task=embed: the embedding store is filled, listed, exported, and takes what others have made."""
+"""task=embed: fill, list, import into and export from the store of prompt embeddings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from expkit.text.prompt_embeddings import Embeddings, shorten
 
 @dataclass(frozen=True, eq=False)
 class Embed:
-    """Have the embeddings of `prompts`, or of all that the store holds if there are none, and say what is known of them.
+    """Store the embeddings of `prompts` and list them; without prompts, list what the store has.
 
-    embeddings: the model's, None where it reads no text. source: a file whose embeddings are copied into the store first.
-    export: a .safetensors file that the embeddings are written to.
+    Args:
+        embeddings: those of the model; None where it reads no text, which is refused.
+        model: the name of the model, for the error.
+        export: a new .safetensors file that the listed embeddings are written to.
+        source: a file whose embeddings are first copied into the store. With a source and without
+            prompts, only these are listed.
     """
 
     embeddings: Embeddings | None
@@ -31,55 +35,58 @@ class Embed:
     def __call__(self, result: Result) -> None:
         if self.embeddings is None:
             raise UserError(
-                f"model={self.model} needs no embeddings: it reads no text. Give a model that does, such as model=deepfloyd."
+                f"model={self.model} needs no embeddings: it reads no text. "
+                "Give a model that does, such as model=deepfloyd."
             )
         if self.export:
             check_export(self.export)
-        told = {entry: "imported" for entry in self.copied()}
-        told |= (
-            self.filled()
-            if self.texts()
-            else {e: "" for e in self.embeddings.store.list() if not self.source}
-        )
+        status = {entry: "imported" for entry in self.copied()}
+        if self.texts():
+            status |= self.filled()
+        elif not self.source:
+            status |= {entry: "" for entry in self.embeddings.store.list()}
         if self.export:
-            self.exported(list(told))
+            self.exported(list(status))
         result.numbers |= {
             "store": str(self.embeddings.store.place),
-            "encoded": sum(how == "encoded" for how in told.values()),
+            "encoded": sum(action == "encoded" for action in status.values()),
             "embeddings": [
-                asdict(entry) | {"bytes": entry.bytes, "done": how or "there already"}
-                for entry, how in told.items()
+                asdict(entry) | {"bytes": entry.bytes, "done": action or "there already"}
+                for entry, action in status.items()
             ],
         }
-        text = format_listing(told)
+        text = format_listing(status)
         (result.folder / "listing.txt").write_text(text, encoding="utf-8")
         print(text, end="")
 
     def texts(self) -> list[str]:
+        """The distinct prompts, as text."""
         prompts = [self.prompts] if isinstance(self.prompts, str | int) else self.prompts
         return list(dict.fromkeys(str(prompt) for prompt in prompts))
 
     def copied(self) -> list[Entry]:
-        """What the source holds, once it is in the store."""
-        given = import_embeddings(self.source) if self.source else []
-        for embedding in given:
+        """Copy the embeddings of the source into the store; their entries."""
+        embeddings = import_embeddings(self.source) if self.source else []
+        for embedding in embeddings:
             self.embeddings.store.put(embedding)
-        return [embedding.entry for embedding in given]
+        return [embedding.entry for embedding in embeddings]
 
     def filled(self) -> dict[Entry, str]:
-        """The entries of the prompts, and whether each was encoded now."""
-        encoded = self.embeddings.prepare(self.texts())
+        """Prepare the prompts' embeddings; {entry: "encoded" or "there already"}."""
+        new_texts = self.embeddings.prepare(self.texts())
         return {
-            e.entry: "encoded" if text in encoded else "there already"
-            for text, e in self.embeddings.held.items()
+            embedding.entry: "encoded" if text in new_texts else "there already"
+            for text, embedding in self.embeddings.held.items()
         }
 
     def exported(self, entries: Sequence[Entry]) -> None:
-        held = {e.entry: e for e in self.embeddings.held.values()}
-        found = [
-            held.get(entry) or self.embeddings.store.get(entry.text, entry.provenance) for entry in entries
+        """Write the embeddings of these entries to the export file; an existing file is refused."""
+        in_memory = {embedding.entry: embedding for embedding in self.embeddings.held.values()}
+        candidates = [
+            in_memory.get(entry) or self.embeddings.store.get(entry.text, entry.provenance)
+            for entry in entries
         ]
-        embeddings = check_distinct([embedding for embedding in found if embedding])
+        embeddings = check_distinct([embedding for embedding in candidates if embedding])
         try:
             Path(self.export).parent.mkdir(parents=True, exist_ok=True)
             without_replacing(Path(self.export), lambda part: write_embeddings(part, embeddings))
@@ -92,7 +99,7 @@ class Embed:
 
 
 def check_export(name: str) -> None:
-    """Refuse what cannot be a new file, before anything is encoded."""
+    """Refuse a name that cannot be a new .safetensors file, before anything is encoded."""
     if Path(name).suffix != ".safetensors" or Path(name).is_dir():
         raise UserError(f"export={name} does not fit: give a file whose name ends in .safetensors.")
     if os.path.lexists(name):
@@ -100,44 +107,45 @@ def check_export(name: str) -> None:
 
 
 def there_already(name: str) -> UserError:
+    """The error for an export file that already exists."""
     return UserError(
-        f"export={name} does not fit: this file is there already, and nothing is overwritten. Give another name, or remove it."
+        f"export={name} does not fit: this file is there already, and nothing is overwritten. "
+        "Give another name, or remove it."
     )
 
 
 def check_distinct(embeddings: Sequence[Embedding]) -> Sequence[Embedding]:
-    """The embeddings, refused where there are none, or several of one text, of which a run could not choose."""
+    """The embeddings. Refused if there are none, or several of one text: a run could not choose."""
     texts = [embedding.entry.text for embedding in embeddings]
     if not texts:
+        reason = "There is nothing to export: the store is empty."
+        raise UserError(f"{reason} Name what is to be encoded: prompts=[…].")
+    if duplicate := next((text for text in texts if texts.count(text) > 1), None):
         raise UserError(
-            "There is nothing to export: the store is empty. Name what is to be encoded: prompts=[…]."
-        )
-    if twice := next((text for text in texts if texts.count(text) > 1), None):
-        raise UserError(
-            f"The store holds {twice!r} of several encoders; an export holds each text once. Name what is wanted: prompts=[…]."
+            f"The store holds {duplicate!r} of several encoders; an export holds each text once. "
+            "Name what is wanted: prompts=[…]."
         )
     return embeddings
 
 
 def format_listing(told: dict[Entry, str]) -> str:
-    """A line an embedding."""
+    """A table with a line per embedding. told: {entry: what was done with it}."""
     head = ("text", "encoder", "tokens", "shape", "size", "")
-    rows = [head, *[listing_row(entry, how) for entry, how in told.items()]]
+    rows = [head, *[listing_row(entry, action) for entry, action in told.items()]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
 
 
 def listing_row(entry: Entry, how: str) -> tuple[str, ...]:
-    tokens = "?" if entry.tokens is None else f"{entry.tokens} (cut)" if entry.cut else str(entry.tokens)
+    """The cells of a line. how: what was done with the embedding."""
+    if entry.tokens is None:
+        tokens = "?"
+    else:
+        tokens = f"{entry.tokens} (cut)" if entry.cut else str(entry.tokens)
     shape = " × ".join(map(str, entry.shape))
-    return (
-        repr(shorten(entry.text)),
-        str(entry.provenance),
-        tokens,
-        shape,
-        f"{entry.bytes / 1000:.1f} kB",
-        how,
-    )
+    size = f"{entry.bytes / 1000:.1f} kB"
+    return repr(shorten(entry.text)), str(entry.provenance), tokens, shape, size, how

@@ -1,4 +1,4 @@
-"""The forward process: a picture and what the noise leaves of it.
+"""task=forward: the forward process, a picture with noise of several levels.
 
 x_t = alpha_t x0 + sigma_t eps
 """
@@ -19,7 +19,14 @@ from expkit.tasks.pins import load_images, paper_notes
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """Noise `image` (one, or several) to the levels t, given in thousandths of the schedule; each picture has one noise at all levels."""
+    """Add noise to `image` at each level of t. Each picture has the same noise at all levels.
+
+    Args:
+        image: one picture or several, as paths, URLs or shipped names.
+        t: one level or several, in thousandths of the schedule.
+        fit: "crop" or "pad": how a picture is brought to the model's size.
+        note: a line for the foot of the sheet.
+    """
 
     model: Denoiser
     image: str | Sequence[str]
@@ -32,23 +39,22 @@ class Forward:
         model = self.model
         levels = scaled_levels(self.t, len(model.schedule))
         source = load_images(self.image, model, self.fit)
-        for said in paper_notes(self.image):
-            result.say(f"forward: {said}")
-        noise = keyed_noise(seeded(self.seed, len(source)), "forward", 0, model.shape).to(model.device)
+        for note in paper_notes(self.image):
+            result.say(f"forward: {note}")
+        seeds = seeded(self.seed, len(source))
+        noise = keyed_noise(seeds, "forward", 0, model.shape).to(model.device)
         clean = model.encode(source).to(noise)
         noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]
-        files = {
-            str(t): result.bare(shown, f"t{t:04d}_{{:03d}}") for t, shown in zip(levels, noisy, strict=True)
-        }
-        result.numbers |= {"levels": [self.told(t, files[str(t)]) for t in levels], "seed": self.seed}
-        rows = [[source[k], *[shown[k] for shown in noisy]] for k in range(len(source))]
+        pairs = zip(levels, noisy, strict=True)
+        files = {t: result.bare(images, f"t{t:04d}_{{:03d}}") for t, images in pairs}
+        result.numbers |= {"levels": [self.told(t, files[t]) for t in levels], "seed": self.seed}
+        rows = [list(pictures) for pictures in zip(source, *noisy, strict=True)]
         down = axis_labels(self.image) if isinstance(self.image, list | tuple) else []
-        result.picture(
-            picture_sheet(
-                rows, down, ["original", *[f"t = {t}" for t in levels]], "forward process", self.note
-            )
-        )
+        across = ["original", *[f"t = {t}" for t in levels]]
+        result.picture(picture_sheet(rows, down, across, "forward process", self.note))
 
     def told(self, t: int, files: list[str]) -> dict:
+        """The numbers of a level: alpha_bar_t, signal-to-noise ratio alpha_t²/sigma_t², files."""
         alpha, sigma = self.model.schedule.at(t)
-        return {"t": t, "alpha_bar": alpha**2, "signal_to_noise": alpha**2 / sigma**2, "files": files}
+        ratio = alpha**2 / sigma**2
+        return {"t": t, "alpha_bar": alpha**2, "signal_to_noise": ratio, "files": files}

@@ -1,8 +1,10 @@
-"""Successive halving of a run's samples while they are sampled (Jamieson & Talwalkar 2016, for arms that are pictures to be).
+"""Successive halving of a run's samples during sampling (Jamieson & Talwalkar 2016).
 
-    after the updates k_1 < k_2 < …:    of each wish's samples, those of the ⌈n/2⌉ best running estimates of x0 go on
+    after each of the updates k_1 < k_2 < …, a condition with n samples continues with the ⌈n/2⌉
+    whose running estimates of x0 score best
 
-A picture that goes on is the one that it would have been alone: its noise is its own, and nothing of it depends on the others.
+The arms of the bandit are unfinished pictures. A sample that continues ends as the same picture as
+without halving: its noise is its own, and nothing of it depends on the other samples.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from expkit.core.sampler import Step
 
 @dataclass(eq=False)
 class Halving:
-    """at: after which updates; samples: of each wish; wishes: how many; least: how many of each wish are left at the least.
+    """The `drop` of `sampler.sample`: drops the worse half of each condition's samples.
 
-    score: estimates of x0 (B, C, H, W) in the model's range -> (B,), higher is better. dropped: the rows that were left out so far.
+    Rows are numbered condition by condition: condition · samples + sample.
+
+    Args:
+        at: the numbers of updates after which samples are dropped, rising.
+        samples: of each condition, at the start.
+        wishes: the number of conditions.
+        least: how many samples of each condition remain at least.
+        score: estimates of x0 (B, C, H, W) in the model's range -> (B,), higher is better.
+        dropped: the rows dropped so far.
     """
 
     at: Sequence[int]
@@ -31,23 +41,28 @@ class Halving:
     dropped: set[int] = field(default_factory=set)
 
     def count(self, done: int) -> int:
-        """How many of each wish's samples are left after so many updates."""
-        left = self.samples
+        """How many samples of each condition remain after `done` updates."""
+        remaining = self.samples
         for _ in [k for k in self.at if k <= done]:
-            left = max(self.least, -(-left // 2))
-        return left
+            remaining = max(self.least, -(-remaining // 2))
+        return remaining
 
     def planned(self, done: int) -> Collection[int]:
-        """As many rows as will be left after so many updates, the first of each wish: which, nobody knows before."""
-        left = self.count(done)
-        return {wish * self.samples + number for wish in range(self.wishes) for number in range(left)}
+        """As many rows as remain after `done` updates: the first of each condition, as a stand-in.
+
+        Which rows really remain is not known before sampling.
+        """
+        remaining = self.count(done)
+        starts = [wish * self.samples for wish in range(self.wishes)]
+        return {start + number for start in starts for number in range(remaining)}
 
     def __call__(self, done: int, step: Step) -> Collection[int]:
-        """The rows that are not gone on with after this update."""
+        """The rows that do not continue after this update, the last of `done`."""
         if done in self.at and self.count(done) < self.count(done - 1):
             score = self.score(step.x0).double().cpu()
             score[sorted(self.dropped)] = -torch.inf
-            order = score.view(self.wishes, self.samples).argsort(dim=1, descending=True, stable=True)
+            score = score.view(self.wishes, self.samples)
+            order = score.argsort(dim=1, descending=True, stable=True)
             worst = order[:, self.count(done) :] + self.samples * torch.arange(self.wishes)[:, None]
             self.dropped |= set(worst.flatten().tolist())
         return self.dropped

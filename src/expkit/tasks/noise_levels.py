@@ -1,9 +1,12 @@
-"""A denoiser at noise of every strength, whether it was trained on it or not: test pictures denoised in one step.
+"""task=generalize: a denoiser on noise of any strength, also where it was not trained.
 
-    z = x + sigma eps,  x in [0, 1];      the model is shown alpha_t z, z in its range, at the t whose sigma_t / alpha_t comes closest
+Test pictures are denoised in one step:
 
-beside what needs no network: the best Gaussian blur, chosen on training pictures, and the mean picture of the training set, which is
-the best answer to pure noise.
+    z = x + sigma eps,  x in [0, 1]
+
+The model gets alpha_t z, z in its own range, at the level t whose sigma_t / alpha_t is closest.
+The result is compared with two baselines that need no network: the best Gaussian blur, chosen on
+training pictures, and the mean picture of the training set, which is the best answer to pure noise.
 """
 
 from __future__ import annotations
@@ -33,13 +36,20 @@ from expkit.tasks.sampling import usage
 if TYPE_CHECKING:
     from expkit.training.train import Data
 
-WAYS = {"denoised": "C0", "Gaussian blur": "C1", "noisy": "0.6"}  # and the colours of their curves
+WAYS = {"denoised": "C0", "Gaussian blur": "C1", "noisy": "0.6"}  # with the colours of their curves
 SHOWN = ("noisy", "denoised")
-CHUNK = 250  # rows of one forward
+CHUNK = 250  # rows of one network call
 
 
 class Held(NamedTuple):
-    """Pictures in [0, 1], (N, C, H, W): to test on, to choose blurs on, one of each class to show; and the mean of the training set."""
+    """Pictures (N, C, H, W) in [0, 1].
+
+    Attributes:
+        test: to test on.
+        train: to choose blurs on.
+        shown: one test picture of each class, for the page.
+        mean: the mean picture of the training set, N = 1.
+    """
 
     test: Tensor
     train: Tensor
@@ -49,10 +59,15 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Generalize:
-    """Denoise `samples` test pictures of `data` at each sigma; PSNR and SSIM are means over them. One picture of each class is shown,
-    noisy, denoised or both: `ways`.
+    """Denoise `samples` test pictures of `data` at each sigma; PSNR and SSIM are means over them.
 
-    A picture has one noise at all sigmas. A model that is told classes is asked with the null prompt.
+    A picture has the same noise, times sigma, at all sigmas. A model with classes gets the null
+    prompt.
+
+    Args:
+        sigma: standard deviations of the noise, one or several, for pictures in [0, 1].
+        ways: "noisy", "denoised" or both: how one picture of each class is shown.
+        note: a line for the header and the foot of the sheet.
     """
 
     model: Denoiser
@@ -66,123 +81,120 @@ class Generalize:
     def __call__(self, result: Result) -> None:
         from tqdm import tqdm
 
-        model, sigmas = (
-            Counting(self.model),
-            list(self.sigma) if isinstance(self.sigma, Sequence) else [self.sigma],
-        )
+        model = Counting(self.model)
+        sigmas = list(self.sigma) if isinstance(self.sigma, Sequence) else [self.sigma]
         check_model(model)
-        held, found, pairs = self.held(model), [], []
+        pictures = self.held(model)
         levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
-        result.say(
-            f"generalize: {self.samples} test pictures, each in one step from sigma {levels}\n  {self.note}"
-        )
+        header = f"{self.samples} test pictures, each in one step from sigma {levels}"
+        result.say(f"generalize: {header}\n  {self.note}")
+        scores, pairs = [], []
         for sigma in tqdm(sigmas, desc="generalize", unit="sigma", leave=False):
-            found.append(self.measured(model, held, sigma))
-            noisy = self.noised(held.shown, sigma, "shown")
+            scores.append(self.measured(model, pictures, sigma))
+            noisy = self.noised(pictures.shown, sigma, "shown")
             pairs.append((noisy.clamp(0, 1), denoise_once(model, noisy, sigma)))
-        mean = mean_scores(held.mean.expand_as(held.test), held.test)
+        mean = mean_scores(pictures.mean.expand_as(pictures.test), pictures.test)
         result.numbers |= {
             "samples": self.samples,
             "seed": self.seed,
             "device": str(model.device),
             **usage(model),
         }
-        several = {"sigmas": dict(zip(map(sigma_label, sigmas), found, strict=True))}
-        each = (
-            several if len(sigmas) > 1 else found[0]
-        )  # so that the cells of a sweep have numbers of the same names
-        result.numbers |= each | {"mean_picture": mean}
+        if len(sigmas) > 1:
+            result.numbers["sigmas"] = dict(zip(map(sigma_label, sigmas), scores, strict=True))
+        else:  # the same keys at every sigma, so that the cells of a sweep can be compared
+            result.numbers |= scores[0]
+        result.numbers["mean_picture"] = mean
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
                 result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
-        result.picture(
-            comparison_page(
-                sigmas, [dict(zip(SHOWN, pair, strict=True)) for pair in pairs], self.ways, self.note
-            )
-        )
+        images = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
+        result.picture(comparison_page(sigmas, images, self.ways, self.note))
         if len(sigmas) > 1:
-            about = f"{self.samples} test pictures; the blur is the best on training pictures · {self.note}"
-            result.picture(plot_curves(sigmas, found, mean, about), "curves")
+            blur = "the blur is the best on training pictures"
+            about = f"{self.samples} test pictures; {blur} · {self.note}"
+            result.picture(plot_curves(sigmas, scores, mean, about), "curves")
 
     def held(self, model: Denoiser) -> Held:
-        train, test = (reference_set.open_set(self.data, model, train) for train in (True, False))
-        few = (
+        """The pictures that the run needs, from `data`."""
+        train = reference_set.open_set(self.data, model, train=True)
+        test = reference_set.open_set(self.data, model, train=False)
+        parts = (
             reference_set.draw_pictures(test, self.samples, "test pictures"),
             reference_set.draw_pictures(train, self.samples, "training pictures"),
+            reference_set.of_each(test, 1, test.labels.unique().tolist(), "test pictures"),
         )
-        shown = reference_set.of_each(test, 1, test.labels.unique().tolist(), "test pictures")
         mean = train.images.double().mean(0, keepdim=True).float() / 255
-        return Held(*[one.images.float() / 255 for one in (*few, shown)], mean)
+        return Held(*[part.images.float() / 255 for part in parts], mean)
 
     def noised(self, images: Tensor, sigma: float, which: str) -> Tensor:
-        return images + sigma * keyed_noise(seeded(self.seed, len(images)), which, 0, images.shape[1:])
+        """images + sigma eps. which: the name of the set, which has a random stream of its own."""
+        seeds = seeded(self.seed, len(images))
+        return images + sigma * keyed_noise(seeds, which, 0, images.shape[1:])
 
     def measured(self, model: Denoiser, held: Held, sigma: float) -> dict:
-        """How each way fares; the blur is the one that fares best on training pictures."""
-        noisy, known = (
-            self.noised(images, sigma, which)
-            for images, which in ((held.test, "test"), (held.train, "train"))
-        )
-        blur = best_blur(known, held.train)
+        """The scores of each way on test pictures; the blur is the best on training pictures."""
+        noisy = self.noised(held.test, sigma, "test")
+        blur = best_blur(self.noised(held.train, sigma, "train"), held.train)
         ways = {
             "denoised": denoise_once(model, noisy, sigma),
             "Gaussian blur": blur_noisy(noisy, blur),
             "noisy": noisy.clamp(0, 1),
         }
-        return {"t": matching_level(model, sigma), "blur_in_pixels": blur} | {
-            way: mean_scores(made, held.test) for way, made in ways.items()
-        }
+        scores = {way: mean_scores(images, held.test) for way, images in ways.items()}
+        return {"t": matching_level(model, sigma), "blur_in_pixels": blur} | scores
 
 
 def check_model(model: Denoiser) -> None:
-    """Refuse models to which noise on pictures means nothing."""
+    """Refuse latent models, and models trained on pure noise only."""
     if model.shape != model.image_shape:
         raise UserError(
-            "task=generalize adds noise to pictures, and this model denoises latents of them: give a model of pixels."
+            "task=generalize adds noise to pictures, and this model denoises latents of them: "
+            "give a model of pixels."
         )
     if not float(model.schedule.alpha[0]):
         raise UserError(
-            "This model knows pure noise only, in which nothing is left of a picture: there is no sigma to ask it at."
+            "This model knows pure noise only, in which nothing is left of a picture: "
+            "there is no sigma to ask it at."
         )
     model.prepare([""])
 
 
 def matching_level(model: Denoiser, sigma: float) -> int:
-    """The level at which the model sees noise of sigma on pictures in [0, 1]."""
+    """The level at which the model expects noise of `sigma` on pictures in [0, 1]."""
     low, high = model.range
     return model.schedule.nearest((high - low) * sigma)
 
 
 def denoise_once(model: Denoiser, noisy: Tensor, sigma: float) -> Tensor:
-    """noisy (N, C, H, W), pictures in [0, 1] and noise of sigma, in one step -> (N, C, H, W) in [0, 1]."""
+    """Denoise in one step: pictures in [0, 1] plus noise, (N, C, H, W) -> pictures in [0, 1]."""
     t = matching_level(model, sigma)
     alpha, _ = model.schedule.at(t)
-    made = []
+    images = []
     for part in (alpha * to_range(noisy, model.range)).to(model.device).split(CHUNK):
-        made.append(
-            model.decode(
-                model.schedule.denoised(
-                    part, t, conditional("")(model, part, t).native, model.prediction_type
-                )
-            ).cpu()
-        )
-    return torch.cat(made)
+        native = conditional("")(model, part, t).native
+        clean = model.schedule.denoised(part, t, native, model.prediction_type)
+        images.append(model.decode(clean).cpu())
+    return torch.cat(images)
 
 
 def blur_noisy(noisy: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of sigma pixels, in [0, 1]."""
     return LowPass(sigma)(noisy).clamp(0, 1)
 
 
 def best_blur(noisy: Tensor, clean: Tensor) -> float:
-    """The sigma in pixels of the Gaussian blur, 0 for none, of the best PSNR."""
-    tried = [blur * clean.shape[-1] / 64 for blur in (0, *BLURS)]
-    return max(tried, key=lambda blur: float(similarity.psnr(blur_noisy(noisy, blur), clean).mean()))
+    """The sigma in pixels of the Gaussian blur with the best mean PSNR; 0 is no blur."""
+    sigmas = [blur * clean.shape[-1] / 64 for blur in (0, *BLURS)]
+    psnr = lambda sigma: float(similarity.psnr(blur_noisy(noisy, sigma), clean).mean())
+    return max(sigmas, key=psnr)
 
 
 def mean_scores(made: Tensor, clean: Tensor) -> dict[str, float | None]:
-    """Means over the pictures; no PSNR where a picture is met exactly, for there it is infinite."""
+    """Mean PSNR and SSIM; PSNR is None if it is infinite: a picture is matched exactly."""
     psnr = float(similarity.psnr(made, clean).mean())
-    return {"psnr": psnr if math.isfinite(psnr) else None, "ssim": float(similarity.ssim(made, clean).mean())}
+    ssim = float(similarity.ssim(made, clean).mean())
+    return {"psnr": psnr if math.isfinite(psnr) else None, "ssim": ssim}
 
 
 def sigma_label(sigma: float) -> str:
@@ -192,34 +204,41 @@ def sigma_label(sigma: float) -> str:
 def comparison_page(
     sigmas: Sequence[float], shown: Sequence[Mapping[str, Tensor]], ways: Sequence[str], note: str
 ) -> Image.Image:
-    """A column a sigma; of each picture a row each way. Where there is one sigma the pictures run across."""
+    """A sheet with a column per sigma and, for each picture, a row per way.
+
+    With one sigma there is a column per picture instead. shown: per sigma {way: (N, C, H, W)}.
+    """
     title = "denoised in one step" if "denoised" in ways else "noise of every strength"
     if len(sigmas) == 1:
-        return picture_sheet(
-            [shown[0][way] for way in ways], list(ways), (), f"{title}, {sigma_label(sigmas[0])}", note
-        )
-    count = len(shown[0]["noisy"])
-    rows = [[images[way][k] for images in shown] for k in range(count) for way in ways]
-    return picture_sheet(rows, list(ways) * count, [sigma_label(sigma) for sigma in sigmas], title, note)
+        rows = [shown[0][way] for way in ways]
+        return picture_sheet(rows, list(ways), (), f"{title}, {sigma_label(sigmas[0])}", note)
+    count, across = len(shown[0]["noisy"]), [sigma_label(sigma) for sigma in sigmas]
+    rows = [[images[way][index] for images in shown] for index in range(count) for way in ways]
+    return picture_sheet(rows, list(ways) * count, across, title, note)
 
 
-def plot_curves(sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, note: str) -> Image.Image:
-    """PSNR and SSIM of each way against sigma."""
+def plot_curves(
+    sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, note: str
+) -> Image.Image:  # fmt: skip
+    """PSNR and SSIM of each way against sigma.
+
+    found: the scores at each sigma; mean: those of the mean picture.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    figure.suptitle(f"One step at noise of every strength\n{wrap_for_figure(note, 10.5)}", fontsize=10)
-    order = sorted(range(len(sigmas)), key=lambda k: sigmas[k])
-    for axes, key, title in zip(
-        figure.subplots(1, 2),
-        ("psnr", "ssim"),
-        ("PSNR, dB; infinite where nothing is lost", "SSIM"),
-        strict=True,
-    ):
+    note = wrap_for_figure(note, 10.5)
+    figure.suptitle(f"One step at noise of every strength\n{note}", fontsize=10)
+    order = sorted(range(len(sigmas)), key=lambda index: sigmas[index])
+    sorted_sigmas = [sigmas[index] for index in order]
+    titles = {"psnr": "PSNR, dB; infinite where nothing is lost", "ssim": "SSIM"}
+    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for way, colour in WAYS.items():
-            scored = [math.nan if found[k][way][key] is None else found[k][way][key] for k in order]
-            axes.plot([sigmas[k] for k in order], scored, "o-", color=colour, ms=5, lw=1.3, label=way)
-        axes.axhline(mean[key], color="C2", ls="--", lw=1.2, label="mean picture of the training set")
+            scores = [found[index][way][key] for index in order]
+            values = [math.nan if score is None else score for score in scores]
+            axes.plot(sorted_sigmas, values, "o-", color=colour, ms=5, lw=1.3, label=way)
+        label = "mean picture of the training set"
+        axes.axhline(mean[key], color="C2", ls="--", lw=1.2, label=label)
         axes.set(xlabel="sigma of the noise, pictures in [0, 1]", title=title)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

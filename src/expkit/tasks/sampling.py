@@ -1,4 +1,7 @@
-"""The task behind sample, hybrid, anagram, sdedit, inpaint and trajectory: an estimate, a pin, and a way to look at the result."""
+"""The task behind sample, hybrid, anagram, sdedit, inpaint, upscale and trajectory.
+
+It samples an estimate with a pin, scores the results with judges, and writes pictures and a sheet.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,9 @@ from expkit.errors import UserError
 from expkit.images.animations import save_gif
 from expkit.metrics.judges import Judge
 from expkit.results.run_folder import Result
-from expkit.tasks import scoring as reading
-from expkit.tasks import timing
+from expkit.tasks import scoring, timing
 from expkit.tasks.halving import Halving
-from expkit.tasks.pins import Pinned
+from expkit.tasks.pins import Pinned, select_rows
 from expkit.tasks.preflight import (
     Echo,
     check_composition,
@@ -33,13 +35,25 @@ from expkit.tasks.preflight import (
     format_header,
     plan_run,
 )
-from expkit.tasks.result_figure import Shown, readout_frames, readout_images, result_sheet, stage_images
+from expkit.tasks.result_figure import (
+    Shown,
+    readout_frames,
+    readout_images,
+    result_sheet,
+    stage_images,
+)
 from expkit.tasks.scoring import Readout
 from expkit.tasks.trajectory import Film, Shot
 
 
 class Part(NamedTuple):
-    """A run among those that are sampled in one batch: its pictures, what distinguishes its wishes, and its note."""
+    """One of the runs that are sampled in one batch.
+
+    Attributes:
+        rows: its pictures, as rows of the batch.
+        cells: what distinguishes its conditions, {key: value} each.
+        note: a line for the foot of its sheet.
+    """
 
     rows: range
     cells: Sequence[Mapping]
@@ -47,8 +61,18 @@ class Part(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What was sampled for one run. kept: of its pictures, numbered from 0; images: those that are kept; small: the same before the second
-    stage, as they are where there is none; numbers: what was measured; shots, end: what was filmed, and what became of it."""
+    """What was sampled for one run.
+
+    Attributes:
+        images: the kept pictures (N, C, H, W) in [0, 1].
+        small: the same before the second stage; equal to `images` without one.
+        kept: the rows of the kept pictures, numbered from 0 in the run.
+        pinned: what was pinned of the run.
+        numbers: what was measured.
+        scores: alignment and concealment of each kept picture.
+        shots: the recorded frames.
+        end: the result of the recorded picture, None without a film.
+    """
 
     images: Tensor
     small: Tensor
@@ -61,7 +85,15 @@ class Drawn(NamedTuple):
 
 
 class SecondStage(NamedTuple):
-    """The second stage before the first has worked: how many times as large its pictures are, its grid, wish and pin, and warnings."""
+    """What the second stage will do, known before the first stage runs.
+
+    Attributes:
+        times: how many times as large its pictures are.
+        grid: its levels.
+        estimate: its estimate, with maps for its size.
+        pinned: what is pinned in it.
+        warnings: what fails on purpose.
+    """
 
     times: int
     grid: Sequence[int]
@@ -74,11 +106,27 @@ class SecondStage(NamedTuple):
 class Sampling:
     """Sample `estimate` from `model`.
 
-    cells: what distinguishes the wishes of this batch, {key: value} each; every wish has `samples` pictures, numbered from 0.
-    pin: (model, grid, times) -> Pinned. readings: what is to be seen in a picture; judges read it. keep: only so many of each wish's
-    samples are kept, the best by the first judge. prune: after so many updates the half that it reads worst is dropped. film: what films
-    the way. upscaler: (low, noise) -> the model's second stage, where it has one and `upscale` asks for it; second_gamma: how strongly
-    that is guided, as much as the first where it is None.
+    A batch has several conditions, such as the cells of a sweep. Its rows are numbered condition by
+    condition: condition · samples + sample.
+
+    Args:
+        name: of the task, for the header and the sheet.
+        pin: (model, grid, times=1) -> Pinned, what is kept of a picture; see `tasks.pins`.
+        seed: one for all, or one for each row.
+        samples: the number of pictures of each condition. Sample k of every condition has the same
+            noise.
+        readings: the readouts, {name: Readout}: what should be seen in a picture.
+        cells: what distinguishes the conditions of the batch, {key: value} each.
+        judges: {name: Judge}, which score the readouts; the first one ranks.
+        keep: how many samples of each condition to keep, the best by the first judge; None for all.
+        prune: after each of these numbers of updates, the half that the first judge scores worst is
+            dropped.
+        film: records the way from noise to picture.
+        upscale: whether to run the model's second stage.
+        upscaler: (low, noise) -> the second stage as a denoiser. low: states of the first stage,
+            (B, *shape); noise: shape -> standard normal noise. None: the model has no second stage.
+        second_gamma: the guidance strength of the second stage; None for that of the first.
+        note: a line for the header and the foot of the sheet.
     """
 
     name: str
@@ -103,165 +151,185 @@ class Sampling:
         (write,) = self.together([Part(range(self.count), self.cells, self.note)], result.say)
         write(result)
 
-    def together(self, parts: Sequence[Part], say: Callable[[str], None]) -> list[Callable[[Result], None]]:
-        """Sample the pictures of several runs in one batch; for each run, what writes it as if it had been alone.
+    def together(
+        self, parts: Sequence[Part], say: Callable[[str], None]
+    ) -> list[Callable[[Result], None]]:  # fmt: skip
+        """Sample the pictures of several runs in one batch.
 
-        All that can be refused is refused first, the cheap before the dear: prompts are encoded after it, networks loaded last.
+        All checks come before any sampling, cheap ones first; then prompts are encoded; networks
+        are loaded last.
+
+        Returns:
+            For each run, a function that writes its result as if it had been sampled alone.
         """
         model, seeds, sampler = Counting(self.model), self.seeds(), self.sampler
         grid = sampler.timesteps(model.schedule)
         self.check(parts, grid)
         halving = self.halving(parts) if self.prune else None
-        tried = self.pin(Echo(model), grid)
+        pinned = self.pin(Echo(model), grid)
         warnings = check_composition(
-            model, self.estimate, grid, len(seeds), tried.pin, sampler.clip, sampler.rule
+            model, self.estimate, grid, len(seeds), pinned.pin, sampler.clip, sampler.rule
         )
         self.check_readings(parts)
         second = self.second_stage() if self.upscale else None
-        planned = plan_run(
-            model, self.estimate, grid, len(seeds), tried.pin, warnings, halving and halving.planned
-        )
+        rows_left = halving and halving.planned
+        plan = plan_run(model, self.estimate, grid, len(seeds), pinned.pin, warnings, rows_left)
         if self.upscale:
             self.blank_stage().prepare(describe_prompts(second.estimate.terms))
-        pinned = tried if model.shape == model.image_shape else self.pin(model, grid)
-        extra = [self.note, *pinned.notes, timing.describe_duration(model.name, sum(planned.calls))]
-        say(format_header(self.name, model, grid, planned, len(seeds), extra))
-        filmed = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
-        x = self.run(model, grid, seeds, pinned.pin, filmed, halving)
-        images, asked = pinned.finish(model.decode(x).cpu()), usage(model) | {"device": str(model.device)}
+        if model.shape != model.image_shape:  # `Echo` cannot encode the pictures of a latent model
+            pinned = self.pin(model, grid)
+        extra = [self.note, *pinned.notes, timing.describe_duration(model.name, sum(plan.calls))]
+        say(format_header(self.name, model, grid, plan, len(seeds), extra))
+        shots_of_row = {part.rows[self.film.picture]: [] for part in parts} if self.film else {}
+        x = self.run(model, grid, seeds, pinned.pin, shots_of_row, halving)
+        images = pinned.finish(model.decode(x).cpu())
+        shared_numbers = usage(model) | {"device": str(model.device)}
         runs = [self.only(part, grid, pinned.pin) for part in parts]
-        found = reading.score_images(
-            self.readings, self.judges or {}, self.model, images, [part.rows for part in parts]
-        )
-        dropped = halving.dropped if halving else ()
-        left = [[place for place, row in enumerate(part.rows) if row not in dropped] for part in parts]
-        read = [run.judged(one, rows) for run, one, rows in zip(runs, found, left, strict=True)]
-        kept = [[part.rows[row] for row in rows] for part, (rows, *_) in zip(parts, read, strict=True)]
-        small = [images[rows] for rows in kept]
+        dropped_rows = halving.dropped if halving else ()
+        outcomes, batch_rows = [], []
+        for run, part, scores in zip(runs, parts, self._score(images, parts), strict=True):
+            every = [number for number, row in enumerate(part.rows) if row not in dropped_rows]
+            outcomes.append(run.judged(scores, every))
+            rows, *_ = outcomes[-1]
+            batch_rows.append([part.rows[row] for row in rows])
+        small = [images[rows] for rows in batch_rows]
+        final = small
         if self.upscale:
             self.model.release()
-            every = [row for rows in kept for row in rows]
-            enlarged, asked["second_stage"] = self.larger(second, x[every], every, seeds, say)
+            every = [row for rows in batch_rows for row in rows]
+            large, second_usage = self.larger(second, x[every], every, seeds, say)
+            shared_numbers["second_stage"] = second_usage
             pinned = replace(pinned, before=second.pinned.before, after=second.pinned.after)
-            shown = enlarged.split([len(rows) for rows in kept])
-        else:
-            shown = small
+            final = large.split([len(rows) for rows in batch_rows])
         writers = []
-        for run, part, (rows, judged, scores), pictured, before in zip(
-            runs, parts, read, shown, small, strict=True
-        ):
-            held = pinned.only(part.rows)
-            numbers = asked | {"seed": run.seed} | held.numbers | judged
-            writers.append(
-                partial(
-                    run.write,
-                    Drawn(
-                        pictured, before, rows, held, numbers, scores, *self.starring(part, filmed, images)
-                    ),
-                )
-            )
+        results = zip(runs, parts, outcomes, final, small, strict=True)
+        for run, part, (rows, numbers, scores), pictures, before in results:
+            own_pinned = pinned.only(part.rows)
+            numbers = shared_numbers | {"seed": run.seed} | own_pinned.numbers | numbers
+            film = self.starring(part, shots_of_row, images)
+            output = Drawn(pictures, before, rows, own_pinned, numbers, scores, *film)
+            writers.append(partial(run.write, output))
         return writers
 
     @property
     def count(self) -> int:
+        """The number of pictures."""
         return len(self.cells) * self.samples
 
     @property
     def second(self) -> EstimateBase:
-        """The wish of the second stage, for pictures of the first one's size."""
-        return self.estimate if self.second_gamma is None else self.estimate.with_guidance(self.second_gamma)
+        """The estimate of the second stage, before its maps are scaled to its size."""
+        if self.second_gamma is None:
+            return self.estimate
+        return self.estimate.with_guidance(self.second_gamma)
 
     def starring(
         self, part: Part, filmed: Mapping[int, list[Shot]], images: Tensor
     ) -> tuple[list[Shot], Tensor | None]:
-        """What was filmed of one run, and what became of it."""
+        """The recorded frames of one run, and the result of the recorded picture."""
         if not self.film:
             return [], None
         row = part.rows[self.film.picture]
         return filmed[row], images[row]
 
     def only(self, part: Part, grid: Sequence[int], pin: Pin | None = None) -> Sampling:
-        """One run of the batch, as far as its pictures are read and shown; its note says what was really done."""
-        readings = {name: reading.only(part.rows) for name, reading in self.readings.items()}
-        seed = self.seed if isinstance(self.seed, int) else one_of([self.seed[row] for row in part.rows])
-        given = pin is not None and not any(pin.only(part.rows).free(s, len(part.rows)) for s in grid[1:])
-        where = f" in {'stage II' if given else 'each stage'}" * self.upscale
-        stages = [self.estimate] * (not (given and self.upscale)) + [self.second] * self.upscale
-        note = run_note(
-            part.note,
-            [one.only(part.rows) for one in stages],
-            f"{count_updates(grid)} updates from noise{where}",
-            seed,
-        )
+        """This task for one run of the batch, to score and write its pictures.
+
+        Its note says what was really done.
+        """
+        readings = {name: readout.only(part.rows) for name, readout in self.readings.items()}
+        seed = self.seed
+        if not isinstance(seed, int):
+            seed = one_of([seed[row] for row in part.rows])
+        is_unchanged = False  # whether the picture stays pinned, so that stage I makes no update
+        if pin is not None:
+            own_pin, count = pin.only(part.rows), len(part.rows)
+            is_unchanged = not any(own_pin.free(s, count) for s in grid[1:])
+        stages = [] if is_unchanged and self.upscale else [self.estimate]
+        where = ""
+        if self.upscale:
+            stages.append(self.second)
+            where = " in stage II" if is_unchanged else " in each stage"
+        stages = [stage.only(part.rows) for stage in stages]
+        note = run_note(part.note, stages, f"{count_updates(grid)} updates from noise{where}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
     def halving(self, parts: Sequence[Part]) -> Halving:
-        """How samples are dropped on the way, by what the first judge reads in what they are about to become."""
+        """Drops samples during sampling by the first judge's scores of their estimates of x0."""
 
         def score(x0: Tensor) -> Tensor:
             images = self.model.decode(x0).cpu()
-            found = reading.score_images(
-                self.readings, self.judges or {}, self.model, images, [part.rows for part in parts]
-            )
-            return torch.cat([reading.worst_probability(one) for one in found])
+            return torch.cat([scoring.worst_probability(run) for run in self._score(images, parts)])
 
         return Halving(self.prune, self.samples, len(self.cells), self.keep or 1, score)
 
+    def _score(self, images: Tensor, parts: Sequence[Part]) -> list[list[scoring.Scores]]:
+        """The scores of each run by each judge and readout."""
+        rows = [part.rows for part in parts]
+        return scoring.score_images(self.readings, self.judges or {}, self.model, images, rows)
+
     def check(self, parts: Sequence[Part], grid: Sequence[int]) -> None:
+        """Refuse options that do not fit the model or each other."""
         if self.upscale and not self.upscaler:
             raise UserError(
-                "upscale=true needs a model with a second stage, and this one has none: try model=deepfloyd, or upscale=false."
+                "upscale=true needs a model with a second stage, and this one has none: "
+                "try model=deepfloyd, or upscale=false."
             )
         if self.upscale:
-            check_stages(self.estimate, self.model, self.blank_stage().shape[-1] // self.model.shape[-1])
-        if self.keep and not (self.judges and self.readings):
+            times = self.blank_stage().shape[-1] // self.model.shape[-1]
+            check_stages(self.estimate, self.model, times)
+        keep, prune = self.keep, list(self.prune)
+        if keep and not (self.judges and self.readings):
             raise UserError(
-                f"keep={self.keep} needs a judge who ranks the pictures, and this run has none: try judges@model.judges=clip."
+                f"keep={keep} needs a judge who ranks the pictures, and this run has none: "
+                "try judges@model.judges=clip."
             )
-        if self.prune and not (self.judges and self.readings):
+        if prune and not (self.judges and self.readings):
+            problem = "needs a judge who reads the pictures, and this run has none"
+            raise UserError(f"prune={prune} {problem}: leave prune out.")
+        updates = count_updates(grid)
+        if prune and (find_rises(grid) or prune != sorted({*prune}) or prune[-1] >= updates):
             raise UserError(
-                f"prune={list(self.prune)} needs a judge who reads the pictures, and this run has none: leave prune out."
+                f"prune={prune} does not fit: it says after which updates samples are dropped, "
+                f"in rising order, before the last of {updates}, of a sampler that never goes back "
+                "to more noise."
             )
-        at = list(self.prune)
-        if at and (find_rises(grid) or at != sorted({*at}) or at[-1] >= count_updates(grid)):
+        if prune and self.film:
             raise UserError(
-                f"prune={at} does not fit: it says after which updates samples are dropped, in rising order, before the last "
-                f"of {count_updates(grid)}, of a sampler that never goes back to more noise."
+                "prune=… drops pictures on the way, and a film follows one to its end: "
+                "leave one of the two out."
             )
-        if self.prune and self.film:
-            raise UserError(
-                "prune=… drops pictures on the way, and a film follows one to its end: leave one of the two out."
-            )
-        if self.keep and self.keep > self.samples:
-            raise UserError(
-                f"keep={self.keep} is more than samples={self.samples}: keep at most as many as are sampled."
-            )
+        if keep and keep > self.samples:
+            problem = f"keep={keep} is more than samples={self.samples}"
+            raise UserError(f"{problem}: keep at most as many as are sampled.")
         fewest = min(len(part.rows) for part in parts)
         if self.film and not 0 <= self.film.picture < fewest:
             raise UserError(
-                f"task.film.picture={self.film.picture} is not among the pictures of this run: they are numbered from 0 to {fewest - 1}."
+                f"task.film.picture={self.film.picture} is not among the pictures of this run: "
+                f"they are numbered from 0 to {fewest - 1}."
             )
 
     def check_readings(self, parts: Sequence[Part]) -> None:
-        """Refuse judges that cannot read the pictures to come, and a ranking of what none of them can read."""
-        readable = reading.check_judges(
-            self.readings, self.judges or {}, self.model, self.count, [part.rows for part in parts]
-        )
+        """Refuse judges that cannot read the pictures, and rankings that no judge can make."""
+        rows, judges = [part.rows for part in parts], self.judges or {}
+        readable = scoring.check_judges(self.readings, judges, self.model, self.count, rows)
         if (self.keep or self.prune) and not all(readable):
             raise UserError(
-                "keep=… and prune=… rank by what a judge reads, and this wish cannot be read by a judge: leave them out."
+                "keep=… and prune=… rank by what a judge reads, "
+                "and this wish cannot be read by a judge: leave them out."
             )
 
     def blank_stage(self) -> Denoiser:
-        """The second stage with nothing beside it, as far as its files say what it is: no network is loaded."""
+        """The second stage with a blank input, to know its shape and schedule; loads no network."""
         return self.upscaler(torch.zeros(1, *self.model.shape), torch.zeros)
 
     def second_stage(self) -> SecondStage:
-        """What the second stage will do; refuses now what it would refuse after the first one's work."""
+        """What the second stage will do; it is checked now, before the work of the first stage."""
         model, sampler = self.blank_stage(), self.sampler
         times, grid = model.shape[-1] // self.model.shape[-1], sampler.timesteps(model.schedule)
         estimate, pinned = self.second.scaled(times), self.pin(model, grid, times=times)
-        pinned = pinned if pinned.pin and pinned.pin.part != IdentityMap() else replace(pinned, pin=None)
+        if pinned.pin and pinned.pin.part == IdentityMap():
+            pinned = replace(pinned, pin=None)
         warnings = check_composition(
             model, estimate, grid, self.count, pinned.pin, sampler.clip, sampler.rule
         )
@@ -269,26 +337,30 @@ class Sampling:
         return SecondStage(times, grid, estimate, pinned, warnings)
 
     def seeds(self) -> list[Seed]:
-        """Sample k of every wish has picture k's noise, so that wishes are compared on equal noise."""
+        """The seed of each row. Sample k has the same noise in every condition."""
         seeds = [self.seed] * self.count if isinstance(self.seed, int) else self.seed
         return [Seed(seed, number % self.samples) for number, seed in enumerate(seeds)]
 
     def run(
-        self, model: Denoiser, grid: Sequence[int], seeds: Sequence[Seed], pin: Pin | None, filmed: Mapping[int, list[Shot]],
+        self,
+        model: Denoiser,
+        grid: Sequence[int],
+        seeds: Sequence[Seed],
+        pin: Pin | None,
+        filmed: Mapping[int, list[Shot]],
         halving: Halving | None,
-    ) -> Tensor:  # fmt: skip
-        """The finished states (B, *shape); what is filmed of a picture is added to its list."""
+    ) -> Tensor:
+        """The final states (B, *shape). filmed: {row: list}, to which recorded frames are added."""
         x = None
-        steps = sample(
-            model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, drop=halving
-        )
+        rule, clip = self.sampler.rule, self.sampler.clip
+        steps = sample(model, self.estimate, grid, seeds, rule, pin, clip, drop=halving)
         for step in progress(steps, self.name, grid, pin):
             x = step.x
             if not filmed or step.s not in grid:
                 continue
-            free = set(pin.free(step.s, len(seeds)) if pin else filmed)
+            updated_rows = set(pin.free(step.s, len(seeds)) if pin else filmed)
             for row, shots in filmed.items():
-                if row in free:
+                if row in updated_rows:
                     shots.append(self.film.shot(model, step, row))
         return x
 
@@ -300,107 +372,119 @@ class Sampling:
         seeds: Sequence[Seed],
         say: Callable[[str], None],
     ) -> tuple[Tensor, dict]:
-        """The kept pictures through the second stage: the same wish, its blurs scaled; what is pinned in part stays pinned."""
-        seeds, grid, estimate = [seeds[row] for row in kept], second.grid, second.estimate.only(kept)
+        """Run the second stage with the same estimate, its maps scaled. A pinned part stays pinned.
+
+        Args:
+            low: the kept states of the first stage, (B, *shape).
+            kept: the rows of the batch that they are.
+            seeds: of all rows of the batch.
+
+        Returns:
+            Pictures (B, C, H, W) in [0, 1], and the usage of the network.
+        """
+        seeds = [seeds[row] for row in kept]
+        grid, estimate = second.grid, second.estimate.only(kept)
         model = Counting(self.upscaler(low, lambda shape: keyed_noise(seeds, "low", 0, shape)))
         pin = second.pinned.pin and second.pinned.pin.only(kept)
-        planned = plan_run(model, estimate, grid, len(seeds), pin, second.warnings)
-        say(
-            format_header(
-                "upscale",
-                model,
-                grid,
-                planned,
-                len(seeds),
-                [timing.describe_duration(model.name, sum(planned.calls))],
-            )
-        )
-        steps = sample(
-            model, estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip, purpose="second "
-        )
+        plan = plan_run(model, estimate, grid, len(seeds), pin, second.warnings)
+        extra = [timing.describe_duration(model.name, sum(plan.calls))]
+        say(format_header("upscale", model, grid, plan, len(seeds), extra))
+        rule, clip = self.sampler.rule, self.sampler.clip
+        steps = sample(model, estimate, grid, seeds, rule, pin, clip, purpose="second ")
         *_, end = progress(steps, "upscale", grid, pin)
         return model.decode(end.x).cpu(), usage(model)
 
-    def judged(self, found: Sequence[reading.Scores], every: list[int]) -> tuple[list[int], dict, list[dict]]:
-        """The rows of `every` that are kept, all where nothing is asked to be left out; what judges read in all of these, and the scores of
-        each kept one. every: the rows that were sampled to their end."""
+    def judged(
+        self, found: Sequence[scoring.Scores], every: list[int]
+    ) -> tuple[list[int], dict, list[dict]]:  # fmt: skip
+        """Choose the rows to keep, and summarise the scores.
+
+        Args:
+            found: the scores of this run.
+            every: the rows that were sampled to their end.
+
+        Returns:
+            The kept rows (all of `every` without `keep`), numbers over `every` and over the kept
+            rows, alignment and concealment of each kept row.
+        """
         numbers: dict = {}
-        views = (
-            reading.view_scores(found, list(self.readings), self.judges)
-            if self.judges and self.readings
-            else []
-        )
+        views = []
+        if self.judges and self.readings:
+            views = scoring.view_scores(found, list(self.readings), self.judges)
         if found:
-            numbers["judged"] = reading.as_asked(found, every)
-            numbers["judges_read_from"] = {name: judge.distance for name, judge in self.judges.items()}
-            far = [one.through.times for one in self.readings.values() if one.far]
-            numbers |= {"far_is_seen_from": far[0]} if far else {}
-        numbers |= reading.mean_view_scores(views, every)
+            numbers["judged"] = scoring.as_asked(found, every)
+            distances = {name: judge.distance for name, judge in self.judges.items()}
+            numbers["judges_read_from"] = distances
+            far = [readout.through.times for readout in self.readings.values() if readout.far]
+            if far:
+                numbers["far_is_seen_from"] = far[0]
+        numbers |= scoring.mean_view_scores(views, every)
         if not self.keep:
-            return every, numbers, [reading.view_scores_of(views, row) for row in every]
-        score = reading.worst_probability(found)
-        score[
-            [row for row in range(self.count) if row not in every]
-        ] = -1  # what was dropped, below every probability
-        kept = reading.best_rows(score, self.samples, self.keep)
-        numbers["judged_of_kept"] = reading.as_asked(found, kept)
-        numbers |= reading.mean_view_scores(views, kept, "_of_kept")
+            return every, numbers, [scoring.view_scores_of(views, row) for row in every]
+        score = scoring.worst_probability(found)
+        dropped_rows = [row for row in range(self.count) if row not in every]
+        score[dropped_rows] = -1  # below every probability
+        kept_rows = scoring.best_rows(score, self.samples, self.keep)
+        numbers["judged_of_kept"] = scoring.as_asked(found, kept_rows)
+        numbers |= scoring.mean_view_scores(views, kept_rows, "_of_kept")
         numbers["ranking"] = self.ranking(found, score, views)
-        return kept, numbers, [reading.view_scores_of(views, row) for row in kept]
+        return kept_rows, numbers, [scoring.view_scores_of(views, row) for row in kept_rows]
 
     def ranking(
-        self, found: Sequence[reading.Scores], score: Tensor, views: Sequence[reading.ViewScores]
+        self, found: Sequence[scoring.Scores], score: Tensor, views: Sequence[scoring.ViewScores]
     ) -> list[dict]:
-        """Every picture of every wish, best first: its score, the probability of each reading by each judge, alignment and concealment."""
-        order = [row for row in reading.best_rows(score, self.samples, self.samples) if score[row] >= 0]
-        sure = [
-            {f"{one.reading}_{one.judge}": round(float(one.sure[row]), 4) for one in found} for row in order
-        ]
-        return [
-            self.wish(row) | {"score": round(float(score[row]), 4)} | s | reading.view_scores_of(views, row)
-            for row, s in zip(order, sure, strict=True)
-        ]
+        """A table of all pictures, those of each condition best first.
+
+        Each entry has the score, the probability of each readout by each judge, alignment and
+        concealment. Dropped pictures, with a score below zero, are left out.
+        """
+        order = scoring.best_rows(score, self.samples, self.samples)
+        table = []
+        for row in [row for row in order if score[row] >= 0]:
+            entry = self.wish(row) | {"score": round(float(score[row]), 4)}
+            for scores in found:
+                entry[f"{scores.reading}_{scores.judge}"] = round(float(scores.sure[row]), 4)
+            table.append(entry | scoring.view_scores_of(views, row))
+        return table
 
     def wish(self, row: int) -> dict:
+        """What distinguishes the picture of a row: its condition, and which sample it is."""
         return {**self.cells[row // self.samples], "sample": row % self.samples}
 
     def write(self, drawn: Drawn, result: Result) -> None:
-        """The pictures bare, the labelled sheet, the film; what else the page of a sweep can show of them."""
-        images, kept, pinned = drawn.images, drawn.kept, drawn.pinned
+        """Write the bare pictures, the sheet, the film, and what the page of a sweep can show."""
+        images, rows, pinned = drawn.images, drawn.kept, drawn.pinned
         files = result.bare(images)
         result.numbers |= drawn.numbers
-        told = zip(files, kept, drawn.scores, strict=True)
         result.numbers["pictures"] = [
-            {"file": file, **self.wish(row)} | ({"scores": s} if s else {}) for file, row, s in told
+            {"file": file, **self.wish(row)} | ({"scores": scores} if scores else {})
+            for file, row, scores in zip(files, rows, drawn.scores, strict=True)
         ]
         if self.film:
             self.film.develop(result, drawn.shots, drawn.end, self.note)
-        before, after = (
-            {k: v[kept] if len(v) > 1 else v for k, v in group.items()}
-            for group in (pinned.before, pinned.after)
-        )
+        before, after = select_rows(pinned.before, rows), select_rows(pinned.after, rows)
         original = {**before, **after}.get("original")
         if original is not None:
             result.look["original"] = result.bare(original, folder="original")
         times = images.shape[-1] // drawn.small.shape[-1]
-        looks = readout_images(
-            images, {name: one.scaled(times) for name, one in self.readings.items()}, kept, self.count
-        )
+        readings = {name: readout.scaled(times) for name, readout in self.readings.items()}
+        looks = readout_images(images, readings, rows, self.count)
         for look in looks:
             if self.readings and self.readings[look.label].moving:
                 self.move(looks[0], look, result)
         if self.upscale:
             result.bare(drawn.small, folder="first_stage")
             looks = stage_images(drawn.small, looks)
-        result.look["distance"] = any(one.far for one in self.readings.values())
-        result.picture(
-            result_sheet(self.name, looks, self.cells, len(kept) // len(self.cells), before, after, self.note)
-        )
+        result.look["distance"] = any(readout.far for readout in self.readings.values())
+        samples = len(rows) // len(self.cells)
+        sheet = result_sheet(self.name, looks, self.cells, samples, before, after, self.note)
+        result.picture(sheet)
 
     def move(self, first: Shown, then: Shown, result: Result) -> None:
-        """How the first picture comes to be seen as something else, and every picture seen so."""
+        """Write an animation from the first readout to another, and all pictures through that."""
         view = self.readings[then.label].through
-        save_gif(readout_frames(first, then, view), result.folder / f"{then.label}.gif", result.recipe)
+        path = result.folder / f"{then.label}.gif"
+        save_gif(readout_frames(first, then, view), path, result.recipe)
         files = result.bare(then.images, f"{then.label}_{{:03d}}", "readings")
         result.look.setdefault("readings", []).append(
             {"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files}
@@ -408,19 +492,23 @@ class Sampling:
 
 
 def run_note(note: str, stages: Sequence[EstimateBase], way: str, seed: int | list[int]) -> str:
-    """A note with what was really done: what all pictures are to show where that is one thing, `way`, the strength of guidance."""
-    wanted = describe_prompts([term for term in stages[0].terms if term.condition])
-    said = [f"“{prompt}”" if prompt else "no prompt" for prompt in wanted] if len(wanted) == 1 else []
-    strengths = dict.fromkeys(guidance_strength(stage) for stage in stages)
-    return " · ".join(filter(None, [note, *said, way, ", then ".join(strengths), f"seed {seed}"]))
+    """A note on what was really done: the prompt if all share it, `way`, guidance, the seed."""
+    prompts = describe_prompts([term for term in stages[0].terms if term.condition])
+    prompt = ""
+    if len(prompts) == 1:
+        prompt = f"“{prompts[0]}”" if prompts[0] else "no prompt"
+    strengths = ", then ".join(dict.fromkeys(guidance_strength(stage) for stage in stages))
+    return " · ".join(filter(None, [note, prompt, way, strengths, f"seed {seed}"]))
 
 
 def guidance_strength(estimate: EstimateBase) -> str:
-    return next((said.partition(":")[0] for said in describe_guidance(estimate.terms)), "no guidance")
+    """The guidance strengths of an estimate, in words."""
+    notes = describe_guidance(estimate.terms)
+    return notes[0].partition(":")[0] if notes else "no guidance"
 
 
 def one_of(values: list):
-    """The value that they all are, or all of them."""
+    """The value if all are equal, else the list."""
     return values[0] if len(set(values)) == 1 else values
 
 
@@ -428,13 +516,12 @@ def progress(steps, name: str, grid: Sequence[int], pin: Pin | None):
     """The steps, with a progress bar."""
     from tqdm import tqdm
 
-    return tqdm(
-        steps, total=count_updates(grid) + bool(pin), desc=name, unit="step", leave=False, mininterval=0.2
-    )
+    total = count_updates(grid) + bool(pin)  # with a pin, `sample` yields the finished states too
+    return tqdm(steps, total=total, desc=name, unit="step", leave=False, mininterval=0.2)
 
 
 def usage(model: Counting) -> dict:
-    """What a run has asked of the network; its speed is remembered for the next one."""
+    """The network calls of a run, for its numbers; its speed is remembered for later headers."""
     if model.rows:
         timing.record_speed(model.name, model.seconds, sum(model.rows))
     return {

@@ -1,11 +1,14 @@
-"""What judges read in the pictures of a run, how many are as asked, and which are the best of their wish.
+"""What judges read in the pictures of a run: how many are right, which are the best per condition.
 
-score = min over readings of p(asked | what is seen), with p among everything that the judge may answer: a picture is as good as
-its worst reading.
+    score = min over readouts of p(prompt | picture through the readout)
 
-Alignment and concealment are those of visual anagrams (Geng, Park and Owens 2024, section 4), with a reading for a view: S_ij says how well
-what is seen in reading i fits what reading j asks. CLIP's S is its cosine and tau its own temperature, as in the paper; a classifier's S is
-log p(what j asks | what is seen in i), p among all its answers, and tau 1, so that a softmax compares the p of the prompts asked.
+p is a probability among all answers of the judge: a picture is as good as its worst readout.
+
+Alignment and concealment are those of visual anagrams (Geng, Park and Owens 2024, section 4), with
+a readout for a view: S_ij says how well the picture through readout i fits the prompt of readout j.
+For CLIP, S is the cosine and tau is CLIP's own temperature, as in the paper. For a classifier,
+S_ij = log p(prompt j | readout i) with p among all its answers, and tau = 1, so that a softmax
+compares the probabilities of the readouts' prompts.
 """
 
 from __future__ import annotations
@@ -22,15 +25,19 @@ from expkit.core.views import Identity, View
 from expkit.metrics.judges import Judge, JudgeScores, downsample_and_restore
 from expkit.metrics.similarity import alignment, concealment
 
-MANY = 20  # answers of a judge: of more, it is also said whether the right one is among its first five
+MANY = 20  # for judges with more answers than this, the top-5 accuracy is reported too
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What a picture should show (`prompt`, or a list with one a picture) when it is looked at `through` something.
+    """What a picture should show when it is looked at through a view or from afar.
 
-    moving: whether there is an animation of how the first picture comes to be seen so; `through` is a view then. far: whether it is
-    seen from a distance; `through` is a FromAfar then.
+    Args:
+        prompt: what it should show; a list has one for each picture of the run.
+        through: pictures (N, C, H, W) in [0, 1] -> the pictures as they are seen.
+        moving: whether to write an animation from the first readout to this one; then `through` is
+            a view.
+        far: whether it is seen from a distance; `through` is a `Downsampled` then.
     """
 
     prompt: str | int | Sequence[str | int]
@@ -39,32 +46,32 @@ class Readout:
     far: bool = False
 
     def only(self, rows: Sequence[int]) -> Readout:
-        """The reading of these of the run's pictures."""
-        return (
-            self
-            if isinstance(self.prompt, str | int)
-            else replace(self, prompt=[self.prompt[row] for row in rows])
-        )
+        """The readout for these pictures of the run."""
+        if isinstance(self.prompt, str | int):
+            return self
+        return replace(self, prompt=[self.prompt[row] for row in rows])
 
     def scaled(self, times: int) -> Readout:
-        """The reading of pictures so many times as large: from as far, they are shrunk by as much more."""
-        return (
-            replace(self, through=replace(self.through, times=times * self.through.times))
-            if self.far
-            else self
-        )
+        """The readout for pictures `times` as large: from afar, they are shrunk by as much more."""
+        if not self.far:
+            return self
+        return replace(self, through=replace(self.through, times=times * self.through.times))
 
     def prompts(self, count: int) -> list[str]:
-        return (
-            [str(self.prompt)] * count
-            if isinstance(self.prompt, str | int)
-            else [str(p) for p in self.prompt]
-        )
+        """The prompt of each of `count` pictures."""
+        if isinstance(self.prompt, str | int):
+            return [str(self.prompt)] * count
+        return [str(prompt) for prompt in self.prompt]
 
 
 @dataclass(frozen=True)
 class Downsampled:
-    """A picture as it looks from afar, through a view: shrunk by `times`, and shown at its old size again."""
+    """A picture as it looks from afar: seen through a view, shrunk, and enlarged to its old size.
+
+    Args:
+        times: by how much its sides are shrunk.
+        view: applied first.
+    """
 
     times: float = 4
     view: View = Identity()  # noqa: RUF009
@@ -74,9 +81,18 @@ class Downsampled:
 
 
 class Scores(NamedTuple):
-    """What one judge read through one reading: the likeliest answers, what was asked, its probability (N,), and how many are likelier.
+    """What one judge reads through one readout, for the N pictures of a run.
 
-    answers: how many it chose among. scores: how well what is seen fits what each reading asks that it can read, (N, readings).
+    Attributes:
+        reading: the name of the readout.
+        judge: the name of the judge.
+        read: the likeliest answer for each picture.
+        asked: the right answer for each picture.
+        sure: (N,), the probability of the right answer.
+        likelier: (N,), how many answers are likelier than the right one.
+        answers: how many answers the judge chooses from.
+        scores: (N, R), how well the picture fits the prompt of each of the R readouts that this
+            judge can read, in their order.
     """
 
     reading: str
@@ -90,9 +106,11 @@ class Scores(NamedTuple):
 
 
 class ViewScores(NamedTuple):
-    """What one judge makes of all readings of each picture: None where a picture is left out, empty where all are.
+    """Alignment and concealment of each picture of a run, by one judge.
 
-    left_out: {"alignment" or "concealment": why it is left out}.
+    Attributes:
+        alignment, concealment: None where a picture is left out, an empty list where all are.
+        left_out: {"alignment" or "concealment": why pictures are left out}.
     """
 
     judge: str
@@ -108,34 +126,38 @@ def score_images(
     images: Tensor,
     runs: Sequence[range] | None = None,
 ) -> list[list[Scores]]:
-    """Everything that the judges read in each of the runs whose pictures these are, all of them one where they are not said.
+    """The scores of each run, by each judge through each readout.
 
-    A judge answers with what is asked in a run; runs in which it may answer the same are read at once. Of a run, readings that ask for
-    nothing, for several things at once, or for what a judge has no answer for, are left out.
+    A judge chooses among the prompts of one run; runs with the same answers are read together. Left
+    out of a run are readouts that ask for nothing or for several things at once, and those that ask
+    a judge for something that is none of its answers.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], the pictures of all runs.
+        runs: the rows of each run; None for one run of all pictures.
     """
     runs = runs or [range(len(images))]
-    every, read = find_questions(readings, judges, model, len(images), runs)
-    found = {}
-    for name, reading in readings.items():
-        shown, here = (
-            reading.through(images),
-            [number for number, one in enumerate(read) if any(name == known for known, _ in one)],
-        )
-        for j, judge in judges.items():
-            found |= {(number, name, j): seen for number, seen in _read(judge, shown, runs, every, here)}
-    return [
-        [
-            _seen(
-                name,
-                j,
-                *found[number, name, j],
-                meant,
-                [prompts for (_, judge), prompts in one.items() if judge == j],
-            )
-            for (name, j), meant in one.items()
-        ]
-        for number, one in enumerate(read)
-    ]
+    prompts, questions = find_questions(readings, judges, model, len(images), runs)
+    tables = {}
+    for name, readout in readings.items():
+        views = readout.through(images)
+        numbers = []
+        for number, run_questions in enumerate(questions):
+            if name in [other for other, _ in run_questions]:
+                numbers.append(number)
+        for judge_name, judge in judges.items():
+            for number, table in _judge_runs(judge, views, runs, prompts, numbers):
+                tables[number, name, judge_name] = table
+    scores = []
+    for number, run_questions in enumerate(questions):
+        run_scores = []
+        for (name, judge_name), right in run_questions.items():
+            items = run_questions.items()
+            readable = [answers for (_, other), answers in items if other == judge_name]
+            table = tables[number, name, judge_name]
+            run_scores.append(_readout_scores(name, judge_name, *table, right, readable))
+        scores.append(run_scores)
+    return scores
 
 
 def find_questions(
@@ -145,25 +167,30 @@ def find_questions(
     count: int,
     runs: Sequence[range],
 ) -> tuple[list[list[str]], list[dict[tuple[str, str], list[str]]]]:
-    """Of each of the runs among `count` pictures, all that is asked for; and {(reading, judge): the answers that are asked}."""
+    """What the judges are asked in each of the runs among `count` pictures.
+
+    Returns:
+        For each run, the distinct prompts of its readouts; for each run, {(readout, judge): the
+        right answer for each of its pictures}.
+    """
     prompts = {
-        name: [model.canonical_prompt(p) for p in reading.prompts(count)]
-        for name, reading in readings.items()
+        name: [model.canonical_prompt(prompt) for prompt in readout.prompts(count)]
+        for name, readout in readings.items()
     }
-    asked = [
-        {name: said for name, all_ in prompts.items() if all(said := [all_[row] for row in run])}
-        for run in runs
-    ]
-    every = [list(dict.fromkeys(p for said in one.values() for p in said)) for one in asked]
-    return every, [
-        {
-            (name, j): meant
-            for name, said in one.items()
-            for j, judge in judges.items()
-            if None not in (meant := [judge.meant(prompt) for prompt in said])
-        }
-        for one in asked
-    ]
+    run_prompts, questions = [], []
+    for run in runs:
+        texts = {name: [batch_texts[row] for row in run] for name, batch_texts in prompts.items()}
+        texts = {name: run_texts for name, run_texts in texts.items() if all(run_texts)}
+        distinct = dict.fromkeys(text for run_texts in texts.values() for text in run_texts)
+        run_prompts.append(list(distinct))
+        answers = {}
+        for name, run_texts in texts.items():
+            for judge_name, judge in judges.items():
+                right = [judge.meant(text) for text in run_texts]
+                if None not in right:
+                    answers[name, judge_name] = right
+        questions.append(answers)
+    return run_prompts, questions
 
 
 def check_judges(
@@ -173,151 +200,176 @@ def check_judges(
     count: int,
     runs: Sequence[range],
 ) -> list[bool]:
-    """Whether each run can be read at all; refuses judges that cannot read this model's pictures: they are shown a black one."""
-    every, read = find_questions(readings, judges, model, count, runs)
-    shown = {name: reading.through(torch.zeros(1, *model.image_shape)) for name, reading in readings.items()}
-    asked = {both: number for number, one in reversed([*enumerate(read)]) for both in one}
-    for (name, j), number in asked.items():
-        judges[j].probabilities(shown[name], every[number])
-    return [bool(one) for one in read]
+    """Whether any judge can score each run; refuses judges that cannot read this model's pictures.
+
+    To find out, each judge reads a black picture.
+    """
+    prompts, questions = find_questions(readings, judges, model, count, runs)
+    black = torch.zeros(1, *model.image_shape)
+    images = {name: readout.through(black) for name, readout in readings.items()}
+    pairs = reversed([*enumerate(questions)])  # reversed: of equal keys the first run's is kept
+    first_runs = {pair: number for number, run_questions in pairs for pair in run_questions}
+    for (name, judge_name), number in first_runs.items():
+        judges[judge_name].probabilities(images[name], prompts[number])
+    return [bool(run_questions) for run_questions in questions]
 
 
-def _read(
-    judge: Judge, shown: Tensor, runs: Sequence[range], every: Sequence[list[str]], here: Sequence[int]
+def _judge_runs(
+    judge: Judge,
+    images: Tensor,
+    runs: Sequence[range],
+    prompts: Sequence[list[str]],
+    numbers: Sequence[int],
 ):
-    """(run, (its answers, what it says of them)) of the runs that are to be read."""
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for number in here:
-        alike.setdefault(tuple(judge.answers(every[number])), []).append(number)
-    for answers, numbers in alike.items():
-        rows = [len(runs[number]) for number in numbers]
-        tables = judge.evaluate(shown[[row for number in numbers for row in runs[number]]], every[numbers[0]])
-        parts = zip(*[table.split(rows) for table in tables], strict=True)
-        yield from zip(numbers, ((answers, JudgeScores(*part)) for part in parts), strict=True)
+    """Yield (number, (answers of the judge, its JudgeScores)) for the runs with these numbers."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number in numbers:
+        groups.setdefault(tuple(judge.answers(prompts[number])), []).append(number)
+    for answers, group in groups.items():
+        rows = [row for number in group for row in runs[number]]
+        tables = judge.evaluate(images[rows], prompts[group[0]])
+        counts = [len(runs[number]) for number in group]
+        for number, *part in zip(group, *[table.split(counts) for table in tables], strict=True):
+            yield number, (answers, JudgeScores(*part))
 
 
-def _seen(
+def _readout_scores(
     name: str,
     judge: str,
     answers: Sequence[str],
     table: JudgeScores,
-    asked: list[str],
-    by_all: Sequence[list[str]],
+    right: list[str],
+    readable: Sequence[list[str]],
 ) -> Scores:
-    number = {answer: place for place, answer in enumerate(answers)}
-    places = torch.tensor(
-        [[number[prompt] for prompt in prompts] for prompts in (asked, *by_all)], device=table.scores.device
+    """The scores of one readout. right: its answers; readable: those of each readable readout."""
+    columns = {answer: column for column, answer in enumerate(answers)}
+    index = torch.tensor(
+        [[columns[answer] for answer in readout_answers] for readout_answers in (right, *readable)],
+        device=table.scores.device,
     ).T
-    sure, scores = table.probabilities.gather(1, places[:, :1])[:, 0], table.scores.gather(1, places[:, 1:])
+    sure = table.probabilities.gather(1, index[:, :1])[:, 0]
+    scores = table.scores.gather(1, index[:, 1:])
     likelier = (table.probabilities > sure[:, None]).sum(1)
-    return Scores(
-        name,
-        judge,
-        [answers[i] for i in table.probabilities.argmax(1)],
-        asked,
-        sure,
-        likelier,
-        len(answers),
-        scores,
-    )
+    likeliest = [answers[column] for column in table.probabilities.argmax(1)]
+    return Scores(name, judge, likeliest, right, sure, likelier, len(answers), scores)
 
 
 def view_scores(
     found: Sequence[Scores], readings: Sequence[str], judges: Mapping[str, Judge]
 ) -> list[ViewScores]:
-    """Alignment and concealment of each picture of a run, by each judge. readings: the names of all that the run has."""
-    return [
-        _view_scores([one for one in found if one.judge == name], readings, name, judge)
-        for name, judge in judges.items()
-    ]
+    """Alignment and concealment of each picture of a run, by each judge.
+
+    readings: the names of all readouts of the run.
+    """
+    results = []
+    for name, judge in judges.items():
+        readouts = [scores for scores in found if scores.judge == name]
+        results.append(_judge_view_scores(readouts, readings, name, judge))
+    return results
 
 
-def _view_scores(found: Sequence[Scores], readings: Sequence[str], name: str, judge: Judge) -> ViewScores:
-    if unread := [reading for reading in readings if reading not in [one.reading for one in found]]:
-        why = f"{', '.join(unread)} asks for nothing that this judge can read"
-        return ViewScores(name, [], [], {"alignment": why, "concealment": why})
-    scores = torch.stack([one.scores for one in found], 1).double()
-    alike = [len(set(prompts)) < len(readings) for prompts in zip(*[one.asked for one in found], strict=True)]
-    aligned, hidden, left_out = (
-        alignment(scores).tolist(),
-        concealment(scores, judge.temperature).tolist(),
-        {},
-    )
+def _judge_view_scores(
+    readouts: Sequence[Scores], readings: Sequence[str], name: str, judge: Judge
+) -> ViewScores:
+    """The view scores by one judge, from its scores of each readout."""
+    readable = [readout.reading for readout in readouts]
+    if unreadable := [reading for reading in readings if reading not in readable]:
+        reason = f"{', '.join(unreadable)} asks for nothing that this judge can read"
+        return ViewScores(name, [], [], {"alignment": reason, "concealment": reason})
+    scores = torch.stack([readout.scores for readout in readouts], 1).double()
+    prompts = zip(*[readout.asked for readout in readouts], strict=True)
+    alike = [len(set(picture_prompts)) < len(readings) for picture_prompts in prompts]
+    alignments = alignment(scores).tolist()
+    concealments = concealment(scores, judge.temperature).tolist()
+    left_out = {}
     if len(readings) == 1:
-        hidden, left_out = [], {"concealment": "there is one reading, from which no other is to be hidden"}
+        concealments = []
+        left_out["concealment"] = "there is one reading, from which no other is to be hidden"
     elif any(alike):
-        hidden = [None if same else value for same, value in zip(alike, hidden, strict=True)]
-        left_out = {"concealment": f"two readings ask for the same, in {sum(alike)} of {len(alike)} pictures"}
-    return ViewScores(name, aligned, hidden, left_out)
+        pairs = zip(alike, concealments, strict=True)
+        concealments = [None if same else value for same, value in pairs]
+        pictures = f"{sum(alike)} of {len(alike)} pictures"
+        left_out["concealment"] = f"two readings ask for the same, in {pictures}"
+    return ViewScores(name, alignments, concealments, left_out)
 
 
 def mean_view_scores(scores: Sequence[ViewScores], rows: Sequence[int], of: str = "") -> dict:
-    """{"alignment": {judge: the mean over these rows}, "concealment": the same}; what is left out, and why, under …_left_out."""
+    """The mean alignment and concealment over these rows, for the numbers of a run.
+
+    Returns:
+        {"alignment": {judge: mean}, "concealment": {judge: mean}}, `of` is appended to these keys;
+        under "…_left_out" why a judge's value is missing or covers fewer pictures.
+    """
     table: dict = {}
-    for one in scores:
-        for name, values in (("alignment", one.alignment), ("concealment", one.concealment)):
-            counted = [values[row] for row in rows if values and values[row] is not None]
-            if counted:
-                table.setdefault(name + of, {})[one.judge] = round(sum(counted) / len(counted), 6)
-            if name in one.left_out:
-                table.setdefault(f"{name}_left_out", {})[one.judge] = one.left_out[name]
+    for judge_scores in scores:
+        columns = {"alignment": judge_scores.alignment, "concealment": judge_scores.concealment}
+        for name, column in columns.items():
+            values = [column[row] for row in rows if column and column[row] is not None]
+            if values:
+                mean = sum(values) / len(values)
+                table.setdefault(name + of, {})[judge_scores.judge] = round(mean, 6)
+            if name in judge_scores.left_out:
+                reason = judge_scores.left_out[name]
+                table.setdefault(f"{name}_left_out", {})[judge_scores.judge] = reason
     return table
 
 
 def view_scores_of(scores: Sequence[ViewScores], row: int) -> dict:
-    """{"alignment": {judge: that of one picture}, "concealment": the same}"""
-    return {
-        name: told for name, told in mean_view_scores(scores, [row]).items() if not name.endswith("_left_out")
-    }
+    """{"alignment": {judge: value}, "concealment": {judge: value}} of one picture."""
+    table = mean_view_scores(scores, [row])
+    return {name: values for name, values in table.items() if not name.endswith("_left_out")}
 
 
 def as_asked(found: Sequence[Scores], rows: Sequence[int], most: int = 64) -> dict:
-    """{reading: {judge: the share of these rows that is read as asked}}, with what was read where there are few.
+    """Accuracy over these rows: {readout: {judge: the share of rows that it reads as asked}}.
 
-    Of judges with many answers also {"judge, in its first five": the share}. "all readings" is of the rows that are right in each.
+    For judges with many answers there is also {"JUDGE, in its first five": top-5 accuracy}. With at
+    most `most` rows there is also what was read: {"read_by_JUDGE": …}. With several readouts,
+    "all readings" has the share of rows that are right in each.
     """
     table: dict = {}
-    for one in found:
-        reading = table.setdefault(one.reading, {})
-        for within, said in first_so_many(one):
-            reading[said] = sum(is_right(one, row, within) for row in rows) / len(rows)
+    for scores in found:
+        shares = table.setdefault(scores.reading, {})
+        for within, label in first_so_many(scores):
+            shares[label] = sum(is_right(scores, row, within) for row in rows) / len(rows)
         if len(rows) <= most:
-            reading[f"read_by_{one.judge}"] = (", " if one.answers > MANY else " ").join(
-                one.read[row] for row in rows
-            )
+            separator = ", " if scores.answers > MANY else " "
+            shares[f"read_by_{scores.judge}"] = separator.join(scores.read[row] for row in rows)
     return table | all_as_asked(found, rows) if len(table) > 1 else table
 
 
 def all_as_asked(found: Sequence[Scores], rows: Sequence[int]) -> dict:
-    """{"all readings": {judge: the share of rows of which every reading is as asked}}"""
-    every: dict[str, list[tuple[Scores, int]]] = {}
-    for one in found:
-        for within, said in first_so_many(one):
-            every.setdefault(said, []).append((one, within))
-    return {
-        "all readings": {
-            said: sum(all(is_right(o, r, w) for o, w in ones) for r in rows) / len(rows)
-            for said, ones in every.items()
-        }
-    }
+    """{"all readings": {judge: the share of rows of which every readout is read as asked}}."""
+    by_label: dict[str, list[tuple[Scores, int]]] = {}
+    for scores in found:
+        for within, label in first_so_many(scores):
+            by_label.setdefault(label, []).append((scores, within))
+    shares = {}
+    for label, pairs in by_label.items():
+        right = [all(is_right(scores, row, within) for scores, within in pairs) for row in rows]
+        shares[label] = sum(right) / len(rows)
+    return {"all readings": shares}
 
 
 def first_so_many(one: Scores) -> list[tuple[int, str]]:
-    """How many answers are looked at, and what that is called."""
-    return [(1, one.judge), (5, f"{one.judge}, in its first five")][: 1 + (one.answers > MANY)]
+    """[(1 or 5, label)]: top-1 accuracy, and top-5 accuracy where the judge has many answers."""
+    labels = [(1, one.judge)]
+    if one.answers > MANY:
+        labels.append((5, f"{one.judge}, in its first five"))
+    return labels
 
 
 def is_right(one: Scores, row: int, within: int) -> bool:
-    """Whether what was asked is among the likeliest so many answers."""
+    """Whether the right answer is among the `within` likeliest."""
     return bool(one.likelier[row] < within)
 
 
 def worst_probability(found: Sequence[Scores]) -> Tensor:
-    """(N,): the probability of the worst reading by the first judge."""
-    return torch.stack([one.sure for one in found if one.judge == found[0].judge]).amin(0)
+    """(N,): the probability of the right answer in the worst readout, by the first judge."""
+    return torch.stack([scores.sure for scores in found if scores.judge == found[0].judge]).amin(0)
 
 
 def best_rows(score: Tensor, samples: int, keep: int) -> list[int]:
-    """The rows of the `keep` best of each wish's `samples`, best first."""
+    """The rows of the `keep` best of the `samples` of each condition, best first. score: (N,)."""
     order = score.view(-1, samples).argsort(dim=1, descending=True, stable=True)[:, :keep]
     return (order + samples * torch.arange(len(order))[:, None]).flatten().tolist()

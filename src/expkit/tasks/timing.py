@@ -1,6 +1,6 @@
-"""How long a row of a network takes on this machine, as earlier runs have shown: what a run says of the time it will take.
+"""The speed of each network on this machine in earlier runs, to predict how long a run will take.
 
-seconds = rows · seconds a row
+seconds = rows · seconds per row
 """
 
 from __future__ import annotations
@@ -17,41 +17,46 @@ def timing_file() -> Path:
 
 
 def known_speed(network: str) -> float | None:
-    """Seconds a row of a network of this name, None where none has run here yet."""
-    return _read().get(network)
+    """Seconds per row of the network of this name; None where it has not run on this machine."""
+    return _read_table().get(network)
 
 
 def record_speed(network: str, seconds: float, rows: int) -> None:
-    """Remember a run of so many rows, averaged with what was known. A cache that cannot be written is no reason to fail."""
-    table, now = _read(), seconds / rows
+    """Store the mean of the stored seconds per row and this run's; write errors are ignored."""
+    table = _read_table()
+    speed = seconds / rows
     try:
         timing_file().parent.mkdir(parents=True, exist_ok=True)
         part = timing_file().with_name(f".speed.{os.getpid()}.part")
-        part.write_text(json.dumps(table | {network: (table.get(network, now) + now) / 2}), encoding="utf-8")
+        table[network] = (table.get(network, speed) + speed) / 2
+        part.write_text(json.dumps(table), encoding="utf-8")
         os.replace(part, timing_file())
     except OSError:
         pass
 
 
 def describe_duration(network: str, rows: int) -> str:
-    """A few words about the time to come."""
-    each = known_speed(network)
-    return f"about {_words(each * rows)}" if each else "how long it takes will be known after this run"
-
-
-def _words(seconds: float) -> str:
+    """How long so many rows will take, for a header."""
+    speed = known_speed(network)
     return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
+        f"about {_format_seconds(speed * rows)}"
+        if speed
+        else "how long it takes will be known after this run"
     )
 
 
-def _read() -> dict[str, float]:
+def _format_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _read_table() -> dict[str, float]:
+    """{network: seconds per row}; empty where the file is missing or damaged."""
     try:
         table = json.loads(timing_file().read_text(encoding="utf-8"))
-        return {name: float(each) for name, each in table.items()}
+        return {name: float(speed) for name, speed in table.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

@@ -1,1 +1,1 @@
-"""Prompts as embeddings."""
+"""Prompts and their embeddings."""

@@ -1,4 +1,4 @@
-"""What models that were trained on classes understand: a digit, however people write it, or the name of a class."""
+"""Prompts of class-conditioned models: a digit, however it is written, or the name of a class."""
 
 from __future__ import annotations
 
@@ -8,56 +8,83 @@ from functools import lru_cache
 
 from expkit.errors import UserError, suggest
 
-FILLERS = "a an the of handwritten hand written drawn digit number numeral figure picture image photo drawing sketch"
+FILLERS = (
+    "a an the of handwritten hand written drawn digit number numeral figure picture image photo "
+    "drawing sketch"
+)
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 AROUND = set(re.findall(r"\w+", FILLERS))
 DIGITS = tuple("0123456789")
 
 
 def find_class(prompt: str, names: Sequence[str]) -> str:
-    """The class that a prompt names, however it is written; "" for the null prompt. Anything else is refused with the names."""
+    """The class that a prompt names, or "" for the null prompt.
+
+    Args:
+        prompt: one of the names in any case, or a phrase that contains exactly one of them; if the
+            names are `DIGITS`, what `parse_digit` reads.
+        names: the names of the classes.
+
+    Raises:
+        UserError: the prompt names no class, or several.
+    """
     if tuple(names) == DIGITS:
         return parse_digit(prompt)
-    said = str(prompt).strip().casefold()
-    if not said:
+    text = str(prompt).strip().casefold()
+    if not text:
         return ""
-    found = [name for name in names if name.casefold() == said] or [
-        name for name in names if is_named_in(name.casefold(), said)
-    ]
-    if len(found) == 1:
-        return found[0]
+    equal = [name for name in names if name.casefold() == text]
+    matches = equal or [name for name in names if is_named_in(name.casefold(), text)]
+    if len(matches) == 1:
+        return matches[0]
     raise UserError(
-        f"This model does not know the prompt {str(prompt)!r}.{suggest(prompt, names)} It knows one class a prompt: {', '.join(names)}; "
+        f"This model does not know the prompt {str(prompt)!r}.{suggest(prompt, names)} "
+        f"It knows one class a prompt: {', '.join(names)}; "
         '"" is the null prompt.'
     )
 
 
 def null_only(prompt: str, why: str) -> str:
-    """ "" for the null prompt; anything else is refused by a model that is told nothing, for the reason `why`."""
+    """The null prompt "" for an unconditional model.
+
+    Args:
+        prompt: must be empty or blank.
+        why: why the model knows no other prompt, for the error message.
+
+    Raises:
+        UserError: the prompt is another.
+    """
     if str(prompt).strip():
         raise UserError(
             f"This model {why}, so it does not know the prompt {str(prompt)!r}: the null prompt, "
-            'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and digits.'
+            'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and '
+            "digits."
         )
     return ""
 
 
 def is_named_in(name: str, said: str) -> bool:
-    """Whether a class is named within a phrase, as whole words."""
+    """Whether the phrase `said` contains `name` as whole words."""
     return bool(re.search(rf"(?<![\w-]){re.escape(name)}(?!\w)", said))
 
 
 @lru_cache(maxsize=1024)
 def parse_digit(prompt: str) -> str:
-    """'3', 'three', 'a handwritten 3' -> '3'; '' -> ''. Anything else is refused with the vocabulary."""
-    words = re.findall(r"[a-z]+|(?<!\w)-\d+|\d+", str(prompt).lower())  # a negative number is no digit
-    digits = [str(WORDS.index(w)) if w in WORDS else w for w in words if w not in AROUND]
+    """The digit that a prompt names: '3', 'three', 'a handwritten 3' -> '3'; '' -> ''.
+
+    Raises:
+        UserError: the prompt has words other than `FILLERS`, or not exactly one digit.
+    """
+    words = re.findall(r"[a-z]+|(?<!\w)-\d+|\d+", str(prompt).lower())  # "-3" is not a digit
+    words = [word for word in words if word not in AROUND]
+    digits = [str(WORDS.index(word)) if word in WORDS else word for word in words]
     if not str(prompt).strip():
         return ""
     if len(digits) == 1 and digits[0] in DIGITS:
         return digits[0]
     hint = suggest(" ".join(digits), WORDS)
     raise UserError(
-        f"The digits model does not know the prompt {str(prompt)!r}.{hint} It knows one digit a prompt: 0 to 9, zero to nine, or "
+        f"The digits model does not know the prompt {str(prompt)!r}.{hint} "
+        "It knows one digit a prompt: 0 to 9, zero to nine, or "
         'phrases such as "a handwritten 3"; "" is the null prompt.'
     )

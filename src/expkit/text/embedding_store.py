@@ -1,8 +1,10 @@
-"""Embeddings on disk: one safetensors file each in the store, several in an export; and those that others have made.
+"""Text embeddings on disk: in the store, in exports, in a model's file, and imported ones.
 
-    E (L, D),    kept under sha256(text; encoder, revision, cleaning, dtype, length)
+The store has one safetensors file for each embedding E (L, D). Its name is
+sha256(text; encoder, revision, cleaning, dtype, length). An export has several embeddings.
 
-The course's prompt_embeds_dict.pth and files like it are read as data, and keep saying where they are from. Nothing is unpickled.
+The prompt_embeds_dict.pth of UC Berkeley CS180 project 5, and files like it, can be imported: they
+are read as data, nothing is unpickled. Their provenance names the file.
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ IMPORTED = "imported "
 class Provenance:
     """All that an embedding depends on besides its text.
 
-    encoder: a repository's id, a folder's name, or "imported FILE"; revision: a commit, or the sha256 of files;
-    cleaning: whether captions were cleaned, None where that is unknown; length: tokens that the encoder reads.
+    Attributes:
+        encoder: a repository's id, a folder's name, or "imported FILE".
+        revision: a commit, or the sha256 of files.
+        cleaning: whether captions were cleaned; None: unknown.
+        dtype: name of the dtype of the embedding.
+        length: number of tokens that the encoder reads.
     """
 
     encoder: str
@@ -42,15 +48,25 @@ class Provenance:
 
     @property
     def imported(self) -> bool:
+        """Whether the embedding comes from a foreign file."""
         return self.encoder.startswith(IMPORTED)
 
     def __str__(self) -> str:
-        return f"{self.encoder} ({self.revision[:8]}, {self.dtype}{', cleaned' * bool(self.cleaning)})"
+        cleaning = ", cleaned" if self.cleaning else ""
+        return f"{self.encoder} ({self.revision[:8]}, {self.dtype}{cleaning})"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of an embedding. tokens: its text's, None where unknown; cut: the end of the text, which the encoder did not see."""
+    """The metadata of an embedding.
+
+    Attributes:
+        text: the text.
+        provenance: what else the embedding depends on.
+        shape: (L, D).
+        tokens: number of tokens of the text; None: unknown.
+        cut: the end of the text that was beyond the encoder's length.
+    """
 
     text: str
     provenance: Provenance
@@ -60,37 +76,42 @@ class Entry:
 
     @property
     def bytes(self) -> int:
+        """Size of the values in bytes."""
         return math.prod(self.shape) * getattr(torch, self.provenance.dtype).itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
+    """The embedding of a text: metadata, and values (L, D)."""
+
     entry: Entry
     values: Tensor
 
 
 def embedding_key(text: str, provenance: Provenance) -> str:
-    return hashlib.sha256(json.dumps([text, asdict(provenance)], sort_keys=True).encode()).hexdigest()
+    """The sha256 of text and provenance, which names the file in the store."""
+    content = json.dumps([text, asdict(provenance)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def write_embeddings(path: Path, embeddings: Sequence[Embedding]) -> None:
-    """Write embeddings as one file, in one move."""
+    """Write embeddings atomically as one file; raises UserError if that fails."""
     from safetensors import SafetensorError
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {str(i): embedding.values for i, embedding in enumerate(embeddings)}
-        weights_io.write_weights(
-            path, tensors, {"embeddings": [asdict(embedding.entry) for embedding in embeddings]}
-        )
+        entries = [asdict(embedding.entry) for embedding in embeddings]
+        weights_io.write_weights(path, tensors, {"embeddings": entries})
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"The embeddings {path} cannot be written ({error}). Give another file, or another folder with EXPKIT_CACHE=FOLDER."
+            f"The embeddings {path} cannot be written ({error}). Give another file, "
+            "or another folder with EXPKIT_CACHE=FOLDER."
         ) from None
 
 
 def read_embeddings(path: Path) -> list[Embedding]:
-    """What `write` wrote; raises UserError where it is missing, damaged or something else."""
+    """Read what `write_embeddings` wrote; raises UserError for a missing, damaged or other file."""
     tensors, facts = weights_io.read_weights(path, None, MADE_BY)
     try:
         return [Embedding(entry, tensors[str(i)]) for i, entry in enumerate(describe_facts(facts))]
@@ -99,7 +120,7 @@ def read_embeddings(path: Path) -> list[Embedding]:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """What is known of the embeddings of a file, which stay on the disk."""
+    """The metadata of the embeddings of a file, without loading their values."""
     try:
         return describe_facts(weights_io.read_facts(path, MADE_BY))
     except (KeyError, TypeError, AttributeError) as error:
@@ -107,19 +128,31 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def describe_facts(facts: dict) -> list[Entry]:
-    known = facts["embeddings"]
-    return [
-        Entry(**{**fact, "provenance": Provenance(**fact["provenance"]), "shape": tuple(fact["shape"])})
-        for fact in known
-    ]
+    """The metadata of embeddings, from that of their file."""
+    entries = []
+    for fields in facts["embeddings"]:
+        values = {
+            **fields,
+            "provenance": Provenance(**fields["provenance"]),
+            "shape": tuple(fields["shape"]),
+        }
+        entries.append(Entry(**values))
+    return entries
 
 
 @dataclass(frozen=True, eq=False)
 class PackedEmbeddings:
-    """Embeddings of many texts of one encoder, without what pads them: states (T, D) one after the other, each text's end at ends (N,).
+    """Embeddings of many texts from one encoder, concatenated without padding.
 
-    An embedding is (L, D), L the encoder's length, and zero after the text's last token: which is how what asks with it knows its end.
-    names: what the first texts after the null prompt are of, where they name something.
+    The embedding of a text is (L, D), where L is the encoder's length. It is zero after the last
+    token, from which the attention mask is made.
+
+    Attributes:
+        texts: the N texts.
+        states: (T, D), the hidden states of the tokens of all texts.
+        ends: (N,), the end of each text in `states`.
+        provenance: what else the embeddings depend on.
+        names: the names of the concepts; their texts follow the null prompt, which is the first.
     """
 
     texts: tuple[str, ...]
@@ -129,83 +162,98 @@ class PackedEmbeddings:
     names: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict) -> PackedEmbeddings:
-        return self  # it is large, and never changed
+        return self  # it is large and never changed
 
     @cached_property
     def places(self) -> dict[str, int]:
+        """The index of each text; the first one if it occurs twice."""
         return {text: place for place, text in reversed([*enumerate(self.texts)])}
 
     def rows(self, places: Tensor) -> Tensor:
-        """(R, L, D), where the states are."""
+        """The padded embeddings (R, L, D) of the texts at `places` (R,), on the states' device."""
         starts = torch.where(places > 0, self.ends[places - 1], 0)
         steps = torch.arange(self.provenance.length, device=places.device)
-        where = starts[:, None] + steps
-        inside = where < self.ends[places][:, None]
-        return self.states[where.clamp(max=len(self.states) - 1)] * inside[..., None]
+        index = starts[:, None] + steps
+        inside = index < self.ends[places][:, None]
+        return self.states[index.clamp(max=len(self.states) - 1)] * inside[..., None]
 
     def get(self, text: str) -> Embedding | None:
+        """The embedding of a text, or None."""
         if (place := self.places.get(text)) is None:
             return None
         values = self.rows(torch.tensor([place]))[0]
-        return Embedding(
-            Entry(text, self.provenance, tuple(values.shape), int((values != 0).any(-1).sum())), values
-        )
+        tokens = int((values != 0).any(-1).sum())
+        return Embedding(Entry(text, self.provenance, tuple(values.shape), tokens), values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
 
     def to(self, device: torch.device | str) -> PackedEmbeddings:
+        """A copy on this device."""
         return PackedEmbeddings(
             self.texts, self.states.to(device), self.ends.to(device), self.provenance, self.names
         )
 
     def write(self, path: Path) -> None:
-        """As one file, in one move."""
+        """Write them atomically as one file."""
         facts = {"texts": self.texts, "provenance": asdict(self.provenance), "names": self.names}
         weights_io.write_weights(path, {"states": self.states, "ends": self.ends}, facts)
 
     @classmethod
     def read(cls, path: Path, made_by: str = "task=train") -> PackedEmbeddings:
+        """Read what `write` wrote; raises UserError for a missing, damaged or other file."""
         tensors, facts = weights_io.read_weights(path, None, made_by)
         try:
-            told = Provenance(**facts["provenance"])
-            return cls(tuple(facts["texts"]), tensors["states"], tensors["ends"], told, tuple(facts["names"]))
+            provenance, texts = Provenance(**facts["provenance"]), tuple(facts["texts"])
+            states, ends = tensors["states"], tensors["ends"]
+            return cls(texts, states, ends, provenance, tuple(facts["names"]))
         except (KeyError, TypeError) as error:
             raise weights_io.unreadable_error(path, error, made_by) from None
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of embeddings; None: embeddings/ in $EXPKIT_CACHE, or in expkit/ of the user's cache. A damaged file counts as absent."""
+    """A folder of embeddings, one safetensors file each. Damaged files count as absent.
+
+    Attributes:
+        folder: its path; None: embeddings/ in $EXPKIT_CACHE, or else in expkit/ of the user's
+            cache.
+    """
 
     folder: str | Path | None = None
 
     @property
     def place(self) -> Path:
-        return Path(self.folder).expanduser() if self.folder else weights_io.cache_folder() / "embeddings"
+        """The folder's path."""
+        if self.folder:
+            return Path(self.folder).expanduser()
+        return weights_io.cache_folder() / "embeddings"
 
     def path(self, text: str, provenance: Provenance) -> Path:
+        """The file of an embedding, whether it exists or not."""
         return self.place / f"{embedding_key(text, provenance)}.safetensors"
 
     def get(self, text: str, provenance: Provenance) -> Embedding | None:
+        """The embedding, or None."""
         return read_if_intact(self.path(text, provenance))
 
     def put(self, embedding: Embedding) -> None:
+        """Write an embedding into the store."""
         write_embeddings(self.path(embedding.entry.text, embedding.entry.provenance), [embedding])
 
     def list(self) -> list[Entry]:
-        """All that is in the store, by text."""
-        return sorted(
-            (entry for _, entry in self.newest_first()), key=lambda entry: (entry.text, str(entry.provenance))
-        )
+        """The metadata of all embeddings in the store, sorted by text and provenance."""
+        entries = (entry for _, entry in self.newest_first())
+        return sorted(entries, key=lambda entry: (entry.text, str(entry.provenance)))
 
     def newest(self, fits: Callable[[Entry], bool]) -> Entry | None:
+        """The newest entry that fits, or None."""
         return next((entry for _, entry in self.newest_first() if fits(entry)), None)
 
     def newest_first(self) -> Iterator[tuple[Path, Entry]]:
-        for path in sorted(
-            self.place.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-        ):
+        """File and metadata of every embedding, the newest first."""
+        paths = self.place.glob("*.safetensors")
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             try:
                 yield path, read_entries(path)[0]
             except (UserError, IndexError):
@@ -213,6 +261,7 @@ class Store:
 
 
 def read_if_intact(path: Path) -> Embedding | None:
+    """The first embedding of a file; None if the file is missing or damaged."""
     try:
         return read_embeddings(path)[0]
     except (UserError, IndexError):
@@ -220,11 +269,16 @@ def read_if_intact(path: Path) -> Embedding | None:
 
 
 def import_embeddings(path: str | Path) -> list[Embedding]:
-    """The embeddings of a file: an export of expkit's, or a .pth that holds {prompt: (1, L, D)}."""
+    """Read a file of embeddings: an export of expkit, or a .pth with a dict {prompt: (1, L, D)}.
+
+    Raises:
+        UserError: the file is missing, damaged or of another format.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
-            f"There are no embeddings at {path}. Expected the course's prompt_embeds_dict.pth, or a file that {EXPORTS}."
+            f"There are no embeddings at {path}. Expected the course's prompt_embeds_dict.pth, "
+            f"or a file that {EXPORTS}."
         )
     if path.suffix == ".safetensors":
         return read_export(path)
@@ -240,53 +294,60 @@ EXPORTS = "task=embed export=FILE.safetensors has written"
 
 
 def read_export(path: Path) -> list[Embedding]:
+    """Read an export of expkit; raises UserError if it is damaged or of another format."""
     try:
         return read_embeddings(path)
     except UserError as reason:
-        raise UserError(f"{str(reason).partition(' Expected')[0]} Expected a file that {EXPORTS}.") from None
+        start = str(reason).partition(" Expected")[0]
+        raise UserError(f"{start} Expected a file that {EXPORTS}.") from None
 
 
 def foreign_embedding(text: str, values: Tensor, file: str, sha256: str) -> Entry:
+    """The metadata of an embedding (L, D) from a foreign file with this name and hash."""
     dtype = str(values.dtype).removeprefix("torch.")
-    return Entry(text, Provenance(IMPORTED + file, sha256, None, dtype, len(values)), tuple(values.shape))
+    provenance = Provenance(IMPORTED + file, sha256, None, dtype, len(values))
+    return Entry(text, provenance, tuple(values.shape))
 
 
 def load_tensors(path: Path):
-    """What torch.save has written, as data: a pickle that would run code is refused."""
+    """Load a file of torch.save as data; raises UserError for a pickle that would run code."""
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # what torch thinks of a bare pickle, before it refuses it
+        # torch warns about a plain pickle before it rejects it.
+        with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # torch raises many kinds for a file that was cut off or holds something else
-        raise not_embeddings_error(
-            path, f"it is damaged, or holds more than tensors: {type(error).__name__}"
-        ) from None
+    except Exception as error:  # torch raises many types for damaged or other files
+        reason = f"it is damaged, or holds more than tensors: {type(error).__name__}"
+        raise not_embeddings_error(path, reason) from None
 
 
 def check_table(table, path: Path) -> dict[str, Tensor]:
-    """{prompt: (L, D)}, all of one shape, or a refusal."""
+    """Check a table {prompt: (1, L, D)} and return it as {prompt: (L, D)}.
+
+    Raises:
+        UserError: it is no such table, its shapes differ, or its values are not finite floats.
+    """
     if not (
         isinstance(table, dict)
         and table
-        and all(isinstance(t, str) and isinstance(v, Tensor) for t, v in table.items())
+        and all(isinstance(text, str) and isinstance(item, Tensor) for text, item in table.items())
     ):
         raise not_embeddings_error(path, "it is no dict of prompts and tensors")
     shapes = {tuple(values.shape) for values in table.values()}
     first = min(shapes)
     if len(shapes) > 1 or len(first) != 3 or first[0] != 1 or 0 in first:
-        raise not_embeddings_error(
-            path, f"its tensors are of shape {', '.join(map(str, sorted(shapes)[:3]))}"
-        )
+        examples = ", ".join(map(str, sorted(shapes)[:3]))
+        raise not_embeddings_error(path, f"its tensors are of shape {examples}")
     if not all(values.is_floating_point() and values.isfinite().all() for values in table.values()):
         raise not_embeddings_error(path, "some of its tensors are no finite numbers")
     return {text: values.detach()[0].clone() for text, values in table.items()}
 
 
 def not_embeddings_error(path: Path, reason: str) -> UserError:
+    """The error for a file that holds no embeddings."""
     return UserError(
-        f"The embeddings {path} cannot be read ({reason}). Expected a dict {{prompt: tensor of shape (1, 77, 4096)}} such as the course's "
-        f"prompt_embeds_dict.pth, or a file that {EXPORTS}."
+        f"The embeddings {path} cannot be read ({reason}). Expected a dict "
+        "{prompt: tensor of shape (1, 77, 4096)} such as the course's prompt_embeds_dict.pth, "
+        f"or a file that {EXPORTS}."
     )

@@ -1,7 +1,4 @@
-"""What turns texts into embeddings: T5 and CLIP's text encoder, each of a folder or a repository.
-
-E = encoder(text)  (L, D)
-"""
+"""Text encoders T5 and CLIP, from a folder or a repository: E = encoder(text), (L, D)."""
 
 from __future__ import annotations
 
@@ -20,14 +17,20 @@ from expkit.storage import devices
 from expkit.storage.hub import Repository
 from expkit.text.embedding_store import Entry, Provenance
 
-AT_ONCE = 16  # texts a forward
+AT_ONCE = 16  # texts in one forward
 
 
 @dataclass(frozen=True)
 class Encoder(ABC):
-    """Turns texts into embeddings. Nothing is loaded before it is needed, and the network is freed after each use.
+    """A text encoder. It is loaded when it is needed, and the network is freed after each use.
 
-    weights: a folder or a repository with `tokenizer` and `text_encoder` in it. dtype: float32, float16, bfloat16 or auto.
+    Attributes:
+        weights: a folder or an id of huggingface.co with `tokenizer` and `text_encoder`.
+        dtype: auto, float32, bfloat16 or float16, of the network and of the embeddings.
+        device: auto, cpu, cuda or mps.
+        revision: a commit of the repository; None: the one on this machine, else the newest.
+        cleaning: whether captions are cleaned before they are tokenised.
+        parts: the folders that it needs.
     """
 
     weights: str
@@ -41,19 +44,19 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def length(self) -> int:
-        """How many tokens it reads."""
+        """L, the number of tokens that it reads."""
 
     @abstractmethod
     def normal(self, text: str) -> str:
-        """What texts with one embedding have in common."""
+        """The normal form of a text: texts with the same normal form have the same embedding."""
 
     @abstractmethod
     def network(self, **how) -> tuple:
-        """The network and what was said when it was loaded."""
+        """The network, and the loading information of from_pretrained."""
 
     @abstractmethod
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (R, L) -> embeddings (R, L, D)."""
+        """Encode token ids (R, L), with their attention mask (R, L), as embeddings (R, L, D)."""
 
     @cached_property
     def repository(self) -> Repository:
@@ -61,55 +64,61 @@ class Encoder(ABC):
 
     @property
     def name(self) -> str:
+        """The name of the encoder in a `Provenance`."""
         return self.repository.called
 
     @cached_property
     def precision(self) -> str:
+        """The name of the dtype, with "auto" resolved."""
         return devices.precision_of(self.dtype, devices.device_of(self.device))
 
     @property
     def at_hand(self) -> bool:
+        """Whether its weights are on this machine."""
         return self.repository.at_hand(self.parts, self.revision)
 
     def may_have_made(self, entry: Entry) -> bool:
-        """Whether an embedding may be this encoder's, as far as can be told without it."""
-        of = entry.provenance
-        same = (self.name, self.cleaning, self.precision) == (of.encoder, of.cleaning, of.dtype)
-        return same and of.revision.startswith(self.revision or "")
+        """Whether this encoder may have made an embedding, judged without loading the encoder."""
+        origin = entry.provenance
+        own = (self.name, self.cleaning, self.precision)
+        is_same = own == (origin.encoder, origin.cleaning, origin.dtype)
+        return is_same and origin.revision.startswith(self.revision or "")
 
     @property
     def width(self) -> int | None:
-        """How wide its embeddings are, None where that cannot be told on this machine."""
+        """D, the width of its embeddings; None if its configuration is not on this machine."""
         config = self.repository.optional("text_encoder") if self.at_hand else None
         return config and (config.get("d_model") or config.get("hidden_size"))
 
     @cached_property
     def commit(self) -> str:
+        """The commit of the repository, or a hash of the folder."""
         return self.repository.revision(self.parts, self.revision)
 
     @cached_property
     def provenance(self) -> Provenance:
-        """Raises UserError where the encoder is not at hand."""
+        """The provenance of its embeddings; raises UserError if the encoder cannot be had."""
         return Provenance(self.name, self.commit, self.cleaning, self.precision, self.length)
 
     @cached_property
     def tokenizer(self):
+        """The tokenizer."""
         return self.repository.load(self.tokenizers(), self.commit, subfolder="tokenizer")
 
     @abstractmethod
     def tokenizers(self):
-        """The class of its tokenizer."""
+        """The class of the tokenizer."""
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
-        """The texts as they are given to the tokenizer."""
+        """The texts as the tokenizer gets them."""
         return [self.normal(text) for text in texts]
 
     def tokens(self, text: str) -> int:
-        """How many tokens a text has, the special ones included."""
+        """The number of tokens of a text, with the special tokens."""
         return len(self._ids(text))
 
     def cut(self, text: str) -> str:
-        """The end of a text of more tokens than the encoder reads."""
+        """The end of a text that is beyond the encoder's length, or ""."""
         ids = self._ids(text)
         return self.tokenizer.decode(ids[self.length - 1 : -1]) if len(ids) > self.length else ""
 
@@ -118,18 +127,18 @@ class Encoder(ABC):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(N, L, D) in the encoder's dtype, on the CPU."""
-        read = self.tokenizer(
-            self.prepared(texts), padding="max_length", max_length=self.length, truncation=True, add_special_tokens=True,
-            return_tensors="pt",
+        """Embeddings (N, L, D) in the encoder's dtype, on the CPU."""
+        tokens = self.tokenizer(
+            self.prepared(texts), padding="max_length", max_length=self.length, truncation=True,
+            add_special_tokens=True, return_tensors="pt",
         )  # fmt: skip
         device = devices.device_of(self.device)
         network = self.loaded().to(device).eval()
         try:
-            rows = zip(read.input_ids.split(AT_ONCE), read.attention_mask.split(AT_ONCE), strict=True)
+            ids, masks = tokens.input_ids.split(AT_ONCE), tokens.attention_mask.split(AT_ONCE)
             values = [
-                self.ask(network, ids.to(device), mask.to(device)).to("cpu", network.dtype)
-                for ids, mask in rows
+                self.ask(network, rows.to(device), mask.to(device)).to("cpu", network.dtype)
+                for rows, mask in zip(ids, masks, strict=True)
             ]
         finally:
             del network
@@ -137,34 +146,45 @@ class Encoder(ABC):
         return check_finite(torch.cat(values), self.weights)
 
     def loaded(self):
-        """The network; one that lacks weights, or whose tokenizer is not its own, is refused: its embeddings would be kept for ever."""
-        network, said = self.network(
-            revision=self.commit, subfolder="text_encoder", dtype=getattr(torch, self.precision), output_loading_info=True,
+        """Load the network, checked: wrong embeddings would stay in the store.
+
+        Raises:
+            UserError: weights are missing, or the tokenizer belongs to another encoder.
+        """
+        network, info = self.network(
+            revision=self.commit, subfolder="text_encoder", dtype=getattr(torch, self.precision),
+            output_loading_info=True,
             variants=("fp16", None) if self.precision == "float16" else (None,),
         )  # fmt: skip
-        if said["missing_keys"] or said["mismatched_keys"]:
-            raise self.repository.refusal(
-                ValueError(f"{len(said['missing_keys']) or 'some'} of the encoder's weights are missing")
-            )
-        pieces, known = network.config.vocab_size, len(self.tokenizer)
-        if 2 * known < pieces:
-            raise self.repository.refusal(
-                ValueError(f"the tokenizer knows {known} pieces of text, the encoder {pieces}")
-            )
+        if info["missing_keys"] or info["mismatched_keys"]:
+            reason = f"{len(info['missing_keys']) or 'some'} of the encoder's weights are missing"
+            raise self.repository.refusal(ValueError(reason))
+        pieces, tokenizer_pieces = network.config.vocab_size, len(self.tokenizer)
+        if 2 * tokenizer_pieces < pieces:
+            reason = f"the tokenizer knows {tokenizer_pieces} pieces of text, the encoder {pieces}"
+            raise self.repository.refusal(ValueError(reason))
         return network
 
 
 def check_finite(values: Tensor, weights: str) -> Tensor:
+    """Return embeddings unchanged; raises UserError if they are not finite."""
     if not values.isfinite().all():
         raise UserError(
-            f"The encoder {weights} answers in {values.dtype} with numbers that are not finite: try bfloat16 or float32."
+            f"The encoder {weights} answers in {values.dtype} with numbers that are not finite: "
+            "try bfloat16 or float32."
         )
     return values
 
 
 @dataclass(frozen=True)
 class T5(Encoder):
-    """DeepFloyd IF's: lower-cased text, the last hidden state of T5 under the tokens' mask, as diffusers' IFPipeline.encode_prompt."""
+    """DeepFloyd IF's text encoder: the last hidden state of T5 with the tokens' attention mask.
+
+    Texts are in lower case. It equals diffusers' IFPipeline.encode_prompt.
+
+    Attributes:
+        cleaning: whether to clean captions as DeepFloyd IF does: see `clean_captions`.
+    """
 
     cleaning: bool = False
     length: ClassVar[int] = 77  # what IF was trained with; T5 itself reads more
@@ -185,7 +205,9 @@ class T5(Encoder):
         try:
             return super().tokenizer
         except UserError as reason:
-            raise reason if find_spec("sentencepiece") else UserError(f"{reason} {SENTENCEPIECE}") from None
+            if find_spec("sentencepiece"):
+                raise reason from None
+            raise UserError(f"{reason} {SENTENCEPIECE}") from None
 
     def network(self, **how) -> tuple:
         from transformers import T5EncoderModel
@@ -197,25 +219,37 @@ class T5(Encoder):
 
 
 SENTENCEPIECE = (
-    "A tokenizer that is a spiece.model needs a library that is not here: pip install sentencepiece."
-)
+    "A tokenizer that is a spiece.model needs a library that is not here: "
+    "pip install sentencepiece."
+)  # fmt: skip
 
 
 def clean_captions(texts: Sequence[str]) -> list[str]:
-    """diffusers' own cleaning of captions, which without its libraries would do nothing and say so only in passing."""
+    """Clean captions as diffusers does.
+
+    Without the two libraries diffusers would not clean them, and would only log a warning.
+
+    Raises:
+        UserError: beautifulsoup4 or ftfy is not installed.
+    """
     from diffusers import IFPipeline
     from diffusers.utils import is_bs4_available, is_ftfy_available
 
     if not (is_bs4_available() and is_ftfy_available()):
         raise UserError(
-            "Cleaning captions needs two libraries that are not here: pip install beautifulsoup4 ftfy, or leave cleaning=false."
+            "Cleaning captions needs two libraries that are not here: "
+            "pip install beautifulsoup4 ftfy, or leave cleaning=false."
         )
-    return IFPipeline._text_preprocessing(object.__new__(IFPipeline), list(texts), clean_caption=True)
+    pipeline = object.__new__(IFPipeline)  # its networks are not needed
+    return IFPipeline._text_preprocessing(pipeline, list(texts), clean_caption=True)
 
 
 @dataclass(frozen=True)
 class CLIPText(Encoder):
-    """Stable Diffusion's: CLIP's last hidden state, as diffusers' StableDiffusionPipeline.encode_prompt."""
+    """Stable Diffusion's text encoder: the last hidden state of CLIP.
+
+    It equals diffusers' StableDiffusionPipeline.encode_prompt.
+    """
 
     @property
     def length(self) -> int:
@@ -235,6 +269,5 @@ class CLIPText(Encoder):
         return self.repository.load(CLIPTextModel, **how)
 
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
-        return network(
-            ids, attention_mask=mask if getattr(network.config, "use_attention_mask", False) else None
-        )[0]
+        uses_mask = getattr(network.config, "use_attention_mask", False)
+        return network(ids, attention_mask=mask if uses_mask else None)[0]

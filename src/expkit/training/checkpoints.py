@@ -1,4 +1,4 @@
-"""Which training a checkpoint belongs to, which one a run goes on from, and whose weights it begins with."""
+"""Which training a checkpoint belongs to, where a run resumes, and which weights it starts from."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from expkit.training.settings import (
     setting_differences,
 )
 
-AVERAGED = "whether weights are averaged (trainer.ema)"  # all that a checkpoint without settings says of it
+# All that a checkpoint without settings tells about weight averaging: whether it was on.
+AVERAGED = "whether weights are averaged (trainer.ema)"
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What a command trains, for checkpoints to agree with. settings: see `expkit.training.settings`.
+    """The training that a command describes; a checkpoint to resume from must agree with it.
 
-    optimizer: the options of its optimizer, which checkpoints without settings are compared by. steps: of one epoch.
+    settings: see `expkit.training.settings`. optimizer: the options of the optimizer, with which
+    checkpoints without settings are compared. steps: optimizer steps of one epoch.
     """
 
     settings: Mapping
@@ -42,7 +44,11 @@ class Training:
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint as far as a decision needs it. done: its steps. settings: of its training. complete: whether they are all there."""
+    """The part of a checkpoint that decides whether a training can resume from it.
+
+    done: optimizer steps so far. settings: those of its training. complete: whether `settings` has
+    all of them, which checkpoints of earlier versions lack.
+    """
 
     path: Path
     done: int
@@ -50,91 +56,108 @@ class Checkpoint(NamedTuple):
     complete: bool
 
     def apart(self, training: Training) -> dict[str, tuple]:
-        """What it says otherwise than a command: {key: (its value, the command's)}."""
+        """The settings that differ: {key: (value in the checkpoint, value in the command)}."""
         if self.complete:
             return setting_differences(self.settings, training.settings)
-        averaged = {AVERAGED: training.settings.get("trainer.ema") is not None}
-        return setting_differences(
-            self.settings, {**training.settings, **of_optimizer(training.optimizer), **averaged}
-        )
+        averages_weights = training.settings.get("trainer.ema") is not None
+        optimizer_settings = of_optimizer(training.optimizer)
+        command_settings = {**training.settings, **optimizer_settings, AVERAGED: averages_weights}
+        return setting_differences(self.settings, command_settings)
 
 
 def find_checkpoint(
     resume: str | None, folder: Path, training: Training, say: Callable[[str], None]
 ) -> Path | None:
-    """The checkpoint that a training goes on from, and what is to be said of it.
+    """Find the checkpoint to resume from, and report through `say` what the user should know of it.
 
-    `resume` names a file, or is "auto" for the newest of the unfinished runs beside `folder` that agrees in all settings, or None. Raises
-    UserError where a named checkpoint cannot be gone on from as the command says.
+    Args:
+        resume: a file; "auto" for the newest unfinished run beside `folder` that agrees in all
+            settings; or None.
+
+    Raises:
+        UserError: the training cannot resume from the named file with the settings of the command.
     """
     if not resume:
         return None
-    found = (
-        newest_checkpoint(folder, training, say)
-        if resume == "auto"
-        else check_agreement(read_checkpoint(resume), resume, training)
-    )
-    if found is None:
+    if resume == "auto":
+        checkpoint = newest_checkpoint(folder, training, say)
+    else:
+        checkpoint = check_agreement(read_checkpoint(resume), resume, training)
+    if checkpoint is None:
         return None
-    say(f"  resuming from {found.path}, {found.done} of {training.steps * training.epochs} steps done")
-    for key, values in found.apart(training).items():
+    total_steps = training.steps * training.epochs
+    say(f"  resuming from {checkpoint.path}, {checkpoint.done} of {total_steps} steps done")
+    for key, values in checkpoint.apart(training).items():
         say(f"  from here on, {describe_differences({key: values})}: the command is obeyed")
-    if unsaid := dict.fromkeys(
-        ".".join(key.split(".")[:2]) for key in training.settings if key not in found.settings
-    ):
+    missing_keys = [key for key in training.settings if key not in checkpoint.settings]
+    missing_groups = dict.fromkeys(".".join(key.split(".")[:2]) for key in missing_keys)
+    if missing_groups:
         say(
-            f"  the checkpoint, of an earlier version, does not say all of {', '.join(unsaid)}: the command's are taken"
+            "  the checkpoint, of an earlier version, does not say all of "
+            f"{', '.join(missing_groups)}: the command's are taken"
         )
-    return found.path
+    return checkpoint.path
 
 
 def check_agreement(found: Checkpoint, resume: str, training: Training) -> Checkpoint:
-    """The checkpoint, if the command may go on from it; else a UserError that names the values of both."""
-    apart = {key: values for key, values in found.apart(training).items() if on_resume(key) == REFUSED}
-    if apart:
+    """Return the checkpoint if the command may resume from it.
+
+    Raises:
+        UserError: a setting differs that must not change (the text names both values), or no steps
+            are left to train.
+    """
+    differences = found.apart(training)
+    conflicts = {key: both for key, both in differences.items() if on_resume(key) == REFUSED}
+    if conflicts:
         raise UserError(
-            f"resume={resume} would go on as another training: {describe_differences(apart)}. "
-            "Give what the checkpoint says; or leave resume out and train anew, from a run's weights with begin=."
+            f"resume={resume} would go on as another training: {describe_differences(conflicts)}. "
+            "Give what the checkpoint says; or leave resume out and train anew, from a run's "
+            "weights with begin=."
         )
     if found.done >= training.steps * training.epochs:
         raise UserError(
-            f"resume={resume} has {epochs_done(found, training)} behind it, and trainer.epochs={training.epochs} asks for no more: "
-            "nothing is left to train. Give more epochs, or an earlier checkpoint."
+            f"resume={resume} has {epochs_done(found, training)} behind it, and "
+            f"trainer.epochs={training.epochs} asks for no more: nothing is left to train. "
+            "Give more epochs, or an earlier checkpoint."
         )
     return found
 
 
-def newest_checkpoint(folder: Path, training: Training, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint of an unfinished run beside `folder` that agrees in everything and has steps left; says where there is none."""
-    unfinished = [
-        path
-        for path in folder.parent.glob("*/checkpoints/*.ckpt")
-        if not (path.parents[1] / "numbers.json").exists()
-    ]
-    known = [
-        found
-        for path in sorted(unfinished, key=modified_time, reverse=True)
-        if (found := checkpoint_if_readable(path))
-    ]
-    left = [found for found in known if found.done < training.steps * training.epochs]
-    agreed = next((found for found in left if not found.apart(training)), None)
-    if agreed is None and known:
-        apart = known[0].apart(training)
-        why = (
-            f"is another training: {describe_differences(apart)}"
-            if apart
-            else f"has all its {known[0].done} steps behind it"
-        )
-        say(
-            f"  resume=auto: the newest unfinished run, {known[0].path}, {why}. This one starts anew; resume=PATH asks for a run by name"
-        )
-    elif agreed is None:
-        say(f"  resume=auto: there is no unfinished run in {folder.parent}, so this one starts anew")
-    return agreed
+def newest_checkpoint(
+    folder: Path,
+    training: Training,
+    say: Callable[[str], None],
+) -> Checkpoint | None:
+    """The newest checkpoint of an unfinished run beside `folder` that the command can continue.
+
+    It agrees in all settings and has steps left. If there is none, `say` reports why.
+    """
+    runs = folder.parent
+    paths = runs.glob("*/checkpoints/*.ckpt")
+    paths = [path for path in paths if not (path.parents[1] / "numbers.json").exists()]
+    checkpoints = map(checkpoint_if_readable, sorted(paths, key=modified_time, reverse=True))
+    readable = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+    for checkpoint in readable:
+        if checkpoint.done < training.steps * training.epochs and not checkpoint.apart(training):
+            return checkpoint
+    if not readable:
+        say(f"  resume=auto: there is no unfinished run in {runs}, so this one starts anew")
+        return None
+    newest = readable[0]
+    differences = newest.apart(training)
+    if differences:
+        reason = f"is another training: {describe_differences(differences)}"
+    else:
+        reason = f"has all its {newest.done} steps behind it"
+    say(
+        f"  resume=auto: the newest unfinished run, {newest.path}, {reason}. "
+        "This one starts anew; resume=PATH asks for a run by name"
+    )
+    return None
 
 
 def modified_time(path: Path) -> float:
-    """When a file was written; 0 where it is gone by now."""
+    """The time of a file's last change; 0 if the file no longer exists."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -149,84 +172,102 @@ def checkpoint_if_readable(path: Path) -> Checkpoint | None:
 
 
 def read_checkpoint(resume: str) -> Checkpoint:
-    """What a checkpoint says of its training. Raises UserError where it is no checkpoint of a training of expkit's."""
-    path, wanted = (
-        Path(resume).expanduser(),
-        "Expected a .ckpt file in a run's folder checkpoints, or resume=auto for the newest",
-    )
+    """Read what a checkpoint file tells about its training.
+
+    Raises:
+        UserError: the file is missing, damaged, or no checkpoint of a training by expkit.
+    """
+    path = Path(resume).expanduser()
+    expected = "Expected a .ckpt file in a run's folder checkpoints, or resume=auto for the newest"
     if path.is_dir():
-        inside = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")], key=modified_time)
-        instead = f" The newest in it is resume={inside[-1]}" if inside else ""
-        raise UserError(f"resume={resume} is a folder. {wanted}.{instead}")
+        files = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")], key=modified_time)
+        hint = f" The newest in it is resume={files[-1]}" if files else ""
+        raise UserError(f"resume={resume} is a folder. {expected}.{hint}")
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {resume}. {wanted}.")
+        raise UserError(f"There is no checkpoint {resume}. {expected}.")
     if path.suffix == ".safetensors":
         raise UserError(
-            f"resume={resume} has weights, and not where their training stood: begin={resume} starts a training from them."
+            f"resume={resume} has weights, and not where their training stood: "
+            f"begin={resume} starts a training from them."
         )
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch raises many kinds for a file that was cut off
-        raise UserError(f"The checkpoint {resume} is damaged, or of another program. {wanted}.") from None
+        message = f"The checkpoint {resume} is damaged, or of another program. {expected}."
+        raise UserError(message) from None
     try:
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise TypeError
-        history, group = found["history"], found["optimizer_states"][0]["param_groups"][0]
-        known = history.get("settings") or {
-            **of_old(history["origin"], group),
-            AVERAGED: "averaging_state" in found,
+        history = content["history"]
+        optimizer_options = content["optimizer_states"][0]["param_groups"][0]
+        stored_settings = history.get("settings") or {
+            **of_old(history["origin"], optimizer_options),
+            AVERAGED: "averaging_state" in content,
         }
         settings = {
-            key: current_address(value) if key.endswith("_target_") else value for key, value in known.items()
+            key: current_address(value) if key.endswith("_target_") else value
+            for key, value in stored_settings.items()
         }
-        return Checkpoint(path, int(found["global_step"]), settings, "settings" in history)
+        return Checkpoint(path, int(content["global_step"]), settings, "settings" in history)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        raise UserError(f"The checkpoint {resume} is not of a training of expkit's. {wanted}.") from None
+        message = f"The checkpoint {resume} is not of a training of expkit's. {expected}."
+        raise UserError(message) from None
 
 
 def epochs_done(found: Checkpoint, training: Training) -> str:
     count = found.done / training.steps
-    return f"{count:.3g} epoch{'s' * (count != 1)} ({found.done} steps)"
+    return f"{count:.3g} epoch{'' if count == 1 else 's'} ({found.done} steps)"
 
 
 def init_from(network: nn.Module, weights: str) -> None:
-    """Give `network` the weights of another training of the same network: those of a run's model.safetensors or model/, or some that ship.
+    """Initialize `network` with the weights of another training of the same network.
 
-    A network that can begin as one of half the size takes the weights of such a one, too. What is learnt from there is another training's:
-    its rate, averages and count of steps begin anew. Raises UserError where there are no weights, or where they are of a network of other
-    parts or sizes.
+    A network with a method `enlarged` also accepts the weights of such a network of half its size.
+    Only the weights are copied: the learning rate, averages and step count start anew.
+
+    Args:
+        weights: model.safetensors or model/ of a run, or the name of weights that ship with expkit.
+
+    Raises:
+        UserError: there are no such weights, or their tensors differ from the network's in name or
+            shape.
     """
-    theirs, ours = load_tensors(weights), network.state_dict()
-    theirs = network.enlarged(theirs) if hasattr(network, "enlarged") else theirs
-    if other := [
+    source = load_tensors(weights)
+    target = network.state_dict()
+    if hasattr(network, "enlarged"):
+        source = network.enlarged(source)
+    mismatches = [
         name
-        for name in {**ours, **theirs}
-        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape
-    ]:
-        shape = lambda tensors: tuple(tensors[other[0]].shape) if other[0] in tensors else "nothing"
+        for name in {**target, **source}
+        if name not in target or name not in source or target[name].shape != source[name].shape
+    ]
+    if mismatches:
+        first = mismatches[0]
+        shape = lambda tensors: tuple(tensors[first].shape) if first in tensors else "nothing"
         raise UserError(
-            f"The weights begin={weights} are of another network: {len(other)} of its tensors differ, the first is {other[0]}, "
-            f"{shape(theirs)} there and {shape(ours)} here. Give the trainer.network, classes and data.size that they were trained with."
+            f"The weights begin={weights} are of another network: {len(mismatches)} of its tensors "
+            f"differ, the first is {first}, {shape(source)} there and {shape(target)} here. "
+            "Give the trainer.network, classes and data.size that they were trained with."
         )
-    network.load_state_dict(theirs)
+    network.load_state_dict(source)
 
 
 def load_tensors(weights: str) -> dict[str, Tensor]:
-    """What a network's state_dict was, of a file that task=train has written or of a folder in diffusers' format."""
-    ships = (weights_io.WEIGHTS / f"{weights}.json").is_file()
-    if ships or Path(weights).suffix == ".safetensors":
-        found, _ = weights_io.read_weights(
-            *(weights_io.shipped_weights(weights) if ships else (Path(weights), None)), trained.MADE_BY
-        )
+    """The state_dict in a file that task=train has written, or in a folder of diffusers' format."""
+    is_shipped = (weights_io.WEIGHTS / f"{weights}.json").is_file()
+    if is_shipped or Path(weights).suffix == ".safetensors":
+        path, sha256 = weights_io.shipped_weights(weights) if is_shipped else (Path(weights), None)
+        tensors, _ = weights_io.read_weights(path, sha256, trained.MADE_BY)
         return {
-            name.removeprefix("network."): values
-            for name, values in found.items()
+            name.removeprefix("network."): tensor
+            for name, tensor in tensors.items()
             if not name.startswith("schedule.")
         }
-    folder = replace(
+    repository = replace(
         model_repository(weights),
         key="begin",
         holds="unet/, scheduler/",
         instead="weights that ship, begin=pictograms",
     )
-    return Network(folder, "unet", folder.config("unet")["_class_name"], DeviceSpec()).read().state_dict()
+    class_name = repository.config("unet")["_class_name"]
+    return Network(repository, "unet", class_name, DeviceSpec()).read().state_dict()

@@ -1,9 +1,11 @@
-"""Training judges of pictograms: one that knows ordinary pictures only, and one that knows pictures which show two things at once.
+"""Training classifiers ("judges") of pictograms, on ordinary images or also on composites of two.
 
-    Naming       L = E [ −log softmax(f(x))_a ],    x an ordinary picture of a
-    Composing    the same of x, of y close by (for b) and of y from afar (for a),    y = G_sigma a + (b − G_sigma b)
+    PictogramClassification   L = E [ −log softmax(f(x))_a ],   x an ordinary image of concept a
+    CompositeClassification   the same for x, for a composite y seen from near (target b), and for y
+                              seen from afar (target a),   y = G_sigma a + (b − G_sigma b)
 
-The first reports: what it reads is what somebody would who has never seen a hybrid. The second chooses: it knows what interferes.
+The first reports results: it has never seen a hybrid image, so it reads what a person would who has
+not either. The second ranks images: it knows how two concepts interfere.
 """
 
 from __future__ import annotations
@@ -25,10 +27,18 @@ from expkit.training.objectives import DigitClassification
 
 @dataclass(frozen=True, eq=False)
 class PictogramClassification(DigitClassification):
-    """The cross-entropy of a pictogram's name. captions: scenes of each concept; soft: whether blurred pictures are among them; vary: how
-    much its pictures differ beside that.
+    """Cross-entropy of the concept that a pictogram shows.
 
-    What `DigitClassification` then does to a picture as a whole is left to `far` and the light.
+    The geometric augmentation of `DigitClassification` is off by default, because `vary` does it.
+    The change of distance (`far`) and the change of light stay on.
+
+    Args:
+        captions: number of captions of each concept; each caption is one scene (style, colour,
+            background).
+        soft: whether blurred images are among them.
+        vary: how much the images of a concept differ otherwise.
+        scenes: set by `told`.
+        concepts: set by `told`.
     """
 
     shift: float = 0.0
@@ -42,14 +52,17 @@ class PictogramClassification(DigitClassification):
 
     def told(self, images: Pictures) -> PictogramClassification:
         scenes = Scenes.of(images, self.captions, self.vary)
-        return replace(self, scenes=scenes if self.soft else scenes.sharp(), concepts=images.concepts)
+        if not self.soft:
+            scenes = scenes.sharp()
+        return replace(self, scenes=scenes, concepts=images.concepts)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """images (N, 4, 2S, 2S): the glyphs of the labels."""
+        """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,)."""
         pictures, _ = self.scenes.to(images.device).shown(images, labels, draws)
         return self.named(network, pictures, labels, draws)
 
     def named(self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """The loss for rendered images (N, 3, S, S) in [0, 1]."""
         return super().__call__(network, pictures, labels, draws)
 
     def called(self, names: Sequence[str]) -> list[Sequence[str]]:
@@ -58,10 +71,16 @@ class PictogramClassification(DigitClassification):
 
 @dataclass(frozen=True, eq=False)
 class CompositeClassification(PictogramClassification):
-    """Naming, of which two thirds are composites of two pictures: the low pass of one under the high pass of another.
+    """Cross-entropy of ordinary images (one third) and of composites of two images (two thirds).
 
-    A half of these is seen close by and shows what is sharp, a half from afar and shows what is not. sigma: the blur that parts them, the
-    least and the most, in pixels; nearest: how far "afar" is at the least; the most is `farthest`.
+    A composite is the low pass of one image plus the high pass of another. Half of the composites
+    are seen from near, and their target is the high-pass concept; half are seen from afar, and
+    their target is the low-pass concept.
+
+    Args:
+        sigma: smallest and largest standard deviation, in pixels, of the blur that separates the
+            two images.
+        nearest: smallest factor of distance "from afar"; the largest is `farthest`.
     """
 
     sigma: tuple[float, float] = (1.5, 4.0)
@@ -69,20 +88,27 @@ class CompositeClassification(PictogramClassification):
 
     def named(self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         chance = draws.uniform((5,))
-        kind = (
-            (3 * chance[:, 0]).long().view(-1, 1, 1, 1)
-        )  # 0: ordinary; 1: of two, close by; 2: of two, from afar
-        both = make_composite(
-            pictures, pictures.roll(1, 0), self.sigma[0] + (self.sigma[1] - self.sigma[0]) * chance[:, 1]
-        )
-        always = torch.stack([torch.zeros_like(chance[:, 2]), chance[:, 2], chance[:, 3]], 1)
-        far = random_distance(both, always, 1.0, self.farthest, self.nearest)
-        seen = torch.where(kind == 0, self.varied(pictures, draws), torch.where(kind == 1, both, far))
-        asked = torch.where(kind.flatten() == 1, labels.roll(1, 0), labels)
-        return F.cross_entropy(network(seen.contiguous(memory_format=torch.channels_last)), asked)
+        # 0: ordinary; 1: composite from near; 2: composite from afar
+        kind = (3 * chance[:, 0]).long().view(-1, 1, 1, 1)
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * chance[:, 1]
+        composites = make_composite(pictures, pictures.roll(1, 0), sigma)
+        # A zero in the first column makes `random_distance` shrink every row, and blur none.
+        always_shrink = torch.zeros_like(chance[:, 2])
+        far_chance = torch.stack([always_shrink, chance[:, 2], chance[:, 3]], 1)
+        far = random_distance(composites, far_chance, 1.0, self.farthest, self.nearest)
+        ordinary = self.varied(pictures, draws)
+        inputs = torch.where(kind == 0, ordinary, torch.where(kind == 1, composites, far))
+        targets = torch.where(kind.flatten() == 1, labels.roll(1, 0), labels)
+        logits = network(inputs.contiguous(memory_format=torch.channels_last))
+        return F.cross_entropy(logits, targets)
 
 
 def make_composite(low: Tensor, high: Tensor, sigma: Tensor) -> Tensor:
-    """The low pass of one picture under the high pass of another, (N, C, S, S) in [0, 1], for blurs sigma (N,) in pixels."""
+    """The low pass of `low` plus the high pass of `high`, clamped to [0, 1].
+
+    Args:
+        low, high: (N, C, S, S) in [0, 1].
+        sigma: (N,), standard deviation of each row's Gaussian blur, in pixels.
+    """
     blur = blur_matrices(sigma, low.shape[-1])[:, None]
     return (blur @ (low - high) @ blur.mT + high).clamp(0, 1)

@@ -1,7 +1,8 @@
-"""Which arguments of Lightning's Trainer a command may give as trainer.lightning.NAME=VALUE, and why the others are refused.
+"""The arguments of Lightning's Trainer that trainer.lightning.NAME=VALUE may set.
 
-What is allowed leaves every number true: losses, rows, counts and rates are those of the batches that are trained and tested on. No torch
-and no Lightning is imported here.
+For each of the others, `REFUSED` has the reason why it is refused. With the allowed ones all
+reported numbers stay correct: losses, rows, counts and rates are those of the batches that are
+trained and tested on. This module imports neither torch nor Lightning.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from collections.abc import Mapping
 from expkit.config.schema import Declaration, format_value
 from expkit.errors import UserError, suggest
 
-LIMIT = Declaration("int >= 1 | float > 0 <= 1", words="a whole number of batches, or a share of them")
-COUNT, SWITCH = Declaration("int >= 1"), Declaration("bool")
+LIMIT = Declaration(
+    "int >= 1 | float > 0 <= 1",
+    words="a whole number of batches, or a share of them",
+)
+COUNT = Declaration("int >= 1")
+SWITCH = Declaration("bool")
 
 ALLOWED: Mapping[str, Declaration] = {
     "limit_train_batches": LIMIT,
@@ -29,10 +34,13 @@ ALLOWED: Mapping[str, Declaration] = {
     "inference_mode": SWITCH,
 }
 
-ONCE_AN_EPOCH = "the network is tested once, at the end of each epoch: data.test_limit=N makes that quick"
+ONCE_AN_EPOCH = (
+    "the network is tested once, at the end of each epoch: data.test_limit=N makes that quick"
+)  # fmt: skip
 SHORTER = (
-    "for a short training give trainer.epochs=1 trainer.lightning.limit_train_batches=N, which makes N steps"
-)
+    "for a short training give trainer.epochs=1 trainer.lightning.limit_train_batches=N, "
+    "which makes N steps"
+)  # fmt: skip
 NOTHING_STOPS = "nothing stops a training before trainer.epochs are done"
 NO_SUCH_LOOP = "task=train trains and tests after each epoch, and has no other loop"
 
@@ -43,19 +51,33 @@ REFUSED: Mapping[str, str] = {
     "strategy": "give trainer.strategy",
     "precision": "give trainer.precision",
     "max_epochs": "give trainer.epochs",
-    "logger": "give logger=tensorboard, wandb or none; the files of a run's folder hold all that is logged",
+    "logger": (
+        "give logger=tensorboard, wandb or none; the files of a run's folder hold all that "
+        "is logged"
+    ),
     "default_root_dir": "give hydra.run.dir",
-    "enable_checkpointing": "checkpoints are what resume= goes on from: trainer.checkpoint_every=N says how many steps apart they are",
+    "enable_checkpointing": (
+        "checkpoints are what resume= goes on from: trainer.checkpoint_every=N says how many "
+        "steps apart they are"
+    ),
     "val_check_interval": ONCE_AN_EPOCH,
     "check_val_every_n_epoch": ONCE_AN_EPOCH,
     "num_sanity_val_steps": "nothing is tested before the first step",
-    "fast_dev_run": f"it keeps no weights and no numbers; {SHORTER}, and trainer.lightning.limit_val_batches=N tests on N batches",
+    "fast_dev_run": (
+        f"it keeps no weights and no numbers; {SHORTER}, and "
+        "trainer.lightning.limit_val_batches=N tests on N batches"
+    ),
     "max_steps": f"the rate falls over whole epochs: give trainer.epochs; {SHORTER}",
-    "max_time": "the rate falls over all epochs, and how many fit into a time is not known: interrupt the run, and go on with resume=auto",
+    "max_time": (
+        "the rate falls over all epochs, and how many fit into a time is not known: "
+        "interrupt the run, and go on with resume=auto"
+    ),
     "min_epochs": NOTHING_STOPS,
     "min_steps": NOTHING_STOPS,
     "overfit_batches": "data.limit=N trains on the first N pictures only",
-    "reload_dataloaders_every_n_epochs": "the pictures are in memory, and their order is drawn anew for each epoch",
+    "reload_dataloaders_every_n_epochs": (
+        "the pictures are in memory, and their order is drawn anew for each epoch"
+    ),
     "limit_test_batches": NO_SUCH_LOOP,
     "limit_predict_batches": NO_SUCH_LOOP,
     "callbacks": "what runs beside a training decides its numbers, and is expkit's own",
@@ -66,35 +88,49 @@ REFUSED: Mapping[str, str] = {
     "enable_model_summary": "a run says its network's parameters itself",
     "enable_autolog_hparams": "a run's recipe.yaml has all settings",
     "model_registry": "a run keeps its weights in its own folder",
-}
+}  # fmt: skip
 
 
 def check_arguments(arguments: object) -> None:
-    """Refuse what is unknown, what would make numbers untrue or contradict a key of expkit's, and values that fit nothing."""
+    """Check `trainer.lightning`, the mapping {name: value}.
+
+    Raises:
+        UserError: a name is unknown; an argument would make reported numbers wrong or contradict
+            a key of expkit; or a value does not fit its argument.
+    """
     if not isinstance(arguments, Mapping):
         raise UserError(
-            f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, trainer.lightning.NAME=VALUE."
+            f"trainer.lightning={arguments} does not fit: give arguments of Lightning's Trainer, "
+            "trainer.lightning.NAME=VALUE."
         )
     for name, value in arguments.items():
-        given = f"trainer.lightning.{name}={format_value(value)}"
+        argument = f"trainer.lightning.{name}={format_value(value)}"
         if name in REFUSED:
-            raise UserError(f"{given} is not taken: {REFUSED[name]}.")
+            raise UserError(f"{argument} is not taken: {REFUSED[name]}.")
         if name not in ALLOWED:
             raise UserError(
-                f"{given}: Lightning's Trainer has no argument {name!r} that may be given here.{suggest(name, ALLOWED)} "
-                f"There are: {', '.join(ALLOWED)}."
+                f"{argument}: Lightning's Trainer has no argument {name!r} that may be given here."
+                f"{suggest(name, ALLOWED)} There are: {', '.join(ALLOWED)}."
             )
         if value is not None and not ALLOWED[name].accepts(value):
             raise ALLOWED[name].refusal(f"trainer.lightning.{name}", value)
 
 
 def batches_of(name: str, limit: float | None, count: int) -> int:
-    """How many of `count` batches a limit leaves: so many, or a share of them rounded down. Raises UserError where none is left."""
+    """How many of `count` batches remain under `limit`, the value of the argument `name`.
+
+    Args:
+        limit: None for all; an int for that many; a float for that share of them, rounded down.
+
+    Raises:
+        UserError: the limit leaves no batch.
+    """
     if limit is None:
         return count
-    left = min(count, limit) if isinstance(limit, int) else int(count * limit)
-    if count and not left:
+    remaining = min(count, limit) if isinstance(limit, int) else int(count * limit)
+    if count and not remaining:
         raise UserError(
-            f"trainer.lightning.{name}={limit} of {count} batches is none: give {1 / count:.3g} or more, or a number of batches."
+            f"trainer.lightning.{name}={limit} of {count} batches is none: "
+            f"give {1 / count:.3g} or more, or a number of batches."
         )
-    return left
+    return remaining

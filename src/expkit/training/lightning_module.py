@@ -1,4 +1,4 @@
-"""The one Lightning module: an objective, a network, an optimiser and how its rate decays."""
+"""The one LightningModule: an objective, a network, its optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,52 +15,68 @@ from expkit.errors import UserError
 
 
 class TrainingModule(LightningModule):
-    """Trains `network` for `objective(network, images, labels, draws) -> loss`.
+    """Train `network` for `objective(network, images, labels, draws) -> loss`.
 
-    optimizer: parameters -> optimizer. rate: a learning rate's factor as a function of training's fraction done in [0, 1) and epochs.
-    steps: optimizer steps of an epoch (Lightning's own count would set its loaders up before a resumed position is known).
-    Noise is drawn from (seed, epoch, batch), so that a run that was killed and resumed is the run that was not.
-    `losses` has the training loss of every optimizer step, the mean over its pictures in all processes; `epochs` a row an epoch.
-    `settings` is what a checkpoint says of the training that it belongs to.
+    Random numbers are a function of (seed, epoch, batch). A run that was killed and resumed
+    therefore equals a run without interruption.
+
+    Args:
+        optimizer: a function of the parameters that returns the optimizer.
+        rate: a function of the fraction of training done, in [0, 1), and the number of epochs, that
+            returns the factor of the learning rate.
+        steps: optimizer steps of one epoch. (Lightning's own count would set up the data loaders
+            before the position of a resumed run is known.)
+        settings: stored in each checkpoint, so that it tells which training it belongs to.
+
+    Attributes:
+        losses: the training loss of each optimizer step, averaged over its images in all processes.
+        epochs: one row of numbers for each epoch.
     """
 
     def __init__(
-        self, network: nn.Module, objective: Callable[..., Tensor], optimizer: Callable, rate: Callable, steps: int, seed: int,
+        self,
+        network: nn.Module,
+        objective: Callable[..., Tensor],
+        optimizer: Callable,
+        rate: Callable,
+        steps: int,
+        seed: int,
         settings: dict | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.settings = settings or {}
-        self.network, self.objective, self.optimizer, self.rate, self.steps, self.seed = (
-            network,
-            objective,
-            optimizer,
-            rate,
-            steps,
-            seed,
-        )
+        self.network = network
+        self.objective = objective
+        self.optimizer = optimizer
+        self.rate = rate
+        self.steps = steps
+        self.seed = seed
         self.losses: list[Tensor | float] = []
-        self.parts: list[Tensor] = []  # of the loss of the step that is being made
+        self.parts: list[Tensor] = []  # the losses of the current step's batches so far
         self.epochs: list[dict[str, float]] = []
         self.tested: list[Tensor] = []
         self.count_tested = 0
 
     def loss(self, batch: Batch, purpose: str) -> Tensor:
-        """The sum over this process's rows, divided by the rows of all, times the processes: their mean is the whole batch's loss."""
-        world = self.trainer.world_size
-        random = stream(self.seed, purpose, batch.epoch if purpose == "train" else 0, batch.index)
-        draws = Draws(random, batch.count, self.global_rank, world, self.device)
+        """This process's loss, scaled so that its mean over all processes is the batch's loss.
+
+        It is the sum over this process's rows, divided by the rows of all processes, times the
+        number of processes.
+        """
+        world_size = self.trainer.world_size
+        epoch = batch.epoch if purpose == "train" else 0
+        generator = stream(self.seed, purpose, epoch, batch.index)
+        draws = Draws(generator, batch.count, self.global_rank, world_size, self.device)
         if not len(batch.labels):  # a last batch of fewer rows than processes
-            return 0 * sum(p.sum() for p in self.network.parameters())
+            return 0 * sum(parameter.sum() for parameter in self.network.parameters())
         loss = self.objective(self.network, batch.images, batch.labels, draws)
-        return loss if world == 1 else loss * (len(batch.labels) * world / batch.count)
+        return loss if world_size == 1 else loss * (len(batch.labels) * world_size / batch.count)
 
     def over_all(self, loss: Tensor) -> Tensor:
-        """The mean over all processes."""
-        return (
-            self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
-            if self.trainer.world_size > 1
-            else loss.detach()
-        )
+        """The mean over all processes, detached."""
+        if self.trainer.world_size > 1:
+            return self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
+        return loss.detach()
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         loss = self.loss(batch, "train") * batch.weight
@@ -85,33 +101,42 @@ class TrainingModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.settle()
-        steps = self.losses[-self.steps :]
-        self.row["train_loss"] = sum(steps) / len(steps)
+        epoch_losses = self.losses[-self.steps :]
+        self.row["train_loss"] = sum(epoch_losses) / len(epoch_losses)
         self.log("train/loss_of_epoch", self.row["train_loss"], rank_zero_only=True)
 
     @property
     def row(self) -> dict[str, float]:
-        """What is known of the current epoch, counted from 1."""
+        """The numbers of the current epoch; epochs count from 1."""
         if not self.epochs or self.epochs[-1]["epoch"] != self.current_epoch + 1:
             self.epochs.append({"epoch": self.current_epoch + 1})
         return self.epochs[-1]
 
     def settle(self) -> None:
-        """Losses as numbers, which must be numbers: on a GPU this waits for it, so it is not done at every step."""
-        self.losses = [float(x) for x in self.losses]
+        """Convert the losses to floats, and check that the last ones are finite.
+
+        On a GPU this waits for the computation, so it is not done at every step.
+        """
+        self.losses = [float(loss) for loss in self.losses]
         if not all(map(math.isfinite, self.losses[-self.trainer.log_every_n_steps :])):
             raise UserError(
-                f"The loss is no longer a number at step {len(self.losses)}. The last checkpoint is kept. "
+                f"The loss is no longer a number at step {len(self.losses)}. "
+                "The last checkpoint is kept. "
                 "Try a smaller learning rate (trainer.optimizer.lr=…) or trainer.precision=32-true."
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         self.settle()
-        checkpoint["history"] = {"losses": self.losses, "epochs": self.epochs, "settings": self.settings}
+        checkpoint["history"] = {
+            "losses": self.losses,
+            "epochs": self.epochs,
+            "settings": self.settings,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        history, steps = checkpoint["history"], checkpoint["global_step"]
-        self.losses, self.epochs = list(history["losses"])[:steps], [dict(row) for row in history["epochs"]]
+        history = checkpoint["history"]
+        self.losses = list(history["losses"])[: checkpoint["global_step"]]
+        self.epochs = [dict(row) for row in history["epochs"]]
 
     def configure_optimizers(self) -> dict:
         optimizer = self.optimizer(self.network.parameters())
@@ -122,13 +147,14 @@ class TrainingModule(LightningModule):
         }
 
     def factor(self, step: int) -> float:
-        """Of the learning rate, after so many optimizer steps."""
+        """The factor of the learning rate after `step` optimizer steps."""
         epochs = self.trainer.max_epochs
         return self.rate(step / (self.steps * epochs), epochs)
 
     def on_train_start(self) -> None:
-        """A resumed training has the rate of its command, not that of the checkpoint."""
+        """Use the command's learning rate in a resumed training, not the checkpoint's."""
         scheduler = self.lr_schedulers()
         scheduler.base_lrs = [*self.rates]
         for group, rate in zip(self.trainer.optimizers[0].param_groups, self.rates, strict=True):
-            group["initial_lr"], group["lr"] = rate, rate * self.factor(scheduler.last_epoch)
+            group["initial_lr"] = rate
+            group["lr"] = rate * self.factor(scheduler.last_epoch)

@@ -1,4 +1,7 @@
-"""How a learning rate falls: (fraction of the training done, epochs) -> factor."""
+"""Learning-rate schedules: (fraction of the training done, number of epochs) -> factor of the rate.
+
+The fraction `done` is in [0, 1); the factor multiplies the optimizer's learning rate.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,20 @@ import math
 
 
 def constant(done: float, epochs: int) -> float:
+    """The factor 1 throughout."""
     return 1.0
 
 
 def tenth(done: float, epochs: int) -> float:
-    """The course's: 0.1^(1/epochs) at the end of each epoch, a tenth over the whole training."""
+    """Exponential decay to a tenth over the whole training, as in CS180 project 5.
+
+    The factor is multiplied by 0.1^(1/epochs) at the end of each epoch.
+    """
     return 0.1 ** (math.floor(done * epochs + 1e-9) / epochs)
 
 
 def cosine(done: float, epochs: int, warm: float = 0.03) -> float:
-    """Up on a line over the first `warm` of the training, then down to nothing along a cosine."""
-    return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * min(1, (done - warm) / (1 - warm))))
+    """Linear warm-up from 0 to 1 over the first fraction `warm`, then cosine decay to 0."""
+    if done < warm:
+        return done / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1, (done - warm) / (1 - warm))))

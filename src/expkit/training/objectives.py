@@ -1,11 +1,14 @@
-"""What a network is trained for.
+"""Training objectives: the losses of diffusion models and of the classifier of digits.
 
-    Diffusion   L = E w_t || F(x_t, t/T, c) − target(x0, eps) ||²,   x_t = alpha_t x0 + sigma_t eps       (Ho et al. 2020, eq. 14)
-    Reading     L = E [ −log softmax(f(a(x)))_c ],                   a the picture moved, seen from afar, in another light
+    Diffusion             L = E w_t || F(x_t, t/T, c) − target(x0, eps) ||²
+                          x_t = alpha_t x0 + sigma_t eps                   (Ho et al. 2020, eq. 14)
+    DigitClassification   L = E [ −log softmax(f(a(x)))_c ]
+                          a: moves the image, sees it from afar, changes its light
 
-with the class c forgotten one time in ten, so that one network answers for the null prompt too (Ho & Salimans 2022, algorithm 1). A
-single-step denoiser is trained for x0 at one level of a schedule that only adds noise; flow matching is `flow` on the schedule `flow`,
-whose time is uniform in [0, 1).
+In training, the class c is dropped for one image in ten, so that one network also predicts for the
+null prompt (Ho & Salimans 2022, algorithm 1). A single-step denoiser is trained for x0 at one level
+of a schedule that only adds noise. Flow matching is the prediction type `flow` on the schedule
+`flow`, whose time is uniform in [0, 1).
 """
 
 from __future__ import annotations
@@ -35,42 +38,64 @@ from expkit.images.sheets import picture_sheet
 from expkit.metrics import classifiers
 from expkit.models import trained
 
-EULER_STEPS = 50  # of a flow, in pictures that are shown while it trains
+EULER_STEPS = 50  # of a flow, in the samples that are drawn during training
 
 
 class Objective(ABC):
-    """A loss, and how the network that it trains is kept and shown. file: under what name in a run's folder."""
+    """A loss, and how to save the network it trains and to draw what that network can do.
+
+    file: the name of the weights in a run's folder.
+    """
 
     file: ClassVar[str] = "model.safetensors"
 
     def told(self, images: Pictures) -> Objective:
-        """The same, knowing of what it trains on; refuses what it cannot be trained on."""
+        """This objective, adapted to the training data.
+
+        Raises:
+            UserError: the objective cannot be trained on these images.
+        """
         return self
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """The mean loss of these rows of a batch, images (N, C, H, W) in [0, 1] and labels (N,); `draws` has what is random for them."""
+        """The mean loss over rows of a batch, a scalar.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            labels: (N,), class indices.
+            draws: the random numbers of these rows.
+        """
 
     @abstractmethod
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        """Write the network so that it says what it is, and the names of its classes, in one move."""
+        """Write the network, its description and the names of its classes atomically."""
 
     @abstractmethod
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        """What the network can do by now, under names; the network is left as it is."""
+        """Figures of what the network can do now, {name: figure}; the network is not changed."""
 
     @abstractmethod
     def facts(self, network: nn.Module) -> dict:
-        """Numbers of the recipe that belong to a run's results."""
+        """Numbers about the recipe for the results of a run."""
 
 
 @dataclass(frozen=True, eq=False)
 class Diffusion(Objective):
-    """A kind of prediction on a schedule; pictures in [0, 1] are first put into [low, high].
+    """Mean squared error of a network's prediction at a random level of a noise schedule.
 
-    only: the strength of the noise beside the picture, sigma/alpha, of the one level that is trained; None: all, equally often.
-    min_snr: the gamma of min-SNR weighting (Hang et al. 2023, eq. 7: 5), or None for equal weights.
-    drop: how often the class is forgotten.
+    Args:
+        schedule: the noise schedule.
+        kind: the prediction type: eps, v, x0 or flow.
+        low, high: images in [0, 1] are first mapped to [low, high].
+        drop: probability that the class of an image is dropped (classifier-free guidance).
+        only: sigma/alpha of the one level that is trained; None: all levels with equal probability.
+        min_snr: gamma of min-SNR weighting (Hang et al. 2023, eq. 7, where it is 5); None: equal
+            weights.
+
+    Raises:
+        UserError: `kind` is unknown, or at the schedule's last level, which is pure noise, the loss
+            says nothing about the image.
     """
 
     schedule: Schedule
@@ -83,48 +108,65 @@ class Diffusion(Objective):
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UserError(f"objective.kind={self.kind} is unknown: give one of {', '.join(KINDS)}.")
-        if (
-            not self.schedule.terminal_alpha
-            and len(self.schedule) > 1
-            and (self.kind == "eps" or (self.min_snr and not self.schedule.continuous))
-        ):
-            said = "min_snr gives it no weight" if self.min_snr else "eps says nothing of the picture there"
+            kinds = ", ".join(KINDS)
+            raise UserError(f"objective.kind={self.kind} is unknown: give one of {kinds}.")
+        ends_in_noise = not self.schedule.terminal_alpha and len(self.schedule) > 1
+        needs_signal = self.kind == "eps" or (self.min_snr and not self.schedule.continuous)
+        if ends_in_noise and needs_signal:
+            if self.min_snr:
+                reason = "min_snr gives it no weight"
+            else:
+                reason = "eps says nothing of the picture there"
             raise UserError(
-                f"The last level of this schedule is pure noise, and {said}: train for v, x0 or flow, without min_snr."
+                f"The last level of this schedule is pure noise, and {reason}: "
+                "train for v, x0 or flow, without min_snr."
             )
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        t, noise, kept = self.levels(draws), draws.normal(images.shape[1:]), draws.uniform((1,)) >= self.drop
+        t = self.levels(draws)
+        noise = draws.normal(images.shape[1:])
+        keep_label = draws.uniform((1,)) >= self.drop
         x0 = self.low + (self.high - self.low) * images
         alpha, sigma = self.schedule.rows(t)
         x = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        answer, wanted = (
-            self.answer(network, x, t, labels, kept),
-            prediction_target(x0, noise, alpha, sigma, self.kind),
-        )
-        return (
-            F.mse_loss(answer, wanted)
-            if self.min_snr is None
-            else (self.weight(t) * (answer - wanted).square()).mean()
-        )
+        prediction = self.answer(network, x, t, labels, keep_label)
+        target = prediction_target(x0, noise, alpha, sigma, self.kind)
+        if self.min_snr is None:
+            return F.mse_loss(prediction, target)
+        return (self.weight(t) * (prediction - target).square()).mean()
 
     def levels(self, draws: Draws) -> Tensor:
-        """The level of each row (N,): float64, its time uniform in [0, 1), where the schedule is continuous, else integers."""
+        """A random level for each row, (N,): integers, or float64 on a continuous schedule.
+
+        On a continuous schedule the network's time is uniform in [0, 1).
+        """
         if self.schedule.continuous:
             t = len(self.schedule) * (1 - draws.uniform(()).double()) - 1
         else:
             t = draws.integers(len(self.schedule))
         return t if self.only is None else torch.full_like(t, self.schedule.nearest(self.only))
 
-    def answer(self, network: nn.Module, x: Tensor, t: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
-        """The network's, told the class of the rows that are kept (N, 1)."""
-        u = self.schedule.time(t).to(x)[:, None]
-        label = (F.one_hot(labels, network.classes) * kept).to(x.dtype) if network.classes else None
-        return network(x, u, label)
+    def answer(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        kept: Tensor,
+    ) -> Tensor:
+        """The network's prediction; kept (N, 1): the rows whose class is passed to the network."""
+        time = self.schedule.time(t).to(x)[:, None]
+        one_hot = None
+        if network.classes:
+            one_hot = (F.one_hot(labels, network.classes) * kept).to(x.dtype)
+        return network(x, time, one_hot)
 
     def weight(self, t: Tensor) -> Tensor:
-        """min(SNR, gamma) of an error in x0, carried over to one in the network's own answer: (d x0 / d answer)² as much, (N, 1, 1, 1)."""
+        """Min-SNR weights of the squared error of the network's prediction, (N, 1, 1, 1).
+
+        min(SNR, gamma) weights the squared error of x0. The factor (d x0 / d prediction)² converts
+        it to a weight of the squared error of the prediction.
+        """
         alpha, sigma = self.schedule.of(t)
         slope = {
             "x0": torch.ones_like(alpha),
@@ -132,81 +174,102 @@ class Diffusion(Objective):
             "v": sigma / (alpha**2 + sigma**2),
             "flow": sigma / (alpha + sigma),
         }
-        return (
-            ((alpha / sigma) ** 2)
-            .clamp(max=self.min_snr)
-            .mul(slope[self.kind] ** 2)
-            .float()
-            .view(-1, 1, 1, 1)
-        )
+        snr = (alpha / sigma) ** 2
+        weight = snr.clamp(max=self.min_snr).mul(slope[self.kind] ** 2)
+        return weight.float().view(-1, 1, 1, 1)
 
     def made(self, network: nn.Module, names: Sequence[str]) -> trained.ModelSpec:
+        """The description that is saved with the network."""
         return trained.ModelSpec.of(network, self.kind, self.low, self.high, names)
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         trained.save_model(path, network, self.schedule, self.made(network, names))
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        facts, device = self.made(network, held_out.names), str(next(network.parameters()).device)
-        model = trained.TrainedUNet(deepcopy(network), self.schedule, facts, device)
-        return {"denoised": self.denoised(model, held_out, seed)} | (
-            {"samples": sample_sheet(model, seed)} if model.can_sample else {}
-        )
+        spec = self.made(network, held_out.names)
+        device = str(next(network.parameters()).device)
+        model = trained.TrainedUNet(deepcopy(network), self.schedule, spec, device)
+        sheets = {"denoised": self.denoised(model, held_out, seed)}
+        if model.can_sample:
+            sheets["samples"] = sample_sheet(model, seed)
+        return sheets
 
-    def denoised(self, model: trained.TrainedUNet, held_out: Pictures, seed: int) -> Image.Image:
-        """One held-out picture of each class: as it is, noised, and denoised in one step, at one level or at three."""
-        chosen = [int((held_out.labels == c).nonzero()[0]) for c in held_out.labels.unique()[:10]]
-        clean = held_out.images[chosen].float() / 255
+    def denoised(
+        self,
+        model: trained.TrainedUNet,
+        held_out: Pictures,
+        seed: int,
+    ) -> Image.Image:
+        """A sheet of one held-out image of each of the first ten classes, noised and denoised.
+
+        Each is denoised in one step, from three levels, or from the one level that is trained.
+        """
+        labels = held_out.labels
+        indices = [int((labels == label).nonzero()[0]) for label in labels.unique()[:10]]
+        clean = held_out.images[indices].float() / 255
         noise = torch.randn(clean.shape, generator=stream(seed, "shown"))
-        levels = (
-            scaled_levels((250, 500, 750), len(self.schedule))
-            if self.only is None
-            else [self.schedule.nearest(self.only)]
-        )
-        rows, down = [clean], ["original"]
+        if self.only is None:
+            levels = scaled_levels((250, 500, 750), len(self.schedule))
+        else:
+            levels = [self.schedule.nearest(self.only)]
+        rows, row_labels = [clean], ["original"]
         for t in dict.fromkeys(levels):
             x = self.schedule.noised(model.encode(clean), t, noise).to(model.device)
-            x0 = self.schedule.denoised(x, t, model.predict(x, t, [""] * len(x)).native, self.kind)
+            native = model.predict(x, t, [""] * len(x)).native
+            x0 = self.schedule.denoised(x, t, native, self.kind)
             rows += [model.decode(x).cpu(), model.decode(x0).cpu()]
-            told = f"sigma = {self.schedule.at(t)[1]:g}" if self.only is not None else f"t = {t}"
-            down += [f"noisy, {told}", "denoised"]
-        return picture_sheet([list(row) for row in rows], down, title="denoised in one step")
+            level = f"t = {t}" if self.only is None else f"sigma = {self.schedule.at(t)[1]:g}"
+            row_labels += [f"noisy, {level}", "denoised"]
+        return picture_sheet([list(row) for row in rows], row_labels, title="denoised in one step")
 
     def facts(self, network: nn.Module) -> dict:
         return {"leak": self.schedule.terminal_alpha, "parameters": count_parameters(network)}
 
 
 def sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
-    """Four samples of each of the first classes at gamma 5, or forty where it knows none, as the course samples."""
-    grid = (
-        trailing(len(model.schedule), EULER_STEPS)
-        if model.schedule.continuous
-        else strided(len(model.schedule))
-    )
+    """A sheet of samples in four rows, sampled as in CS180 project 5.
+
+    Four samples of each of the first ten classes at guidance gamma = 5, or 40 unconditional samples
+    of a model without classes. All classes share the noise of the four samples.
+    """
+    if model.schedule.continuous:
+        grid = trailing(len(model.schedule), EULER_STEPS)
+    else:
+        grid = strided(len(model.schedule))
     rule = DDPM() if model.schedule.preserves_variance else Euler()
-    names, gamma = (model.classes[:10], 5.0) if model.classes else ([""] * 10, 1.0)
-    seeds = [Seed(seed, k if model.classes else 4 * row + k) for row in range(len(names)) for k in range(4)]
-    *_, end = sample(model, guided([name for name in names for _ in range(4)], gamma), grid, seeds, rule)
-    drawn = model.decode(end.x).cpu().split(4)
-    rows = [[*four] for four in zip(*drawn, strict=True)]
-    return picture_sheet(
-        rows,
-        across=names,
-        title=f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else ""),
-    )
+    if model.classes:
+        names, gamma = model.classes[:10], 5.0
+        pictures = list(range(4)) * len(names)
+    else:
+        names, gamma = [""] * 10, 1.0
+        pictures = range(40)
+    seeds = [Seed(seed, picture) for picture in pictures]
+    prompts = [name for name in names for _ in range(4)]
+    *_, end = sample(model, guided(prompts, gamma), grid, seeds, rule)
+    columns = model.decode(end.x).cpu().split(4)
+    rows = [[*row] for row in zip(*columns, strict=True)]
+    title = f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else "")
+    return picture_sheet(rows, across=names, title=title)
 
 
 def count_parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @dataclass(frozen=True, eq=False)
 class DigitClassification(Objective):
-    """The cross-entropy of a digit's name, read as a hand, a distance and a light may change the picture.
+    """Cross-entropy of the class of an augmented image: moved, seen from afar, in another light.
 
-    shift: pixels each way. turn: degrees each way. zoom: smallest and largest. far: how often a picture is seen from afar, farthest: at the
-    most from so many times as far.
-    gain, offset: of the light, 1 ± gain and 0 ± offset. noise: the largest standard deviation.
+    Args:
+        shift: largest shift, in pixels, in each direction.
+        turn: largest rotation, in degrees, in each direction.
+        zoom: smallest and largest zoom factor.
+        far: probability that an image is seen from afar: half of these are downsampled and
+            restored, half are blurred.
+        farthest: largest factor of downsampling.
+        gain: largest change of the factor of the light, 1 ± gain.
+        offset: largest offset of the light, 0 ± offset.
+        noise: largest standard deviation of the added Gaussian noise.
     """
 
     shift: float = 2.0
@@ -219,22 +282,19 @@ class DigitClassification(Objective):
     noise: float = 0.1
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        seen = self.varied(images, draws).contiguous(memory_format=torch.channels_last)
-        return F.cross_entropy(network(seen), labels)
+        inputs = self.varied(images, draws).contiguous(memory_format=torch.channels_last)
+        return F.cross_entropy(network(inputs), labels)
 
     def varied(self, images: Tensor, draws: Draws) -> Tensor:
-        """images (N, 1, H, W) in [0, 1], each changed in its own way, in [0, 1]."""
-        chance, grain = draws.uniform((10,)), draws.normal(images.shape[1:])
-        far = random_distance(
-            random_affine(images, chance[:, :4], self.shift, self.turn, self.zoom),
-            chance[:, 4:7],
-            self.far,
-            self.farthest,
-        )
-        return random_light(far, chance[:, 7:], self.gain, self.offset, self.noise * grain)
+        """Images (N, 1, H, W) in [0, 1], each augmented in its own way, in [0, 1]."""
+        chance = draws.uniform((10,))
+        grain = draws.normal(images.shape[1:])
+        images = random_affine(images, chance[:, :4], self.shift, self.turn, self.zoom)
+        images = random_distance(images, chance[:, 4:7], self.far, self.farthest)
+        return random_light(images, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
     def called(self, names: Sequence[str]) -> list[Sequence[str]]:
-        """All that each kind of picture is called, its name first."""
+        """All names of each class, its main name first."""
         return [(name,) for name in names]
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""What decides a training, as plain values, and what a resumed one does where the command now says something else.
+"""The settings that decide a training, and what a resumed training does when they have changed.
 
-Settings are a flat table {key: value}; keys are those of the command line, values are what JSON holds. They lie in each checkpoint.
+Settings are a flat table {key: value}. The keys are those of the command line, the values are plain
+JSON values. Each checkpoint stores them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 from expkit.data.labelled_pictures import Pictures
 from expkit.text.encoders import Encoder
 
-REFUSED = "refused"  # going on with another value would be another training
-OBEYED = "obeyed"  # from the checkpoint on, and said
-FREE = "free"  # it decides nothing that is learnt: any value is taken, and none is kept in a checkpoint
+REFUSED = "refused"  # with another value it would be another training
+OBEYED = "obeyed"  # the new value applies from the checkpoint on, and the user is told
+FREE = "free"  # does not affect what is learnt: any value is accepted, and checkpoints store none
 
-# The longest key that a setting begins with decides. A setting that is not listed is refused.
+# The longest key that equals a setting's key or is a prefix of it decides.
+# A setting without such a key is refused.
 ON_RESUME: Mapping[str, str] = {
-    "trainer.epochs": OBEYED,  # where more than are done; the rate follows the new length
+    # more epochs than are done already; the learning rate follows the new length
+    "trainer.epochs": OBEYED,
     "trainer.optimizer": REFUSED,
     "trainer.optimizer.lr": OBEYED,
     "trainer.rate": OBEYED,
@@ -58,18 +61,14 @@ ON_RESUME: Mapping[str, str] = {
     "network": REFUSED,
 }
 MISSING = "not set"
-PRECISIONS = {
-    "16": "16-mixed",
-    "bf16": "bf16-mixed",
-    "32": "32-true",
-    "64": "64-true",
-}  # Lightning's short names
+# Lightning's short names
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 
 def on_resume(key: str) -> str:
-    """What a resumed training does with another value of this key: `REFUSED`, `OBEYED` or `FREE`."""
-    known = [name for name in ON_RESUME if key == name or key.startswith(f"{name}.")]
-    return ON_RESUME[max(known, key=len)] if known else REFUSED
+    """The rule for a value of this key that differs on resume: `REFUSED`, `OBEYED` or `FREE`."""
+    matches = [name for name in ON_RESUME if key == name or key.startswith(f"{name}.")]
+    return ON_RESUME[max(matches, key=len)] if matches else REFUSED
 
 
 def training_settings(
@@ -81,9 +80,17 @@ def training_settings(
     held_out: Pictures,
     seed: int,
 ) -> dict:
-    """All that decides a training. lightning: the arguments that Lightning is given, defaults filled in."""
+    """All settings that decide a training, as a flat table without those that are `FREE`.
+
+    Args:
+        recipe: the `TrainConfig`.
+        lightning: the arguments of Lightning's Trainer, with defaults filled in.
+        precision: the resolved precision, not "auto".
+        images: the training data.
+        held_out: the test data.
+    """
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    known = {
+    settings = {
         "trainer": {
             **plain_values(recipe),
             "precision": PRECISIONS.get(str(precision), str(precision)),
@@ -99,25 +106,39 @@ def training_settings(
         "test pictures": {"count": len(held_out.labels), "sha256": held_out.sha256[:12]},
         "network": {"shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]},
     }
-    return {key: value for key, value in flatten(known).items() if on_resume(key) != FREE}
+    return {key: value for key, value in flatten(settings).items() if on_resume(key) != FREE}
 
 
 def of_old(origin: Mapping, group: Mapping) -> dict:
-    """The settings in a checkpoint that was written before there were any: its `origin`, and the options of its optimizer."""
-    names = {"network": "network.shapes", "pictures": "pictures.sha256", "batch size": "trainer.batch_size"}
+    """The settings of a checkpoint from an earlier version, which did not store settings.
+
+    Args:
+        origin: the table `origin` that such a checkpoint has.
+        group: the options of its optimizer.
+    """
+    names = {
+        "network": "network.shapes",
+        "pictures": "pictures.sha256",
+        "batch size": "trainer.batch_size",
+    }
     return {names.get(key, key): value for key, value in origin.items()} | of_optimizer(group)
 
 
 def of_optimizer(group: Mapping) -> dict:
-    """The options of an optimizer's group of parameters as settings; its rate is the one that it began with."""
-    options = {
-        key: plain_values(value) for key, value in group.items() if key not in ("params", "lr", "initial_lr")
-    }
-    return flatten({"trainer": {"optimizer": {"lr": float(group.get("initial_lr", group["lr"])), **options}}})
+    """The options of an optimizer's parameter group as settings, with its initial learning rate."""
+    options = {"lr": float(group.get("initial_lr", group["lr"]))}
+    for key, value in group.items():
+        if key not in ("params", "lr", "initial_lr"):
+            options[key] = plain_values(value)
+    return flatten({"trainer": {"optimizer": options}})
 
 
 def setting_differences(there: Mapping, here: Mapping) -> dict[str, tuple]:
-    """{key: (value in a checkpoint, value in this command)} of what a checkpoint says otherwise."""
+    """The checkpoint's settings (`there`) that differ from the command's (`here`).
+
+    Returns:
+        {key: (value in the checkpoint, value in the command)}
+    """
     return {
         key: (value, here.get(key, MISSING))
         for key, value in there.items()
@@ -126,62 +147,72 @@ def setting_differences(there: Mapping, here: Mapping) -> dict[str, tuple]:
 
 
 def describe_differences(apart: Mapping[str, tuple], most: int = 4) -> str:
-    """Differences in words, both values of each."""
-    said = [
-        f"{key} is {short_value(a)} in the checkpoint and {short_value(b)} in this command"
-        for key, (a, b) in map(only_apart, apart.items())
+    """Differences as text with both values of each; at most `most` of them, then a count."""
+    phrases = [
+        f"{key} is {short_value(old)} in the checkpoint and {short_value(new)} in this command"
+        for key, (old, new) in map(only_apart, apart.items())
     ]
-    return "; ".join(said[:most]) + (f"; and {len(said) - most} more" if len(said) > most else "")
+    more = f"; and {len(phrases) - most} more" if len(phrases) > most else ""
+    return "; ".join(phrases[:most]) + more
 
 
 def only_apart(item: tuple[str, tuple]) -> tuple[str, tuple]:
-    """Of two lists of one length, what differs."""
-    key, (a, b) = item
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = [(x, y) for x, y in zip(a, b, strict=True) if x != y]
-        return key, ([x for x, _ in pairs], [y for _, y in pairs])
+    """Reduce two lists of equal length to the elements that differ; other values stay unchanged."""
+    key, (old, new) = item
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [pair for pair in zip(old, new, strict=True) if pair[0] != pair[1]]
+        return key, ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return item
 
 
 def short_value(value: object, most: int = 60) -> str:
-    """A value as the command line has it, cut where it is long."""
+    """A value as it is written on the command line, cut after `most` characters."""
     if isinstance(value, list):
         text = ", ".join(map(short_value, value))
+    elif value is None:
+        text = "null"
+    elif isinstance(value, bool):
+        text = str(value).lower()
     else:
-        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def flatten(table: Mapping, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
-    found = {}
+    flat = {}
     for key, value in table.items():
-        found |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
-    return found
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 @singledispatch
 def plain_values(value: object):
-    """An object as plain values: a dataclass by its fields, a function with its arguments, a tensor by its ends and a hash."""
+    """An object as plain JSON values.
+
+    A dataclass becomes a dict of its fields, a function or class a dict of its arguments, a tensor
+    a text with its first and last number and a hash.
+    """
     if is_dataclass(value):
         return {
             "_target_": qualified_name(type(value)),
-            **{part.name: plain_values(getattr(value, part.name)) for part in fields(value)},
+            **{item.name: plain_values(getattr(value, item.name)) for item in fields(value)},
         }
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 @plain_values.register
 def _(value: dict) -> dict:
-    return {str(key): plain_values(part) for key, part in value.items()}
+    return {str(key): plain_values(item) for key, item in value.items()}
 
 
 @plain_values.register(list)
 @plain_values.register(tuple)
 def _(value) -> list:
-    return [plain_values(part) for part in value]
+    return [plain_values(item) for item in value]
 
 
 @plain_values.register(FunctionType)
@@ -192,34 +223,37 @@ def _(value) -> dict:
 
 @plain_values.register
 def _(value: partial) -> dict:
-    """With the defaults of what was not given, as far as the function says them."""
+    """The keyword arguments, and the defaults of the others as far as the signature shows them."""
     try:
-        known = inspect.signature(value.func).parameters.values()
+        parameters = inspect.signature(value.func).parameters.values()
     except (TypeError, ValueError):
-        known = ()
+        parameters = ()
     defaults = {
-        parameter.name: parameter.default for parameter in known if parameter.default is not parameter.empty
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not parameter.empty
     }
     return {"_target_": qualified_name(value.func), **plain_values({**defaults, **value.keywords})}
 
 
 @plain_values.register
 def _(value: Tensor) -> str:
-    """To six digits: the last bits of a schedule differ from processor to processor."""
+    """Rounded to six digits, because the last bits of a schedule differ between processors."""
     numbers = [f"{number:.5e}" for number in value.flatten().tolist()]
-    code = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
-    return (
-        f"{len(numbers)} numbers from {float(numbers[0]):g} to {float(numbers[-1]):g} ({code})"
-        if numbers
-        else "no numbers"
-    )
+    if not numbers:
+        return "no numbers"
+    digest = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
+    first, last = float(numbers[0]), float(numbers[-1])
+    return f"{len(numbers)} numbers from {first:g} to {last:g} ({digest})"
 
 
 @plain_values.register
 def _(value: Encoder) -> dict:
-    """By what is in its weights, wherever they lie."""
+    """Identified by the content of its weights, not by their location."""
     return asdict(value.provenance)
 
 
 def qualified_name(value: object) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    """The module and qualified name of a function or class, or of an object's class."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', '')}.{name}"

@@ -1,8 +1,10 @@
-"""Training a second stage: a diffusion model of large pictures, told a noised version of the small one (Ho et al. 2021, §4.2).
+"""Training of a second stage: a diffusion model of large images, conditioned on noised small ones.
 
-    L = E || F([x_t, y_n], t, E(caption), n) − target(x0, eps) ||²,   y_n = alpha_n · enlarged(shrunk(x0)) + sigma_n · noise
+    L = E || F([x_t, y_n], t, E(caption), n) − target(x0, eps) ||²            (Ho et al. 2021, §4.2)
+    y_n = alpha_n · enlarged(downsampled(x0)) + sigma_n · noise
 
-n is drawn anew for each picture, so that whoever samples may choose how far the large picture may depart from the small one.
+The level n is drawn anew for each image. When sampling, n can therefore be chosen: it says how far
+the large image may depart from the small one.
 """
 
 from __future__ import annotations
@@ -37,7 +39,12 @@ from expkit.training.text_to_image import TextDiffusion
 
 @dataclass(frozen=True, eq=False)
 class SuperResolution(TextDiffusion):
-    """TextDiffusion of pictures that are seen smaller. times: how much; noisiest: the level of the most noise that these may have."""
+    """`TextDiffusion` that is also conditioned on a smaller, noised version of each image.
+
+    Args:
+        times: factor between the sides of the large and the small images.
+        noisiest: the highest level of noise that is added to the small images.
+    """
 
     times: int = 2
     noisiest: int = 200
@@ -45,65 +52,92 @@ class SuperResolution(TextDiffusion):
     def told(self, images: Pictures) -> SuperResolution:
         if images.shape[-1] % self.times:
             raise UserError(
-                f"trainer.objective.times={self.times} does not fit pictures of {images.shape[-1]} pixels: give a number that divides them."
+                f"trainer.objective.times={self.times} does not fit pictures of "
+                f"{images.shape[-1]} pixels: give a number that divides them."
             )
         if not 0 <= self.noisiest < len(self.schedule):
             raise UserError(
-                f"trainer.objective.noisiest={self.noisiest} is no level of this schedule: give 0 to {len(self.schedule) - 1}."
+                f"trainer.objective.noisiest={self.noisiest} is no level of this schedule: "
+                f"give 0 to {len(self.schedule) - 1}."
             )
         return super().told(images)
 
-    def beside(self, network: nn.Module, pictures: Tensor, draws: Draws) -> Callable[..., tuple[Tensor]]:
+    def beside(
+        self,
+        network: nn.Module,
+        pictures: Tensor,
+        draws: Draws,
+    ) -> Callable[..., tuple[Tensor]]:
         level = draws.integers(self.noisiest + 1)
         alpha, sigma = self.schedule.rows(level)
-        large = deepfloyd.upsample_condition(2 * F.avg_pool2d(pictures, self.times) - 1, pictures.shape[-2:])
-        noised = alpha * large + sigma * draws.normal(pictures.shape[1:])
+        small = 2 * F.avg_pool2d(pictures, self.times) - 1
+        large = deepfloyd.upsample_condition(small, pictures.shape[-2:])
+        condition = alpha * large + sigma * draws.normal(pictures.shape[1:])
 
-        def asked(x: Tensor, t: Tensor, **told) -> tuple[Tensor]:
-            rows = torch.cat([x, noised.to(x.dtype)], 1).contiguous(memory_format=torch.channels_last)
-            return network(rows, t, class_labels=level, **told)
+        def conditioned_network(x: Tensor, t: Tensor, **arguments) -> tuple[Tensor]:
+            channels = torch.cat([x, condition.to(x.dtype)], 1)
+            channels = channels.contiguous(memory_format=torch.channels_last)
+            return network(channels, t, class_labels=level, **arguments)
 
-        return asked
+        return conditioned_network
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         pictogram_unet.save_pipeline(path, network, self.schedule, self.kind)
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        chosen = torch.arange(min(10, len(held_out.labels)))
-        originals, said = render_rows(held_out, chosen, seed, self.of.scenes)
+        rows = torch.arange(min(10, len(held_out.labels)))
+        originals, captions = render_rows(held_out, rows, seed, self.of.scenes)
         small = F.avg_pool2d(originals, self.times)
-        plain, made = (
-            deepfloyd.upsample_condition(small, originals.shape[-2:]),
-            self.enlarged(network, small, said, seed),
-        )
-        near = lambda pictures: f"{psnr(pictures, originals).mean():.1f} dB"
-        rows = {
+        bilinear = deepfloyd.upsample_condition(small, originals.shape[-2:])
+        samples = self.enlarged(network, small, captions, seed)
+        psnr_text = lambda images: f"{psnr(images, originals).mean():.1f} dB"
+        sheet_rows = {
             "small": F.interpolate(small, originals.shape[-2:]),
-            f"enlarged bilinearly, {near(plain)}": plain,
-            f"enlarged by this model, {near(made)}": made,
+            f"enlarged bilinearly, {psnr_text(bilinear)}": bilinear,
+            f"enlarged by this model, {psnr_text(samples)}": samples,
             "original": originals,
         }
-        return {
-            "samples": picture_sheet(
-                [[*pictures] for pictures in rows.values()], [*rows], title="held-out pictures, and PSNR"
-            )
-        }
+        sheet = picture_sheet(
+            [[*images] for images in sheet_rows.values()],
+            [*sheet_rows],
+            title="held-out pictures, and PSNR",
+        )
+        return {"samples": sheet}
 
-    def enlarged(self, network: nn.Module, small: Tensor, said: Sequence[str], seed: int) -> Tensor:
-        """Small pictures (N, 3, h, w) in [0, 1] through the folder that is kept, as anybody's would be: (N, 3, H, W) in [0, 1]."""
-        seeds, place = seeded(seed, len(small)), machine(str(next(network.parameters()).device), "float32")
+    def enlarged(
+        self,
+        network: nn.Module,
+        small: Tensor,
+        said: Sequence[str],
+        seed: int,
+    ) -> Tensor:
+        """Enlarge images with this model, loaded from a saved folder as a user would load it.
+
+        Args:
+            small: (N, 3, h, w) in [0, 1].
+            said: a caption of each image.
+
+        Returns:
+            (N, 3, H, W) in [0, 1].
+        """
+        seeds = seeded(seed, len(small))
+        device = machine(str(next(network.parameters()).device), "float32")
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            super().save(network, path, ())  # with what is known beside it
-            words, noise = (
-                ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN),
-                partial(keyed_noise, seeds, "low", 0),
-            )
+            super().save(network, path, ())  # also writes the embeddings of the known concepts
+            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN)
+            noise = partial(keyed_noise, seeds, "low", 0)
             model = deepfloyd.upscaler(
-                2 * small - 1, noise, words, place, second=str(path), noise_level=self.noisiest // 4
+                2 * small - 1,
+                noise,
+                prompts,
+                device,
+                second=str(path),
+                noise_level=self.noisiest // 4,
             )
             model.prepare(["", *said])
-            *_, end = sample(model, guided(said, 1.0), strided(len(model.schedule)), seeds, DDPM())
+            grid = strided(len(model.schedule))
+            *_, end = sample(model, guided(said, 1.0), grid, seeds, DDPM())
         return model.decode(end.x).cpu()
 
     def facts(self, network: nn.Module) -> dict:

@@ -1,4 +1,4 @@
-"""Training on pictures and what is said of them: a diffusion model told captions, which are forgotten one time in ten.
+"""Training of a diffusion model on captioned images; a caption is dropped for one image in ten.
 
 L = E w_t || F(x_t, t, E(caption)) − target(x0, eps) ||²
 """
@@ -37,7 +37,11 @@ from expkit.training.objectives import Diffusion, count_parameters
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a training is told of its pictures: how they are shown, the embeddings of what is said of them; and what ships."""
+    """The scenes and text embeddings of a training.
+
+    scenes: how images are rendered, and their captions. bank: the embeddings of all captions.
+    known: the embeddings that ship with the model. moved: copies of this object on other devices.
+    """
 
     scenes: Scenes
     bank: PackedEmbeddings
@@ -45,9 +49,10 @@ class Told:
     moved: dict[torch.device, Told] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> Told:
-        return self  # it is large, and never changed
+        return self  # it is large and immutable
 
     def on(self, device: torch.device) -> Told:
+        """The scenes and the embeddings of captions on this device; `known` stays where it is."""
         if device not in self.moved:
             self.moved[device] = Told(self.scenes.to(device), self.bank.to(device), self.known)
         return self.moved[device]
@@ -55,7 +60,16 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class TextDiffusion(Diffusion):
-    """Diffusion told captions. captions: how many of each concept; vary: how much its pictures differ; encoder: of the captions."""
+    """`Diffusion` conditioned on captions, on images in [-1, 1].
+
+    `drop` is the probability that the caption of an image is dropped.
+
+    Args:
+        encoder: the text encoder of the captions.
+        captions: number of captions of each concept.
+        vary: how much the images of a concept differ.
+        of: set by `told`.
+    """
 
     low: float = -1.0
     encoder: MiniLM = MiniLM()  # noqa: RUF009  frozen
@@ -68,41 +82,69 @@ class TextDiffusion(Diffusion):
     def told(self, images: Pictures) -> TextDiffusion:
         if (self.low, self.high, self.only) != (-1.0, 1.0, None):
             raise UserError(
-                "trainer=text_conditional trains all levels on pictures in [-1, 1]: leave low, high and only of the objective."
+                "trainer=text_conditional trains all levels on pictures in [-1, 1]: "
+                "leave low, high and only of the objective."
             )
         pictogram_unet.check_kept(self.schedule, self.kind)  # before captions are encoded
         scenes = Scenes.of(images, self.captions, self.vary)
-        said, names = (
-            scenes.captions.texts,
-            [name for concept in images.concepts for name in (concept.name, *concept.others)],
-        )
-        known = cached_embeddings(
+        texts = scenes.captions.texts
+        names = [name for concept in images.concepts for name in (concept.name, *concept.others)]
+        thing_embeddings = cached_embeddings(
             ["known", *OFTEN, *images.names, *names],
             self.encoder,
             lambda: known_things(names, self.encoder, images.names),
         )
-        return replace(
-            self,
-            of=Told(scenes, cached_embeddings(said, self.encoder, lambda: self.encoder.packed(said)), known),
+        caption_embeddings = cached_embeddings(
+            texts,
+            self.encoder,
+            lambda: self.encoder.packed(texts),
         )
+        return replace(self, of=Told(scenes, caption_embeddings, thing_embeddings))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """images (N, 4, 2S, 2S): the glyphs of the labels, each shown as one of its captions says."""
-        pictures, said = self.of.on(images.device).scenes.shown(images, labels, draws)
-        return super().__call__(self.beside(network, pictures, draws), pictures, said, draws)
+        """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,).
 
-    def beside(self, network: nn.Module, pictures: Tensor, draws: Draws) -> Callable[..., tuple[Tensor]]:
-        """The network, told what it is to know of these pictures (N, 3, S, S) in [0, 1] beside their captions."""
+        Each is rendered as one of its captions says.
+        """
+        pictures, caption_indices = self.of.on(images.device).scenes.shown(images, labels, draws)
+        network = self.beside(network, pictures, draws)
+        return super().__call__(network, pictures, caption_indices, draws)
+
+    def beside(
+        self,
+        network: nn.Module,
+        pictures: Tensor,
+        draws: Draws,
+    ) -> Callable[..., tuple[Tensor]]:
+        """The network, with any conditioning besides the captions bound to it.
+
+        Args:
+            pictures: the rendered images (N, 3, S, S) in [0, 1].
+        """
         return network
 
     def answer(
-        self, network: Callable[..., tuple[Tensor]], x: Tensor, t: Tensor, labels: Tensor, kept: Tensor
+        self,
+        network: Callable[..., tuple[Tensor]],
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        kept: Tensor,
     ) -> Tensor:
-        """labels: places of captions, of which the first says nothing."""
-        rows = self.of.on(x.device).bank.rows(labels * kept[:, 0])
-        mask = (rows != 0).any(-1)
+        """The network's prediction.
+
+        Args:
+            labels: (N,), indices of captions; index 0 is the empty caption.
+            kept: (N, 1), False for the rows whose caption is dropped.
+        """
+        embeddings = self.of.on(x.device).bank.rows(labels * kept[:, 0])
+        mask = (embeddings != 0).any(-1)
         return network(
-            x, t, encoder_hidden_states=rows.to(x.dtype), encoder_attention_mask=mask, return_dict=False
+            x,
+            t,
+            encoder_hidden_states=embeddings.to(x.dtype),
+            encoder_attention_mask=mask,
+            return_dict=False,
         )[0]
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
@@ -110,59 +152,56 @@ class TextDiffusion(Diffusion):
         self.of.known.write(path / pictogram_unet.KNOWN)
 
     def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        """Asked through the folder that is kept, as anybody would ask."""
+        """Samples of this model, loaded from a saved folder as a user would load it."""
         with TemporaryDirectory() as folder:
-            path, place = Path(folder) / "model", str(next(network.parameters()).device)
+            path = Path(folder) / "model"
+            device = machine(str(next(network.parameters()).device), "float32")
             self.save(network, path, held_out.names)
-            words = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN)
-            return {
-                "samples": sample_sheet(
-                    pictogram_unet.worded(words, machine(place, "float32"), str(path), 32),
-                    held_out.names,
-                    seed,
-                )
-            }
+            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN)
+            model = pictogram_unet.worded(prompts, device, str(path), 32)
+            return {"samples": sample_sheet(model, held_out.names, seed)}
 
     def facts(self, network: nn.Module) -> dict:
-        told = {
+        return {
+            "leak": self.schedule.terminal_alpha,
+            "parameters": count_parameters(network),
             "captions": len(self.of.scenes.captions.texts),
             "encoder": asdict(self.of.bank.provenance),
             "vary": asdict(self.vary),
         }
-        return {"leak": self.schedule.terminal_alpha, "parameters": count_parameters(network), **told}
 
 
 def sample_sheet(model, names: Sequence[str], seed: int, gamma: float = 4.0) -> Image.Image:
-    """Four samples of each of a few things, the last of them also in other manners."""
+    """Four samples of each of the first six concepts, and of the last of them in other styles."""
     things = [usual_phrase(name) for name in names[:6]]
     last = things[-1]
-    asked = [
+    prompts = [
         *things,
         f"{last} in grey",
         f"a line drawing of {last}",
         f"a soft picture of {last}",
         f"{last} on a blue background",
     ]
-    model.prepare(["", *asked])
-    seeds = [Seed(seed, 4 * row + k) for row in range(len(asked)) for k in range(4)]
+    model.prepare(["", *prompts])
+    seeds = [Seed(seed, 4 * row + k) for row in range(len(prompts)) for k in range(4)]
     grid = strided(len(model.schedule))
-    *_, end = sample(model, guided([text for text in asked for _ in range(4)], gamma), grid, seeds, DDPM())
-    rows = [[*four] for four in zip(*model.decode(end.x).cpu().split(4), strict=True)]
-    return picture_sheet(rows, across=asked, title=f"samples, {len(grid) - 1} updates, gamma {gamma:g}")
+    estimate = guided([prompt for prompt in prompts for _ in range(4)], gamma)
+    *_, end = sample(model, estimate, grid, seeds, DDPM())
+    columns = model.decode(end.x).cpu().split(4)
+    rows = [[*row] for row in zip(*columns, strict=True)]
+    title = f"samples, {len(grid) - 1} updates, gamma {gamma:g}"
+    return picture_sheet(rows, across=prompts, title=title)
 
 
 def cached_embeddings(texts: Sequence[str], encoder: MiniLM, make) -> PackedEmbeddings:
-    """The embeddings of these texts, made once and kept in the user's cache."""
-    told = json.dumps([*texts, asdict(encoder.provenance)])
-    path = (
-        weights_io.cache_folder()
-        / "captions"
-        / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.safetensors"
-    )
+    """The embeddings of these texts: from the user's cache, or from `make()` and then cached."""
+    key = json.dumps([*texts, asdict(encoder.provenance)])
+    name = hashlib.sha256(key.encode()).hexdigest()[:24]
+    path = weights_io.cache_folder() / "captions" / f"{name}.safetensors"
     try:
         return PackedEmbeddings.read(path)
     except UserError:  # it is not there, or damaged
-        bank = make()
+        embeddings = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        bank.write(path)
-        return bank
+        embeddings.write(path)
+        return embeddings

@@ -1,4 +1,4 @@
-"""task=train: a recipe, data, and a run's folder, through Lightning."""
+"""task=train: train a recipe on data with Lightning, and write the results into a run's folder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,24 @@ from expkit.training.settings import training_settings
 
 @dataclass(frozen=True, eq=False)
 class TrainConfig:
-    """All that decides what is learnt, apart from data and seed.
+    """A training recipe: all that decides what is learnt, apart from the data and the seed.
 
-    network: (classes, channels, size) of the pictures -> Module. rate: see `TrainingModule`. ema: decay of the averaged weights, or None.
-    show: epochs after which there are pictures and a copy of the weights. compile: whether the network is compiled first.
-    accelerator, devices, num_nodes, strategy, precision and what is in `lightning` are arguments of Lightning's Trainer; precision
-    "auto" is bfloat16 where the machine has instructions for it; which others may be given, `lightning_arguments` says. batch_size is
-    that of all processes together.
+    Args:
+        network: a function of (classes, channels, size) of the images that returns the network.
+        objective: the loss.
+        optimizer: a function of the parameters that returns the optimizer.
+        rate: the learning-rate schedule, see `TrainingModule`.
+        batch_size: images of a batch, in all processes together.
+        ema: decay of the exponential moving average of the weights; None: no average.
+        ema_from: the optimizer step from which the weights are averaged.
+        show: epochs after which figures and a copy of the weights are written.
+        checkpoint_every: optimizer steps between two checkpoints.
+        accelerator, devices, num_nodes, strategy: arguments of Lightning's Trainer.
+        precision: also Lightning's; "auto" is bfloat16 if the machine has instructions for it, else
+            float32.
+        compile: whether the network is compiled with torch.compile.
+        lightning: further arguments of Lightning's Trainer; `lightning_arguments` has the allowed
+            ones.
     """
 
     network: Callable
@@ -58,13 +69,19 @@ class TrainConfig:
 
     @property
     def accumulate(self) -> int:
-        """Batches of one optimizer step."""
+        """The number of batches of one optimizer step."""
         return self.lightning.get("accumulate_grad_batches") or 1
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Where pictures come from: `pictures(train=…) -> Pictures`; `limit` and `test_limit` keep the first so many."""
+    """The data of a training.
+
+    Args:
+        pictures: the source, `pictures(train=True or False) -> Pictures`.
+        limit: use only the first so many training images; None: all.
+        test_limit: the same for the test images.
+    """
 
     pictures: Callable[..., Pictures]
     limit: int | None = None
@@ -73,9 +90,15 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Train:
-    """Train `recipe` on `data`.
+    """task=train: train `recipe` on `data`.
 
-    resume: a checkpoint, "auto" for the newest unfinished run's, or None. begin: weights to begin with, see `checkpoints.begin`, or None.
+    Args:
+        seed: of the initial weights, the order of images and all noise.
+        resume: a checkpoint to resume from, "auto" for that of the newest unfinished run, or None.
+        begin: weights to start from, see `checkpoints.init_from`, or None.
+
+    Raises:
+        UserError: both `resume` and `begin` are set.
     """
 
     recipe: TrainConfig
@@ -87,8 +110,9 @@ class Train:
     def __post_init__(self) -> None:
         if self.resume and self.begin:
             raise UserError(
-                f"resume={self.resume} and begin={self.begin} exclude each other: resume goes on with a training where it stood, begin "
-                "starts one from weights. Give one of them."
+                f"resume={self.resume} and begin={self.begin} exclude each other: "
+                "resume goes on with a training where it stood, begin starts one from weights. "
+                "Give one of them."
             )
 
     def __call__(self, result: Result) -> None:
@@ -96,21 +120,30 @@ class Train:
             checkpoints.read_checkpoint(self.resume)
         images, held_out = self.pictures()
         network = self.network(images)
-        batches, tests = self.batches(images), self.tests(held_out)
+        batches = self.batches(images)
+        tests = self.tests(held_out)
         training = self.training(network, batches, tests)
         checkpoint = checkpoints.find_checkpoint(self.resume, result.folder, training, result.say)
-        # What does not fit is refused by now: captions, which take minutes to encode, come last.
+        # All settings are checked by now. Encoding the captions takes minutes, so it comes last.
         self.told(images).train(network, batches, tests, training, checkpoint, result)
 
     def told(self, images: Pictures) -> Train:
-        """With an objective that knows of what the pictures are."""
-        return replace(self, recipe=replace(self.recipe, objective=self.recipe.objective.told(images)))
+        """This training, with its objective adapted to the images."""
+        objective = self.recipe.objective.told(images)
+        return replace(self, recipe=replace(self.recipe, objective=objective))
 
     def training(self, network, batches: Batches, tests: Batches) -> checkpoints.Training:
-        """What a checkpoint must agree with."""
-        limits, pictures = self.limits(batches, tests), (batches.pictures, tests.pictures)
-        known = training_settings(self.recipe, limits, self.precision(), network, *pictures, self.seed)
-        return checkpoints.Training(known, self.options(), batches.steps, self.recipe.epochs)
+        """The description with which a checkpoint must agree."""
+        settings = training_settings(
+            self.recipe,
+            self.limits(batches, tests),
+            self.precision(),
+            network,
+            batches.pictures,
+            tests.pictures,
+            self.seed,
+        )
+        return checkpoints.Training(settings, self.options(), batches.steps, self.recipe.epochs)
 
     def train(
         self,
@@ -125,64 +158,69 @@ class Train:
         silence_lightning()
         trainer = self.trainer(result, held_out)
         result.say(self.header(trainer, network, batches, tests))
-        if remarks := merge_remarks([images.remarks, held_out.remarks]).text:
+        remarks = merge_remarks([images.remarks, held_out.remarks]).text
+        if remarks:
             result.say(f"  {remarks}")
         if not checkpoint:
             result.say(f"  from the weights {self.begin}" if self.begin else "  from the beginning")
         self.check_processes(trainer, network)
-        for part in (batches, tests):
-            part.rank, part.world = trainer.global_rank, trainer.world_size
+        for loader in (batches, tests):
+            loader.rank, loader.world = trainer.global_rank, trainer.world_size
         module = self.module(network, training)
         try:
             trainer.fit(module, batches, tests, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # Lightning's way of passing an interrupt on
+        except SystemExit:  # Lightning passes an interrupt on in this way
             raise KeyboardInterrupt from None
         except RuntimeError as error:
-            if said := stopped_because(error):
-                raise UserError(said) from None
+            if message := stopped_because(error):
+                raise UserError(message) from None
             raise
         result.numbers |= {"data": {"train": images.facts(), "test": held_out.facts()}}
         self.report(module, images.names, result)
 
     def pictures(self) -> tuple[Pictures, Pictures]:
-        """Those to train on and those held out to test on."""
+        """The images to train on, and the held-out images to test on."""
         images = self.data.pictures(train=True).first(self.data.limit)
         return images, self.data.pictures(train=False).first(self.data.test_limit)
 
     def batches(self, images: Pictures) -> Batches:
-        """The batches of an epoch."""
-        limit = batches_of(
-            "limit_train_batches", self.recipe.lightning.get("limit_train_batches"), self.count(images)
-        )
+        """The training batches of an epoch, in random order."""
+        name = "limit_train_batches"
+        limit = batches_of(name, self.recipe.lightning.get(name), self.count(images))
         return Batches(
-            images, self.recipe.batch_size, self.seed, True, limit=limit, accumulate=self.recipe.accumulate
+            images,
+            self.recipe.batch_size,
+            self.seed,
+            True,
+            limit=limit,
+            accumulate=self.recipe.accumulate,
         )
 
     def tests(self, held_out: Pictures) -> Batches:
-        """The batches that are tested on after each epoch."""
-        limit = batches_of(
-            "limit_val_batches", self.recipe.lightning.get("limit_val_batches"), self.count(held_out)
-        )
+        """The test batches after each epoch, in the order of the data."""
+        name = "limit_val_batches"
+        limit = batches_of(name, self.recipe.lightning.get(name), self.count(held_out))
         return Batches(held_out, self.recipe.batch_size, self.seed, False, limit=limit)
 
     def count(self, images: Pictures) -> int:
+        """The number of batches without a limit."""
         return count_batches(len(images.labels), self.recipe.batch_size)
 
     def limits(self, batches: Batches, tests: Batches) -> dict:
-        """Those of Lightning's arguments that decide numbers, None for what was not given or leaves all."""
-        clip = {
-            name: self.recipe.lightning.get(name) for name in ("gradient_clip_val", "gradient_clip_algorithm")
-        }
-        left = {"limit_train_batches": batches, "limit_val_batches": tests}
-        limits = {
-            name: len(part) if len(part) < self.count(part.pictures) else None for name, part in left.items()
-        }
-        return {"accumulate_grad_batches": self.recipe.accumulate, **limits, **clip}
+        """The arguments of Lightning that affect results; None if unset or without effect."""
+        arguments = {"accumulate_grad_batches": self.recipe.accumulate}
+        for name, loader in (("limit_train_batches", batches), ("limit_val_batches", tests)):
+            is_limited = len(loader) < self.count(loader.pictures)
+            arguments[name] = len(loader) if is_limited else None
+        for name in ("gradient_clip_val", "gradient_clip_algorithm"):
+            arguments[name] = self.recipe.lightning.get(name)
+        return arguments
 
     def options(self) -> dict:
-        """The options of the optimizer, the defaults of what was not given among them."""
+        """The options of the optimizer, including its defaults."""
         try:
-            return dict(self.recipe.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups[0])
+            optimizer = self.recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+            return dict(optimizer.param_groups[0])
         except (TypeError, ValueError) as error:
             raise UserError(f"trainer.optimizer cannot be made: {error}.") from None
 
@@ -190,6 +228,7 @@ class Train:
         return auto_precision() if self.recipe.precision == "auto" else self.recipe.precision
 
     def network(self, images: Pictures):
+        """The initialized network, in channels-last memory format."""
         torch.manual_seed(self.seed)
         channels, size, _ = images.shape
         network = self.recipe.network(classes=len(images.names), channels=channels, size=size)
@@ -226,43 +265,53 @@ class Train:
             )
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(
-                f"Lightning cannot train with accelerator={recipe.accelerator}, devices={recipe.devices}, strategy={recipe.strategy}, "
+                f"Lightning cannot train with accelerator={recipe.accelerator}, "
+                f"devices={recipe.devices}, strategy={recipe.strategy}, "
                 f"precision={recipe.precision} here: {str(error).splitlines()[0]}"
             ) from None
 
     def lightning(self, result: Result) -> dict:
-        """What is given to Lightning's Trainer of `recipe.lightning`: limits are those of our own batches."""
-        given = {
+        """The arguments in `recipe.lightning` for the Trainer, without limits (see `Batches`)."""
+        arguments = {
             name: value
             for name, value in self.recipe.lightning.items()
             if value is not None and not name.startswith("limit_")
         }
-        if "profiler" in given:
-            given["profiler"] = make_profiler(given["profiler"], result.folder)
-        return given
+        if "profiler" in arguments:
+            arguments["profiler"] = make_profiler(arguments["profiler"], result.folder)
+        return arguments
 
     def header(self, trainer, network, batches: Batches, tests: Batches) -> str:
-        images, (channels, height, width) = batches.pictures, batches.pictures.shape
+        """Two lines for the terminal: network and data; steps, precision and device."""
+        images = batches.pictures
+        channels, height, width = images.shape
         classes = len(images.names)
+        colour = " in colour" if channels == 3 else ""
+        class_word = "class" if classes == 1 else "classes"
+        step_word = "steps" if batches.steps > 1 else "step"
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-        shown, tested = batches.rows(0, len(batches)), tests.rows(0, len(tests))
-        each = min(self.recipe.batch_size * self.recipe.accumulate, shown)
+        train_count = batches.rows(0, len(batches))
+        test_count = tests.rows(0, len(tests))
+        per_step = min(self.recipe.batch_size * self.recipe.accumulate, train_count)
+        per_epoch = f", {train_count:,} an epoch" if train_count < len(images.labels) else ""
         return (
-            f"train: a network of {count_parameters(network):,} parameters on {len(images.labels):,} pictures of {width} × {height}"
-            f"{' in colour' * (channels == 3)}, {classes} class{'es' * (classes != 1)}; {tested:,} held out to test on\n"
-            f"  {self.recipe.epochs} epochs of {batches.steps} step{'s' * (batches.steps > 1)}, {each} pictures each"
-            f"{f', {shown:,} an epoch' if shown < len(images.labels) else ''}; "
+            f"train: a network of {count_parameters(network):,} parameters on "
+            f"{len(images.labels):,} pictures of {width} × {height}{colour}, "
+            f"{classes} {class_word}; {test_count:,} held out to test on\n"
+            f"  {self.recipe.epochs} epochs of {batches.steps} {step_word}, "
+            f"{per_step} pictures each{per_epoch}; "
             f"{trainer.precision} on {trainer.strategy.root_device}{processes}"
         )
 
     def check_processes(self, trainer, network) -> None:
-        batch_norm = any(
-            isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules()
-        )
-        if trainer.world_size > 1 and batch_norm and not torch.cuda.is_available():
+        """Warn if several processes on CPUs train a network with batch normalization."""
+        batch_norm = torch.nn.modules.batchnorm._BatchNorm
+        has_batch_norm = any(isinstance(layer, batch_norm) for layer in network.modules())
+        if trainer.world_size > 1 and has_batch_norm and not torch.cuda.is_available():
             warn(
-                f"{trainer.world_size} processes on CPUs do not share the statistics of BatchNorm: each normalises by its own rows, so the "
-                "model is not that of one process. trainer.network.norm=group has none."
+                f"{trainer.world_size} processes on CPUs do not share the statistics of BatchNorm: "
+                "each normalises by its own rows, so the model is not that of one process. "
+                "trainer.network.norm=group has none."
             )
 
     def module(self, network, training: checkpoints.Training):
@@ -285,51 +334,55 @@ class Train:
         from expkit.training.callbacks import AfterEpoch, Checkpoints
 
         recipe = self.recipe
-        average = (
-            [EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)]
-            if recipe.ema
-            else []
+        callbacks = [AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))]
+        if recipe.ema:
+            average = EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)
+            callbacks.append(average)
+        if recipe.lightning.get("enable_progress_bar") is not False:
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        checkpoint_callback = Checkpoints(
+            result.folder / "checkpoints",
+            "{step:06d}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=2,
+            every_n_train_steps=recipe.checkpoint_every,
+            save_on_exception=True,
         )
-        saves = Checkpoints(
-            result.folder / "checkpoints", "{step:06d}", auto_insert_metric_name=False, monitor="step", mode="max", save_top_k=2,
-            every_n_train_steps=recipe.checkpoint_every, save_on_exception=True,
-        )  # fmt: skip
-        after = AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))
-        bar = (
-            [TQDMProgressBar(refresh_rate=10)]
-            if recipe.lightning.get("enable_progress_bar") is not False
-            else []
-        )
-        return [after, *average, *bar, saves]
+        return [*callbacks, checkpoint_callback]
 
     def keep(self, module, epoch: int, held_out: Pictures, result: Result) -> None:
-        """The weights after each epoch; at some of them a copy, and pictures of what they can do."""
+        """Write the weights each epoch; after the epochs `recipe.show` also a copy and figures."""
         from expkit.training.callbacks import draw_curve
 
-        objective, folder = self.recipe.objective, result.folder
+        objective = self.recipe.objective
+        folder = result.folder
         objective.save(module.network, folder / objective.file, held_out.names)
         if epoch not in self.recipe.show:
             return
         (folder / "epochs").mkdir(exist_ok=True)
         copy_tree(folder / objective.file, folder / "epochs" / f"{epoch:02d}_{objective.file}")
         module.settle()
-        shown = objective.shown(module.network, held_out, self.seed) | {
-            "loss": draw_curve(module.losses, module.epochs)
-        }
-        for name, picture in shown.items():
+        figures = objective.shown(module.network, held_out, self.seed)
+        figures = figures | {"loss": draw_curve(module.losses, module.epochs)}
+        for name, figure in figures.items():
             file = f"epochs/{epoch:02d}_{name}"
-            result.picture(picture, file)
+            result.picture(figure, file)
             result.mirror.glimpse(result, name, folder / f"{file}.png", epoch)
 
     def report(self, module, names: Sequence[str], result: Result) -> None:
+        """Write losses, figure, weights and numbers at the end, in the main process only."""
         from expkit.training.callbacks import draw_curve, write_losses
 
         if not result.leads:
             return
         module.settle()
         write_losses(module.losses, result.folder / "losses.csv")
-        result.picture(training_page(draw_curve(module.losses, module.epochs), result.folder / "epochs"))
-        self.recipe.objective.save(module.network, result.folder / self.recipe.objective.file, names)
+        curve = draw_curve(module.losses, module.epochs)
+        result.picture(training_page(curve, result.folder / "epochs"))
+        objective = self.recipe.objective
+        objective.save(module.network, result.folder / objective.file, names)
         result.numbers |= {
             "epochs": module.epochs,
             "steps": len(module.losses),
@@ -337,21 +390,22 @@ class Train:
             "device": str(module.device),
             "precision": str(module.trainer.precision),
             "processes": module.trainer.world_size,
-            "weights": self.recipe.objective.file,
-            **self.recipe.objective.facts(module.network),
+            "weights": objective.file,
+            **objective.facts(module.network),
         }
 
 
 def training_page(curve: Image.Image, epochs: Path) -> Image.Image:
-    """The curve, and under it what the network could do after each of the shown epochs."""
-    wanted = "samples" if list(epochs.glob("*_samples.png")) else "denoised"
-    found = sorted((int(path.name.partition("_")[0]), path) for path in epochs.glob(f"*_{wanted}.png"))
-    shown = [(f"after epoch {epoch}", Image.open(path)) for epoch, path in found]
-    return stack_pages([("", curve), *shown]) if shown else curve
+    """The loss curve, and below it the figures in the folder `epochs`, in the order of epochs."""
+    kind = "samples" if list(epochs.glob("*_samples.png")) else "denoised"
+    paths = epochs.glob(f"*_{kind}.png")
+    files = sorted((int(path.name.partition("_")[0]), path) for path in paths)
+    pages = [(f"after epoch {epoch}", Image.open(path)) for epoch, path in files]
+    return stack_pages([("", curve), *pages]) if pages else curve
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Of a file, or of a folder and all that is in it."""
+    """Copy a file, or a folder with everything in it."""
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:
@@ -359,8 +413,8 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def silence_lightning() -> None:
-    """Lightning's advertisements and notes to programmers are not for who trains."""
-    import pytorch_lightning  # noqa: F401  it sets its own level
+    """Hide Lightning's advertisements and its notes to programmers from users."""
+    import pytorch_lightning  # noqa: F401  its import sets the log level
 
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -368,23 +422,27 @@ def silence_lightning() -> None:
 
 
 def make_profiler(kind: str, folder: Path):
-    """Lightning's, which writes how long each part took into the run's folder."""
+    """Lightning's profiler, which writes the time of each part into the run's folder."""
     from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 
-    return {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[kind](dirpath=folder, filename="profile")
+    profiler = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[kind]
+    return profiler(dirpath=folder, filename="profile")
 
 
 def stopped_because(error: RuntimeError) -> str | None:
-    """A sentence for what trainer.lightning.detect_anomaly and deterministic find; None for any other error."""
+    """A message for the errors of trainer.lightning.detect_anomaly and deterministic; else None."""
     text = next(iter(str(error).strip().splitlines()), "")
     if "returned nan values" in text:
-        return f"{text} The last checkpoint is kept. Try a smaller rate (trainer.optimizer.lr=…) or trainer.precision=32-true."
+        return (
+            f"{text} The last checkpoint is kept. "
+            "Try a smaller rate (trainer.optimizer.lr=…) or trainer.precision=32-true."
+        )
     if "deterministic" in text:
         return f"{text} Give trainer.lightning.deterministic=warn, or leave it out."
     return None
 
 
 def auto_precision() -> str:
-    """bf16 where the machine has instructions for it, else float32."""
+    """bfloat16 mixed precision if the machine has instructions for it, else float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return "bf16-mixed" if devices.fast_bfloat16(device) else "32-true"

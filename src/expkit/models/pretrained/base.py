@@ -1,4 +1,4 @@
-"""A network of a repository: loaded when it is first asked, dropped when its memory is wanted for another."""
+"""Pretrained networks: loaded when first used, released when another needs the memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ HAAR = "HaarUNet2DConditionModel"
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """Where and how a network runs; "auto" is made a fact by `machine`.
+    """Where and how a network runs; `machine` resolves "auto".
 
-    offload: its layers wait in the CPU's memory, and each is on the device only while it works. compile: torch.compile.
+    Attributes:
+        device: the device's name.
+        dtype: of the weights and of the network's input.
+        offload: whether layers stay in the CPU's memory and move to the device only while they run.
+        compile: whether to use torch.compile.
     """
 
     device: str = "cpu"
@@ -31,6 +35,7 @@ class DeviceSpec:
     compile: bool = False
 
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module on the device, offloaded or compiled as specified."""
         module = offload_layers(module, self.device) if self.offload else module.to(self.device)
         return torch.compile(module) if self.compile else module
 
@@ -38,12 +43,24 @@ class DeviceSpec:
 def machine(
     device: str = "auto", dtype: str = "auto", offload: bool = False, compile: bool = False
 ) -> DeviceSpec:
-    place = device_of(device)
-    return DeviceSpec(place, dtype_of(dtype, place), offload, compile)
+    """The `DeviceSpec` for these settings.
+
+    Args:
+        device: auto, cpu, cuda or mps.
+        dtype: auto, float32, bfloat16 or float16. On CUDA auto is float16; elsewhere bfloat16 if
+            the hardware has instructions for it, else float32.
+        offload: whether layers stay in the CPU's memory while they do not run; needs accelerate.
+        compile: whether to use torch.compile.
+
+    Raises:
+        UserError: the device is not available, or the dtype is unknown.
+    """
+    device = device_of(device)
+    return DeviceSpec(device, dtype_of(dtype, device), offload, compile)
 
 
 def network_class(kind: str):
-    """The class of this name: diffusers', or ours in its format."""
+    """The class of this name: from diffusers, or expkit's own class in diffusers' format."""
     import diffusers
 
     if kind == HAAR:
@@ -54,41 +71,51 @@ def network_class(kind: str):
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
-    """Half precision on a GPU, for which the weights are published; elsewhere what the machine has instructions for."""
-    return (
-        torch.float16
-        if name == "auto" and device.startswith("cuda")
-        else getattr(torch, precision_of(name, device))
-    )
+    """The dtype of this name; "auto" on CUDA is float16, in which the weights are published."""
+    if name == "auto" and device.startswith("cuda"):
+        return torch.float16
+    return getattr(torch, precision_of(name, device))
 
 
 def offload_layers(module: torch.nn.Module, device: str) -> torch.nn.Module:
+    """The module with its layers offloaded to the CPU's memory by accelerate."""
     try:
         from accelerate import cpu_offload
     except ImportError:
         raise UserError(
-            "model.offload=true needs the library accelerate: run `pip install accelerate`, or leave it out."
-        ) from None
+            "model.offload=true needs the library accelerate: run `pip install accelerate`, "
+            "or leave it out."
+        ) from None  # fmt: skip
     return cpu_offload(module, torch.device(device))
 
 
 class Network:
-    """Part `part` of a repository as diffusers' class `kind`. Only its input is cast; what it answers in half precision becomes float32."""
+    """One network of a repository, loaded at its first call.
+
+    Its first input is cast to the network's dtype; an output in half precision becomes float32.
+
+    Args:
+        repository: where the weights are.
+        part: the part of the repository, such as "unet" or "vae".
+        kind: name of the network's class, in diffusers or `HAAR`.
+        machine: where and how it runs.
+    """
 
     def __init__(self, repository: Repository, part: str, kind: str, machine: DeviceSpec) -> None:
         self.repository, self.part, self.kind, self.machine = repository, part, kind, machine
-        self.variant = repository.variant(
-            part, machine.dtype == torch.float16
-        )  # refuses where there are no weights
+        # Raises UserError if the repository has no weights.
+        self.variant = repository.variant(part, machine.dtype == torch.float16)
         self.module: torch.nn.Module | None = None
         self.checked = False
 
     def loaded(self) -> torch.nn.Module:
+        """The network on its device, in evaluation mode and without gradients."""
         if self.module is None:
             self.module = self.machine.place(self.read().eval().requires_grad_(False))
         return self.module
 
     def read(self) -> torch.nn.Module:
+        """The network as from_pretrained loads it."""
         from diffusers.utils import is_accelerate_available
 
         return self.repository.load(
@@ -101,32 +128,46 @@ class Network:
         )
 
     def check(self) -> None:
-        """Refuse files that are damaged, or do not hold what the configuration describes. Nothing is loaded or downloaded."""
+        """Raise UserError if the files are damaged or do not match the configuration.
+
+        Nothing is loaded or downloaded.
+        """
         if self.module is not None or self.checked:
             return
         with torch.device("meta"):
             network = network_class(self.kind).from_config(self.repository.config(self.part))
-        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        self.repository.check_weights(self.part, self.variant, wanted)
+        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        self.repository.check_weights(self.part, self.variant, shapes)
         self.checked = True
 
     def cast(self, x: Tensor) -> Tensor:
-        whole = self.kind == HAAR  # casts its input itself, when it has been scaled
-        return x.to(self.machine.device, torch.float32 if whole else self.machine.dtype)
+        """x on the network's device and in its dtype."""
+        # The Haar network takes float32: it scales its input and then casts it itself.
+        dtype = torch.float32 if self.kind == HAAR else self.machine.dtype
+        return x.to(self.machine.device, dtype)
 
     def __call__(self, x: Tensor, *given, **named) -> Tensor:
         module = self.loaded()
         with torch.inference_mode():
-            answer = module(self.cast(x), *given, return_dict=False, **named)[0]
-        return answer.to(torch.promote_types(answer.dtype, torch.float32))
+            output = module(self.cast(x), *given, return_dict=False, **named)[0]
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
     def release(self) -> None:
+        """Drop the network and free its memory."""
         self.module = None
         release_memory()
 
 
 class Rows:
-    """Prompts as rows of embeddings (R, L, D) where the network wants them; kept from step to step while the prompts are the same."""
+    """Maps prompts to rows of embeddings (R, L, D) on the network's device and in its dtype.
+
+    Rows are cached, because the steps of a run use the same prompts.
+
+    Args:
+        embeddings: a `prompt_embeddings.Embeddings`.
+        width: D that the network takes; None: any.
+        machine: device and dtype of the rows.
+    """
 
     def __init__(self, embeddings, width: int | None, machine: DeviceSpec) -> None:
         self.embeddings, self.width, self.machine = embeddings, width, machine
@@ -136,34 +177,41 @@ class Rows:
         return self.stacked(tuple(prompts))
 
     def stack(self, prompts: tuple[str, ...]) -> Tensor:
+        """The rows of these prompts, without the cache."""
         rows = self.embeddings.rows(prompts)
         self.check(rows.shape[-1])
         return rows.to(self.machine.device, self.machine.dtype)
 
     def check(self, width: int) -> None:
-        """Refuse embeddings that are so wide where the network takes others."""
+        """Raise UserError if the network does not take embeddings of this width."""
         if self.width and width != self.width:
             raise UserError(
-                f"The embeddings of these prompts are {width} wide, and this model was trained on {self.width}: they come from "
-                "another text encoder. Give this model's own with model.encoder=…, or what that has encoded with model.imported=FILE."
+                f"The embeddings of these prompts are {width} wide, and this model was trained on "
+                f"{self.width}: they come from another text encoder. Give this model's own with "
+                "model.encoder=…, or what that has encoded with model.imported=FILE."
             )
 
     def release(self) -> None:
+        """Empty the cache."""
         self.stacked = lru_cache(maxsize=8)(self.stack)
 
 
 class Pretrained(Denoiser):
-    """What a scheduler's configuration says, and a UNet that is loaded when it is first asked."""
+    """A UNet in diffusers' format, with the schedule and prediction type of its configuration.
+
+    Args:
+        repository: the model.
+        kind: name of the UNet's class.
+        machine: where and how it runs.
+    """
 
     def __init__(self, repository: Repository, kind: str, machine: DeviceSpec) -> None:
         config = repository.config("scheduler")
-        self.schedule, self.prediction_type, self.sample_max_value = (
-            schedule_of(config),
-            kind_of(config),
-            config.get("sample_max_value", 1.0),
-        )
+        self.schedule, self.prediction_type = schedule_of(config), kind_of(config)
+        self.sample_max_value = config.get("sample_max_value", 1.0)
         self.learned = config.get("variance_type") == "learned_range"
-        self.device, self.network = torch.device(machine.device), Network(repository, "unet", kind, machine)
+        self.device = torch.device(machine.device)
+        self.network = Network(repository, "unet", kind, machine)
 
     @cached_property
     def weights(self) -> str:
@@ -181,12 +229,18 @@ class Pretrained(Denoiser):
 
 
 class TextConditioned(Pretrained):
-    """A model that is told in words what to show.
+    """A text-conditioned model.
 
-    embeddings: `prompts.Embeddings`.
+    Args:
+        repository: the model.
+        width: D of the embeddings that it takes; None: any.
+        embeddings: a `prompt_embeddings.Embeddings`.
+        machine: where and how it runs.
     """
 
-    def __init__(self, repository: Repository, width: int | None, embeddings, machine: DeviceSpec) -> None:
+    def __init__(
+        self, repository: Repository, width: int | None, embeddings, machine: DeviceSpec
+    ) -> None:  # fmt: skip
         super().__init__(repository, repository.config("unet")["_class_name"], machine)
         self.embeddings, self.rows = embeddings, Rows(embeddings, width, machine)
 
@@ -197,24 +251,25 @@ class TextConditioned(Pretrained):
         return self.embeddings.taken(prompts)
 
     def told(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What a network is told of its rows' prompts."""
+        """The keyword arguments that condition the UNet on the prompts of its rows."""
         rows = self.rows([self.canonical_prompt(prompt) for prompt in prompts])
-        return {"encoder_hidden_states": rows} | (
-            {"encoder_attention_mask": (rows != 0).any(-1)} if self.embeddings.padded else {}
-        )
+        condition = {"encoder_hidden_states": rows}
+        if self.embeddings.padded:
+            condition["encoder_attention_mask"] = (rows != 0).any(-1)
+        return condition
 
     def prepare(self, prompts: Iterable[str]) -> None:
-        """Encodes the prompts, where need be, after all that is cheap to check.
+        """Encode the prompts that have no embedding yet, after all cheap checks.
 
-        The UNet is loaded afterwards, by the first forward, so that both are never held at once.
+        The first forward loads the UNet, so encoder and UNet are never in memory together.
         """
-        known = [self.canonical_prompt(prompt) for prompt in prompts]
-        self.embeddings.prepare(known, self.make_room)
-        self.rows.check(self.embeddings(known[0]).shape[-1])
+        texts = [self.canonical_prompt(prompt) for prompt in prompts]
+        self.embeddings.prepare(texts, self.make_room)
+        self.rows.check(self.embeddings(texts[0]).shape[-1])
         self.check_weights()
 
     def make_room(self) -> None:
-        """Before an encoder is loaded: let go of the network, and refuse what encoding could not mend."""
+        """Before an encoder is loaded: release the UNet, and check what needs no encoding."""
         self.network.release()
         for width in self.embeddings.widths:
             self.rows.check(width)
@@ -226,5 +281,5 @@ class TextConditioned(Pretrained):
 
 
 def limit_rows(model: Denoiser, max_rows: int | None) -> Denoiser:
-    """The model, asked at most so many rows at a time."""
+    """The model, with at most `max_rows` rows in one forward; None: no limit."""
     return ChunkedRows(model, max_rows) if max_rows else model

@@ -1,4 +1,7 @@
-"""What the configurations of a model in diffusers' format mean: its noise schedule, what its network answers, the size of its pictures."""
+"""Read the configurations of a model in diffusers' format.
+
+They give its noise schedule, its prediction type and the size of its images.
+"""
 
 from __future__ import annotations
 
@@ -14,60 +17,82 @@ KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 def schedule_of(config: dict) -> Schedule:
-    """The schedule of a scheduler's configuration, in float64."""
+    """The noise schedule of a scheduler's configuration, in float64.
+
+    Raises:
+        UserError: expkit does not support this schedule.
+    """
     levels = config.get("num_train_timesteps", 1000)
-    match "trained" if config.get("trained_betas") is not None else config.get("beta_schedule"):
+    is_trained = config.get("trained_betas") is not None
+    match "trained" if is_trained else config.get("beta_schedule"):
         case "trained":
-            found = schedules.from_betas(torch.tensor(config["trained_betas"], dtype=torch.float64))
+            betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+            schedule = schedules.from_betas(betas)
         case "linear":
-            found = schedules.linear(levels, config["beta_start"], config["beta_end"])
-        case "scaled_linear":  # on a line are their roots
+            schedule = schedules.linear(levels, config["beta_start"], config["beta_end"])
+        case "scaled_linear":  # the square roots of the betas are linear
             first, last = config["beta_start"] ** 0.5, config["beta_end"] ** 0.5
-            found = schedules.from_betas(torch.linspace(first, last, levels, dtype=torch.float64) ** 2)
+            roots = torch.linspace(first, last, levels, dtype=torch.float64)
+            schedule = schedules.from_betas(roots**2)
         case "squaredcos_cap_v2":
-            found = schedules.cosine(levels)
+            schedule = schedules.cosine(levels)
         case other:
             raise unknown_config(config, f"its noise schedule is {other or 'not one of betas'}")
-    return schedules.zero_terminal_snr(found) if config.get("rescale_betas_zero_snr") else found
+    if config.get("rescale_betas_zero_snr"):
+        return schedules.zero_terminal_snr(schedule)
+    return schedule
 
 
 def kind_of(config: dict) -> str:
-    """What the network answers: eps, v or x0."""
-    said = config.get("prediction_type", "epsilon")
-    if said not in KINDS or config.get("use_flow_sigmas"):
-        raise unknown_config(config, f"its network answers {said!r}")
-    return KINDS[said]
+    """The prediction type of a scheduler's configuration: eps, v or x0."""
+    name = config.get("prediction_type", "epsilon")
+    if name not in KINDS or config.get("use_flow_sigmas"):
+        raise unknown_config(config, f"its network answers {name!r}")
+    return KINDS[name]
 
 
 def unknown_config(config: dict, why: str) -> UserError:
+    """The error for a scheduler that expkit does not support."""
     return UserError(
-        f"The scheduler {config.get('_class_name', 'of this model')} is not one that expkit knows: {why}. It knows betas that are linear, "
-        "scaled_linear, squaredcos_cap_v2 or trained, and networks that answer epsilon, v_prediction or sample; not flow matching."
+        f"The scheduler {config.get('_class_name', 'of this model')} is not one that expkit knows: "
+        f"{why}. It knows betas that are linear, scaled_linear, squaredcos_cap_v2 or trained, and "
+        "networks that answer epsilon, v_prediction or sample; not flow matching."
     )
 
 
 def size_of(config: dict, size: int | None) -> tuple[int, int]:
-    """(H, W) of the state: `size` if given, else what the network was trained on."""
+    """(H, W) of the state: `size` if given, else the size that the network was trained on."""
     sides = size or config.get("sample_size")
     if sides is None:
         raise UserError(
-            "This model's configuration does not say how large its pictures are: give model.size=PIXELS."
-        )
+            "This model's configuration does not say how large its pictures are: "
+            "give model.size=PIXELS."
+        )  # fmt: skip
     return (sides, sides) if isinstance(sides, int) else tuple(sides)
 
 
-def check_class(config: dict, wanted: Sequence[str], name: str, channels: int | None = None) -> None:
-    """Refuse a network of another class, or for another number of channels, than the one that is asked."""
-    said, inner = config.get("_class_name"), config.get("in_channels")
-    if said not in wanted:
-        raise UserError(f"{name} holds a {said}, and this model asks a {wanted[0]}. {OTHERS}")
-    if channels and inner != channels:
+def check_class(
+    config: dict, wanted: Sequence[str], name: str, channels: int | None = None
+) -> None:  # fmt: skip
+    """Raise UserError unless the network has one of these classes and this many input channels.
+
+    Args:
+        config: the network's configuration.
+        wanted: names of the classes that are supported.
+        name: the repository, for the error message.
+        channels: the required number of input channels; None: any.
+    """
+    class_name, in_channels = config.get("_class_name"), config.get("in_channels")
+    if class_name not in wanted:
+        raise UserError(f"{name} holds a {class_name}, and this model asks a {wanted[0]}. {OTHERS}")
+    if channels and in_channels != channels:
         raise UserError(
-            f"{name} holds a network for {inner} channels, and this model's has {channels}. {OTHERS}"
-        )
+            f"{name} holds a network for {in_channels} channels, "
+            f"and this model's has {channels}. {OTHERS}"
+        )  # fmt: skip
 
 
 OTHERS = (
-    "model=deepfloyd takes stage I of DeepFloyd IF (3 channels) and its stage II (6), model=stable_diffusion a latent model (4), "
-    "model=ddpm an unconditional one."
+    "model=deepfloyd takes stage I of DeepFloyd IF (3 channels) and its stage II (6), "
+    "model=stable_diffusion a latent model (4), model=ddpm an unconditional one."
 )

@@ -1,10 +1,14 @@
-"""Models of pixels in diffusers' format: DeepFloyd IF's two stages (Saharia et al. 2022), and unconditional ones (Ho et al. 2020).
+"""Pixel-space models in diffusers' format: DeepFloyd IF's two stages, and unconditional DDPMs.
 
-    native, v = eps_theta(x, t, c);    frac = (v + 1) / 2          where the variance was learned (Nichol & Dhariwal 2021, eq. 15)
+IF follows Saharia et al. 2022, the unconditional models Ho et al. 2020. If a network has learned
+its variance, its output has twice the channels (Nichol & Dhariwal 2021, eq. 15):
 
-Stage II makes a picture four times as large, beside a noised version of the small one:
+    native, v = eps_theta(x, t, c);    variance_fraction = (v + 1) / 2
 
-    y = alpha_n · enlarged(low) + sigma_n · noise;    eps_theta([x, y], t, c, n)                              n = 250 unless told
+Stage II makes an image with 4 times the side. It sees a noised version y of the small image,
+upsampled, as further channels; the noise level n is 250 by default:
+
+    y = alpha_n · upsample(low) + sigma_n · noise;    eps_theta([x, y], t, c, n)
 """
 
 from __future__ import annotations
@@ -24,34 +28,53 @@ from expkit.storage.hub import Repository
 from expkit.text.class_names import null_only
 
 FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
-SECOND = {"m": "DeepFloyd/IF-II-M-v1.0", "l": "DeepFloyd/IF-II-L-v1.0", "xl": "DeepFloyd/IF-II-L-v1.0"}
+SECOND = {
+    "m": "DeepFloyd/IF-II-M-v1.0",
+    "l": "DeepFloyd/IF-II-L-v1.0",
+    "xl": "DeepFloyd/IF-II-L-v1.0",
+}
 
 
 Noise = Callable[[tuple[int, int, int]], Tensor]
 
 
 def split_variance(answer: Tensor, channels: int, learned: bool) -> Prediction:
-    """A network's answer (R, C or 2C, H, W) as the estimate, and the learned variance's fraction if it learned one."""
-    native, v = answer[:, :channels], answer[:, channels:]
-    return Prediction(native, (v + 1) / 2 if learned and v.shape[1] else None)
+    """Split a network's output (R, C or 2C, H, W) into prediction and fraction of the variance.
+
+    Args:
+        answer: the output.
+        channels: C.
+        learned: whether the network has learned its variance.
+    """
+    native, rest = answer[:, :channels], answer[:, channels:]
+    return Prediction(native, (rest + 1) / 2 if learned and rest.shape[1] else None)
 
 
 def upsample_condition(low: Tensor, size: Sequence[int]) -> Tensor:
-    """As DeepFloyd IF enlarges what its second stage is told."""
+    """Upsample the condition of stage II to `size` (H, W), as DeepFloyd IF does."""
     return F.interpolate(low, tuple(size), mode="bilinear", align_corners=True)
 
 
 class Unconditional(Pretrained):
-    """A model that is not told what to show, such as google/ddpm-cat-256: the null prompt is all it is asked."""
+    """An unconditional model, such as google/ddpm-cat-256; it takes only the null prompt.
+
+    Args:
+        repository: the model.
+        machine: where and how it runs.
+        size: side of its images in pixels; None: the size that it was trained on.
+    """
 
     range = (-1.0, 1.0)
 
-    def __init__(self, repository: Repository, machine: DeviceSpec, size: int | None = None) -> None:
+    def __init__(
+        self, repository: Repository, machine: DeviceSpec, size: int | None = None
+    ) -> None:  # fmt: skip
         unet = repository.config("unet")
         check_class(unet, ("UNet2DModel",), repository.name)
         if unet.get("num_class_embeds") or unet.get("class_embed_type"):
             raise UserError(
-                f"{repository.name} is told a class with every picture, and model=ddpm tells none: give an unconditional model."
+                f"{repository.name} is told a class with every picture, and model=ddpm tells none: "
+                "give an unconditional model."
             )
         super().__init__(repository, "UNet2DModel", machine)
         self.shape = (unet["in_channels"], *size_of(unet, size))
@@ -64,7 +87,15 @@ class Unconditional(Pretrained):
 
 
 class IFStageOne(TextConditioned):
-    """What makes pictures of what it is told: stage I of DeepFloyd IF (64 pixels, eps, a learned variance, T5's words), and ours."""
+    """A text-to-image model in pixel space: stage I of DeepFloyd IF, or one of expkit's.
+
+    Stage I of IF has 64 pixels, predicts eps with a learned variance, and reads T5 embeddings.
+
+    Args:
+        repository: the model.
+        embeddings: a `prompt_embeddings.Embeddings`.
+        machine: where and how it runs.
+    """
 
     range = (-1.0, 1.0)
     channels = 3
@@ -73,9 +104,8 @@ class IFStageOne(TextConditioned):
     def __init__(self, repository: Repository, embeddings, machine: DeviceSpec) -> None:
         unet = repository.config("unet")
         check_class(unet, self.classes, repository.name, self.channels)
-        super().__init__(
-            repository, unet.get("encoder_hid_dim") or unet.get("cross_attention_dim"), embeddings, machine
-        )
+        width = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
+        super().__init__(repository, width, embeddings, machine)
         self.shape = (3, *size_of(unet, None))
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str], **more) -> Prediction:
@@ -83,10 +113,19 @@ class IFStageOne(TextConditioned):
 
 
 class IFStageTwo(IFStageOne):
-    """What makes larger pictures beside those of a first stage: stage II of DeepFloyd IF (256 pixels of 64), and ours (64 of 32).
+    """A super-resolution model: stage II of DeepFloyd IF (64 → 256 pixels), or expkit's (32 → 64).
 
-    low: (B, 3, H, W) in [-1, 1], one for each picture of the run; noise: shape -> (B, *shape), standard normal; noise_level: how much
-    of it is mixed with the enlarged ones, so that the network may depart from them.
+    Args:
+        low: the images of the first stage (B, 3, H, W) in [-1, 1], one for each image of the run.
+        noise: maps a shape to standard normal noise (B, *shape).
+        repository: the model.
+        embeddings: a `prompt_embeddings.Embeddings`.
+        machine: where and how it runs.
+        noise_level: the level of the noise that is added to the upsampled images, so that the
+            network may depart from them.
+
+    Raises:
+        UserError: noise_level is not a level of the schedule.
     """
 
     channels = 6
@@ -102,36 +141,54 @@ class IFStageTwo(IFStageOne):
         noise_level: int = 250,
     ) -> None:
         super().__init__(repository, embeddings, machine)
-        noising = repository.optional("image_noising_scheduler")
-        steps, drawn = schedule_of(noising) if noising else self.schedule, noise(self.shape).to(low)
-        if not (isinstance(noise_level, int) and 0 <= noise_level < len(steps)):
+        config = repository.optional("image_noising_scheduler")
+        schedule = schedule_of(config) if config else self.schedule
+        noise_image = noise(self.shape).to(low)
+        if not (isinstance(noise_level, int) and 0 <= noise_level < len(schedule)):
             raise UserError(
-                f"model.noise_level={noise_level} does not fit: it is a level of this model's schedule, 0 to {len(steps) - 1}."
+                f"model.noise_level={noise_level} does not fit: it is a level of this model's "
+                f"schedule, 0 to {len(schedule) - 1}."
             )
-        self.low = steps.noised(upsample_condition(low, self.shape[1:]), noise_level, drawn).to(self.device)
+        upsampled = upsample_condition(low, self.shape[1:])
+        self.low = schedule.noised(upsampled, noise_level, noise_image).to(self.device)
         self.level = noise_level
 
     def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
-        """x (B, 3, H, W) with the enlarged pictures as three more channels: a view turns both."""
+        """Concatenate x (B, 3, H, W) and the noised small images, so that a view acts on both."""
         return torch.cat([x, self.low[list(pictures)].to(x)], 1)
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        return super().predict(
-            x, t, prompts, class_labels=torch.full((len(x),), self.level, device=self.device)
-        )
+        noise_levels = torch.full((len(x),), self.level, device=self.device)
+        return super().predict(x, t, prompts, class_labels=noise_levels)
 
 
 def unconditional(
     weights: str, machine: DeviceSpec, size: int | None = None, max_rows: int | None = None
 ) -> Denoiser:
-    """model=ddpm"""
+    """The denoiser of model=ddpm: an unconditional model in diffusers' format.
+
+    Args:
+        weights: a folder, or an id of huggingface.co.
+        machine: where and how it runs.
+        size: side of its images in pixels; None: the size that it was trained on.
+        max_rows: the largest number of rows in one forward; None: no limit.
+    """
     return limit_rows(Unconditional(Repository(str(weights)), machine, size), max_rows)
 
 
 def deepfloyd(
-    embeddings, machine: DeviceSpec, weights: str | None = None, size: str = "m", max_rows: int | None = None
-) -> Denoiser:
-    """model=deepfloyd: stage I, of a folder or an id, or the published one of this size."""
+    embeddings, machine: DeviceSpec, weights: str | None = None, size: str = "m",
+    max_rows: int | None = None,
+) -> Denoiser:  # fmt: skip
+    """The denoiser of model=deepfloyd: stage I of DeepFloyd IF.
+
+    Args:
+        embeddings: a `prompt_embeddings.Embeddings` of T5.
+        machine: where and how it runs.
+        weights: see `first_stage`.
+        size: m, l or xl: which published model to use if weights is None.
+        max_rows: the largest number of rows in one forward; None: no limit.
+    """
     return limit_rows(IFStageOne(first_stage(weights, size), embeddings, machine), max_rows)
 
 
@@ -146,41 +203,67 @@ def upscaler(
     noise_level: int = 250,
     max_rows: int | None = None,
 ) -> Denoiser:
-    """Stage II for the pictures `low` of stage I."""
-    return limit_rows(
-        IFStageTwo(low, noise, second_stage(weights, second, size), embeddings, machine, noise_level),
-        max_rows,
-    )
+    """The denoiser of stage II, conditioned on the images `low` of stage I.
+
+    Args:
+        low: (B, 3, H, W) in [-1, 1].
+        noise: maps a shape to standard normal noise (B, *shape).
+        embeddings: a `prompt_embeddings.Embeddings`.
+        machine: where and how it runs.
+        weights: weights of stage I; see `second_stage`.
+        second: weights of stage II; see `second_stage`.
+        size: m, l or xl: which published model to use if neither is given.
+        noise_level: the level of the noise that is added to the upsampled images.
+        max_rows: the largest number of rows in one forward; None: no limit.
+    """
+    repository = second_stage(weights, second, size)
+    model = IFStageTwo(low, noise, repository, embeddings, machine, noise_level)
+    return limit_rows(model, max_rows)
 
 
 def encoder_of(encoder: str | None, weights: str | None) -> str:
-    """Where T5 lies: model.encoder, beside stage I, or where it is published, the same for every size."""
+    """The folder or id of T5.
+
+    Args:
+        encoder: the folder or id (model.encoder); None: the default.
+        weights: weights of stage I, as in `first_stage`; None: the published ones.
+
+    Returns:
+        `encoder`, else the repository of stage I, else the published one. T5 is the same for every
+        size of IF.
+    """
     return encoder or (first_stage(weights, "").name if weights else FIRST["xl"])
 
 
 def first_stage(weights: str | None, size: str) -> Repository:
-    """Stage I: WEIGHTS/stage_1, WEIGHTS itself, or the published one of this size."""
+    """Stage I: weights/stage_1 if that is a folder, else weights; for None the published `size`."""
     name = published_name(FIRST, size) if weights is None else weights
     inner = Path(name).expanduser() / "stage_1"
     return Repository(str(inner if inner.is_dir() else name))
 
 
 def second_stage(weights: str | None, second: str | None, size: str) -> Repository:
-    """Stage II: model.second, WEIGHTS/stage_2, or the published one of this size."""
+    """Stage II: `second` (model.second), else weights/stage_2; for None the published `size`.
+
+    Raises:
+        UserError: `second` is None and there is no folder weights/stage_2.
+    """
     if second is None and weights is None:
         second = published_name(SECOND, size)
     inner = Path(second or f"{weights}/stage_2").expanduser()
     if second is None and not inner.is_dir():
         raise UserError(
-            f"There is no stage II in {weights}. Give its folder or id with model.second=…, or put both stages into one folder, as stage_1 "
-            "and stage_2."
+            f"There is no stage II in {weights}. Give its folder or id with model.second=…, "
+            "or put both stages into one folder, as stage_1 and stage_2."
         )
     return Repository(second or str(inner), "model.second")
 
 
 def published_name(names: dict[str, str], size: str) -> str:
+    """The id of the published model of this size; raises UserError for an unknown size."""
     if size not in names:
         raise UserError(
-            f"model.size={size} is not one of DeepFloyd IF's sizes.{suggest(size, names)} There are: {', '.join(names)}."
+            f"model.size={size} is not one of DeepFloyd IF's sizes.{suggest(size, names)} "
+            f"There are: {', '.join(names)}."
         )
     return names[size]

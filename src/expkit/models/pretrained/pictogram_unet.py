@@ -1,8 +1,10 @@
-"""Small models of pixels told in sentences: diffusers' UNet2DConditionModel, with a text's tokens for its cross-attention.
+"""Small text-to-image models in pixel space: diffusers' UNet2DConditionModel with cross-attention.
 
-    eps, v or x0 = F(x_t, t, E, m)          E (L, 384) the states of the text's tokens, m (L,) which of them there are
+    eps, v or x0 = F(x_t, t, E, m)
 
-A model is a folder as save_pretrained writes it, unet/ and scheduler/, and known.safetensors, the things that it was shown.
+E (L, 384) are the hidden states of the text's tokens, m (L,) is the attention mask. A model is a
+folder in the format of save_pretrained, with unet/ and scheduler/, and known.safetensors, the
+concepts that it was trained on.
 """
 
 from __future__ import annotations
@@ -29,11 +31,26 @@ from expkit.text.sentence_prompts import WIDTH
 KNOWN, SHIPPED = "known.safetensors", "pictograms"
 
 
-def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16, **more):
-    """A network for pictures of this size: width, 2·width, 4·width and 6·width, each at half the side of the one before.
+def unet(
+    classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16,
+    **more,
+):  # fmt: skip
+    """A text-conditioned UNet2DConditionModel with four resolutions, each of half the side.
 
-    layers: of each part. attend: the largest side with attention, to itself and to the text. As in DeepFloyd IF the text is also pooled
-    and, with the time, scales and shifts every part. It is told no classes.
+    Their widths are 1, 2, 4 and 6 times `width`. As in DeepFloyd IF, the text is also pooled and,
+    together with the time, scales and shifts every block.
+
+    Args:
+        classes: number of classes of the data; ignored.
+        channels: channels of an image.
+        size: side of an image in pixels, a multiple of 8 from 16 on.
+        width: channels at full resolution, a multiple of 16.
+        layers: residual blocks at each resolution.
+        attend: the largest side with self-attention and cross-attention.
+        more: further arguments of UNet2DConditionModel.
+
+    Raises:
+        UserError: width, size or attend does not fit.
     """
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
@@ -42,49 +59,65 @@ def unet(classes: int, channels: int, size: int, width: int = 32, layers: int = 
         raise UserError(f"trainer.network.width={width} does not fit: give a multiple of 16.")
     if size % 8 or size < 16:
         raise UserError(
-            f"Pictures of {size} pixels do not fit this network: give data.size a multiple of 8 from 16 on."
-        )
-    sides, widths = [size, size // 2, size // 4, size // 8], [width, 2 * width, 4 * width, 6 * width]
-    attends = [side <= attend for side in sides]
-    if not any(attends):
+            f"Pictures of {size} pixels do not fit this network: "
+            "give data.size a multiple of 8 from 16 on."
+        )  # fmt: skip
+    sides = [size, size // 2, size // 4, size // 8]
+    widths = [width, 2 * width, 4 * width, 6 * width]
+    attention = [side <= attend for side in sides]
+    if not any(attention):
         raise UserError(
-            f"trainer.network.attend={attend} does not fit: the smallest side of this network is {sides[-1]}; try {sides[-2]}."
+            f"trainer.network.attend={attend} does not fit: the smallest side of this network is "
+            f"{sides[-1]}; try {sides[-2]}."
         )
+    down_types = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention]
+    up_types = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attention)]
     network = UNet2DConditionModel(
         sample_size=size,
         out_channels=channels,
         layers_per_block=layers,
         block_out_channels=widths,
-        down_block_types=["CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends],
-        up_block_types=["CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends)],
-        attention_head_dim=[max(wide // 32, 1) for wide in widths],  # diffusers' name for how many heads
+        down_block_types=down_types,
+        up_block_types=up_types,
+        # In diffusers this is the number of heads.
+        attention_head_dim=[max(block_width // 32, 1) for block_width in widths],
         cross_attention_dim=WIDTH,
         addition_embed_type="text",
         addition_embed_type_num_heads=WIDTH // 64,
         resnet_time_scale_shift="scale_shift",
         **{"in_channels": channels, "norm_num_groups": 16} | more,
     )
-    if (
-        not torch.cuda.is_available()
-    ):  # there torch's fused attention pays only where grids are large: without it a step takes .81 of it
+    if not torch.cuda.is_available():
+        # Without a GPU, torch's fused attention is faster only on large grids: without it a step
+        # takes 0.81 of the time.
         network.set_attn_processor(AttnProcessor())
     return network
 
 
 def haar_unet(
-    classes: int, channels: int, size: int, schedule: Schedule, width: int = 32, layers: int = 1, attend: int = 8,
-    deviations: Sequence[float] = (2.0, 0.16, 0.16, 0.065),
+    classes: int, channels: int, size: int, schedule: Schedule, width: int = 32, layers: int = 1,
+    attend: int = 8, deviations: Sequence[float] = (2.0, 0.16, 0.16, 0.065),
 ):  # fmt: skip
-    """`unet` for pictures of half the size, inside an orthonormal 2 × 2 Haar transform: twice the side for the cost of half of it.
+    """`unet` for half the side, inside an orthonormal 2 × 2 Haar transform: see `haar`.
 
-    schedule: that it is trained on; deviations: of the bands of pictures in [−1, 1], the mean's, the columns', rows' and diagonals'.
+    Args:
+        classes, channels, width, layers: as in `unet`.
+        size: side of an image in pixels, a multiple of 16 from 32 on.
+        schedule: the noise schedule of the training.
+        attend: the largest side with attention, inside the transform.
+        deviations: standard deviations of the bands of images in [−1, 1]: mean, columns, rows,
+            diagonals.
+
+    Raises:
+        UserError: size, width or attend does not fit.
     """
     from expkit.models.pretrained.haar import BANDS, HaarUNet2DConditionModel
 
     if size % 16 or size < 32:
         raise UserError(
-            f"Pictures of {size} pixels do not fit this network: give data.size a multiple of 16 from 32 on."
-        )
+            f"Pictures of {size} pixels do not fit this network: "
+            "give data.size a multiple of 16 from 32 on."
+        )  # fmt: skip
     inner = unet(classes, BANDS * channels, size // 2, width, layers, attend)
     network = HaarUNet2DConditionModel(
         dict(inner.config), size, WIDTH, channels, len(schedule), list(deviations)
@@ -93,67 +126,114 @@ def haar_unet(
     return network
 
 
-def second_unet(classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8):
-    """A network for pictures of this size beside smaller ones, enlarged and noised; it is told how noisy they are.
+def second_unet(
+    classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8
+):  # fmt: skip
+    """A super-resolution `unet`: its input also has the small images, upsampled and noised.
 
-    Four channels or more are normalised together: alone, they would forget how bright the small picture is.
+    It is also conditioned on their noise level. Each group of the group normalisation has four
+    channels or more: smaller groups would lose the brightness of the small image.
+
+    Args:
+        classes, channels, size, width, layers, attend: as in `unet`.
     """
-    more = {"in_channels": 2 * channels, "class_embed_type": "timestep", "norm_num_groups": width // 4}
-    return unet(classes, channels, size, width, layers, attend, **more)
+    options = {
+        "in_channels": 2 * channels,
+        "class_embed_type": "timestep",
+        "norm_num_groups": width // 4,
+    }
+    return unet(classes, channels, size, width, layers, attend, **options)
 
 
 def check_kept(schedule: Schedule, kind: str) -> dict[str, str]:
-    """What diffusers calls each kind of prediction; refuses a schedule and a kind that its format cannot hold."""
-    names = {ours: theirs for theirs, ours in KINDS.items()}
+    """Check that diffusers' format can hold this schedule and prediction type.
+
+    Returns:
+        The name in diffusers of each prediction type.
+
+    Raises:
+        UserError: it cannot hold them.
+    """
+    names = {prediction_type: name for name, prediction_type in KINDS.items()}
     if kind not in names or not schedule.preserves_variance:
         raise UserError(
-            f"A model in diffusers' format answers {', '.join(names)} on a schedule that preserves variance: {kind} is another."
+            f"A model in diffusers' format answers {', '.join(names)} on a schedule that preserves "
+            f"variance: {kind} is another."
         )
     return names
 
 
 def save_pipeline(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
-    """Write network and schedule as diffusers does, in one move."""
+    """Write network and schedule in diffusers' format: unet/ and scheduler/ in `folder`.
+
+    They are written into a hidden sibling folder first. It is then renamed; if `folder` exists, its
+    files are moved there one by one.
+    """
     from diffusers import DDPMScheduler
 
     names = check_kept(schedule, kind)
-    kept = schedule.alpha**2
-    betas = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
-    steps = DDPMScheduler(
+    alpha_bar = schedule.alpha**2
+    previous = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
+    betas = 1 - alpha_bar / previous
+    scheduler = DDPMScheduler(
         len(schedule), trained_betas=betas.tolist(), prediction_type=names[kind], clip_sample=False
     )
     part = folder.with_name(f".{uuid.uuid4().hex}.part")
     try:
         network.save_pretrained(part / "unet")
-        steps.save_pretrained(part / "scheduler")
-        if folder.is_dir():  # what an earlier epoch has written, file by file: others may lie beside
+        scheduler.save_pretrained(part / "scheduler")
+        if folder.is_dir():  # replace the files of an earlier epoch, and keep other files
             for file in (path for path in part.rglob("*") if path.is_file()):
                 file.replace(folder / file.relative_to(part))
         else:
             part.rename(folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # its name is known to this process alone
+        shutil.rmtree(part, ignore_errors=True)  # no other process knows this random name
 
 
 def model_repository(weights: str) -> Repository:
-    """Where a model lies: the one that ships, where it is asked for by its name, else a folder or a repository."""
+    """The repository of a model: the shipped one for "pictograms", else a folder or an id."""
     return Repository(str(weights_io.WEIGHTS / SHIPPED if str(weights) == SHIPPED else weights))
 
 
-def worded(embeddings, machine: DeviceSpec, weights: str = SHIPPED, max_rows: int | None = None) -> Denoiser:
-    """model=pictograms"""
+def worded(
+    embeddings, machine: DeviceSpec, weights: str = SHIPPED, max_rows: int | None = None
+) -> Denoiser:  # fmt: skip
+    """The denoiser of model=pictograms.
+
+    Args:
+        embeddings: a `sentence_prompts.ConceptPrompts`.
+        machine: where and how it runs.
+        weights: see `model_repository`.
+        max_rows: the largest number of rows in one forward; None: no limit.
+    """
     return limit_rows(IFStageOne(model_repository(weights), embeddings, machine), max_rows)
 
 
 def upscaler(
-    low: Tensor, noise: Noise, embeddings, machine: DeviceSpec, weights: str = SHIPPED, second: str | None = None, noise_level: int = 50,
-    max_rows: int | None = None,
+    low: Tensor, noise: Noise, embeddings, machine: DeviceSpec, weights: str = SHIPPED,
+    second: str | None = None, noise_level: int = 50, max_rows: int | None = None,
 ) -> Denoiser:  # fmt: skip
-    """The second stage, for the pictures `low` of the first: model.second, or what lies as stage_2 beside the first."""
+    """The denoiser of the second stage, conditioned on the images `low` of the first.
+
+    Args:
+        low: (B, 3, H, W) in [-1, 1].
+        noise: maps a shape to standard normal noise (B, *shape).
+        embeddings: a `sentence_prompts.ConceptPrompts`.
+        machine: where and how it runs.
+        weights: weights of the first stage; see `model_repository`.
+        second: weights of the second stage; None: the folder stage_2 in those of the first.
+        noise_level: the level of the noise that is added to the upsampled images.
+        max_rows: the largest number of rows in one forward; None: no limit.
+
+    Raises:
+        UserError: there is no second stage, or noise_level does not fit.
+    """
     if weights == SHIPPED and second is None:
         raise UserError(
-            "upscale=true: the pictograms that ship have 64 pixels and no second stage. Train one with task=train trainer=upscaler and "
-            "give its folder as model.second=…, or leave upscale=true out."
+            "upscale=true: the pictograms that ship have 64 pixels and no second stage. Train one "
+            "with task=train trainer=upscaler and give its folder as model.second=…, "
+            "or leave upscale=true out."
         )
     return deepfloyd.upscaler(
         low,
@@ -168,15 +248,28 @@ def upscaler(
 
 
 def concepts_file(weights: str) -> Path:
-    """The file of the things that a model was shown, in its folder or repository."""
-    found = model_repository(weights).file(KNOWN)
-    if found is None:
+    """The file known.safetensors of a model: the concepts that it was trained on.
+
+    Args:
+        weights: see `model_repository`.
+
+    Raises:
+        UserError: the model has no such file.
+    """
+    path = model_repository(weights).file(KNOWN)
+    if path is None:
         raise UserError(
-            f"{weights} has no {KNOWN}, which says what it was shown: give a folder that trainer=text_conditional has written."
+            f"{weights} has no {KNOWN}, which says what it was shown: "
+            "give a folder that trainer=text_conditional has written."
         )
-    return found
+    return path
 
 
 def image_side(weights: str, part: float = 1) -> float:
-    """A part of the side of a model's pictures, in pixels: all of it, or a blur."""
+    """The side of a model's images in pixels, times `part`: for lengths relative to the side.
+
+    Args:
+        weights: see `model_repository`.
+        part: a fraction of the side, as for a blur.
+    """
     return part * model_repository(weights).config("unet")["sample_size"]

@@ -1,8 +1,9 @@
-"""Latent models in diffusers' format: Stable Diffusion (Rombach et al. 2022).
+"""Latent diffusion models in diffusers' format: Stable Diffusion (Rombach et al. 2022).
 
-    z = s · E[q(z | 2·image − 1)];    image = (D(z / s) + 1) / 2              encoder q and decoder D of the VAE, s its scaling_factor
+    z = s · E[q(z | 2·image − 1)];    image = (D(z / s) + 1) / 2
 
-The diffusion runs on z, a state of four channels an eighth as large as the picture.
+q is the encoder of the VAE, D its decoder, s its scaling_factor. The diffusion acts on z, which has
+four channels and an eighth of the image's side.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from expkit.storage.hub import Repository
 
 
 class StableDiffusion(TextConditioned):
-    """A latent model that is told in CLIP's words. size: of its pictures, in pixels; what it was trained on if not given.
+    """A latent diffusion model that is conditioned on CLIP embeddings.
 
-    Its states have no black and white, so `range` is that of its pictures. The VAE is float32 whatever the UNet is: many overflow
-    in half precision, and it is asked but once a run.
+    Latents have no black and white, so `range` is the range of the images. The VAE is float32
+    whatever the UNet's dtype is: many VAEs overflow in half precision, and it runs only once a run.
+
+    Args:
+        repository: the model.
+        embeddings: a `prompt_embeddings.Embeddings`.
+        machine: where and how it runs.
+        size: side of its images in pixels; None: the size that it was trained on.
     """
 
     range = (0.0, 1.0)
@@ -32,13 +39,12 @@ class StableDiffusion(TextConditioned):
         self, repository: Repository, embeddings, machine: DeviceSpec, size: int | None = None
     ) -> None:
         unet, vae = repository.config("unet"), repository.config("vae")
-        check_class(unet, ("UNet2DConditionModel",), repository.name, channels=vae["latent_channels"])
+        channels = vae["latent_channels"]
+        check_class(unet, ("UNet2DConditionModel",), repository.name, channels=channels)
         super().__init__(repository, unet.get("cross_attention_dim"), embeddings, machine)
-        self.shrink, self.scale = (
-            2 ** (len(vae["block_out_channels"]) - 1),
-            vae.get("scaling_factor", 0.18215),
-        )
-        self.shape = (vae["latent_channels"], *size_of(unet, size and latent_side(size, self.shrink)))
+        self.shrink = 2 ** (len(vae["block_out_channels"]) - 1)
+        self.scale = vae.get("scaling_factor", 0.18215)
+        self.shape = (channels, *size_of(unet, size and latent_side(size, self.shrink)))
         self.vae = Network(repository, "vae", "AutoencoderKL", DeviceSpec(machine.device))
 
     @property
@@ -50,21 +56,20 @@ class StableDiffusion(TextConditioned):
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """The mean of the encoder's distribution, so that a picture has one state."""
-        vae = self.vae.loaded()
-        return (
-            torch.cat(
-                [vae.encode(self.vae.cast(2 * image - 1)).latent_dist.mean for image in images.split(1)]
-            )
-            * self.scale
-        )
+        """Encode images (B, 3, 8·H, 8·W) in [0, 1] as latents (B, C, H, W).
+
+        It is the mean of the encoder's distribution, so that an image has one latent.
+        """
+        vae, cast = self.vae.loaded(), self.vae.cast
+        means = [vae.encode(cast(2 * image - 1)).latent_dist.mean for image in images.split(1)]
+        return torch.cat(means) * self.scale
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
-        vae = self.vae.loaded()
-        return torch.cat(
-            [(vae.decode(self.vae.cast(z / self.scale)).sample + 1) / 2 for z in x.split(1)]
-        ).clamp(0, 1)
+        """Decode latents (B, C, H, W) as images in [0, 1]."""
+        vae, cast = self.vae.loaded(), self.vae.cast
+        images = [(vae.decode(cast(latent / self.scale)).sample + 1) / 2 for latent in x.split(1)]
+        return torch.cat(images).clamp(0, 1)
 
     def check_weights(self) -> None:
         super().check_weights()
@@ -76,16 +81,27 @@ class StableDiffusion(TextConditioned):
 
 
 def latent_side(size: int, shrink: int) -> int:
-    """The side of the state for pictures of this side."""
+    """The side of the latent for images of side `size`, which must be a multiple of `shrink`."""
     if size % shrink or size <= 0:
         raise UserError(
-            f"model.size={size} does not fit: this model's pictures have sides that are multiples of {shrink}."
+            f"model.size={size} does not fit: this model's pictures have sides that are "
+            f"multiples of {shrink}."
         )
     return size // shrink
 
 
 def stable_diffusion(
-    embeddings, machine: DeviceSpec, weights: str, size: int | None = None, max_rows: int | None = None
-) -> Denoiser:
-    """model=stable_diffusion"""
-    return limit_rows(StableDiffusion(Repository(str(weights)), embeddings, machine, size), max_rows)
+    embeddings, machine: DeviceSpec, weights: str, size: int | None = None,
+    max_rows: int | None = None,
+) -> Denoiser:  # fmt: skip
+    """The denoiser of model=stable_diffusion.
+
+    Args:
+        embeddings: a `prompt_embeddings.Embeddings` of CLIP.
+        machine: where and how it runs.
+        weights: a folder, or an id of huggingface.co.
+        size: side of its images in pixels; None: the size that it was trained on.
+        max_rows: the largest number of rows in one forward; None: no limit.
+    """
+    model = StableDiffusion(Repository(str(weights)), embeddings, machine, size)
+    return limit_rows(model, max_rows)

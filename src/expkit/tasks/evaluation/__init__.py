@@ -1,1 +1,1 @@
-"""How good a model's samples are, over guidance strengths."""
+"""Quality and diversity of a model's samples at several guidance strengths."""

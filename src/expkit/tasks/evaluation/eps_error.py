@@ -1,8 +1,10 @@
-"""How well a model knows the noise in pictures, on one schedule whatever its own: the number on which recipes are compared.
+"""The error of a model's noise estimate on one fixed schedule, to compare models of any kind.
 
-    mean |eps_hat − eps|²,   x_t = alpha_t x + sigma_t eps,   x in [0, 1], t of the course's schedule: what the course's recipes minimise
+    mean |eps_hat − eps|²,   x_t = alpha_t x + sigma_t eps,   x in [0, 1]
 
-A model of another schedule or range is shown the picture in its own range, at its level whose sigma_t / alpha_t comes closest.
+t is a level of the schedule of CS180 project 5, so this is what the recipes of the course minimise.
+A model with another schedule or range gets the picture in its own range, at its level whose
+sigma_t / alpha_t is closest.
 """
 
 from __future__ import annotations
@@ -17,21 +19,28 @@ from expkit.core.estimate import conditional
 from expkit.core.rng import stream
 from expkit.core.schedules import linear
 
-EVERY = 30  # of the pictures, and of the levels of each: ten of the course's three hundred
+EVERY = 30  # every 30th picture at each level: each picture at ten of the course's 300 levels
 
 
 def eps_error(model: Denoiser, images: Tensor, prompts: Sequence[str], every: int = EVERY) -> float:
-    """The mean over pictures (N, C, H, W) in [0, 1], told what they show, each at every `every`-th of the course's levels."""
-    course, (low, high), errors = linear(), model.range, []
+    """The mean squared error of eps, with one prompt per picture.
+
+    Args:
+        images: (N, C, H, W) in [0, 1]. Each is tested at every `every`-th level of the course's
+            schedule, picture k at those with t mod every = k mod every.
+    """
+    course, errors = linear(), []
+    low, high = model.range
     for t in range(len(course)):
         rows = list(range(t % every, len(images), every))
         if not rows:
             continue
         level = model.schedule.nearest(float(course.sigma[t] / course.alpha[t]) * (high - low))
         alpha, sigma = model.schedule.at(level)
-        noise = torch.randn(len(rows), *model.shape, generator=stream("eps error", t)).to(model.device)
+        generator = stream("eps error", t)
+        noise = torch.randn(len(rows), *model.shape, generator=generator).to(model.device)
         x = alpha * model.encode(images[rows]).to(model.device) + sigma * noise
-        said = conditional([prompts[row] for row in rows])(model, x, level)
-        eps = (x - alpha * model.schedule.denoised(x, level, said.native, model.prediction_type)) / sigma
+        native = conditional([prompts[row] for row in rows])(model, x, level).native
+        eps = (x - alpha * model.schedule.denoised(x, level, native, model.prediction_type)) / sigma
         errors.append((eps - noise).square().flatten(1).mean(1))
     return float(torch.cat(errors).mean())

@@ -1,4 +1,4 @@
-"""What judges say of a set of pictures, and how close it is to another: the numbers of task=evaluate."""
+"""The numbers of task=evaluate: how judges read a set of pictures, how close it is to another."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from expkit.errors import UserError
 from expkit.metrics import fidelity
 from expkit.metrics.judges import Judge
 
-LEAST = 0.5  # a judge that reads fewer of the test pictures right is a judge of something else
+LEAST = 0.5  # a judge with a lower accuracy on the test pictures is refused
 
 
 class Set(NamedTuple):
-    """Pictures uint8 (N, C, H, W), their classes (N,), what the judge that counts sees in them (N, F), and what each judge reads (N,)."""
+    """A set of pictures as the judges read it.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: the class of each picture, (N,).
+        features: of the judge that counts, (N, F).
+        read: {judge: the class that it reads, (N,)}.
+    """
 
     images: Tensor
     labels: Tensor
@@ -27,9 +34,17 @@ class Set(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Judges, the last of whom counts: distances are in its features. They tell the classes of these names apart.
+    """Judges that distinguish the classes of a data set.
 
-    inception: a file of Inception's weights, for FID, or None. Refuses judges that tell another number of classes apart.
+    The last judge counts: distances are in its features.
+
+    Args:
+        judges: {name: Judge}.
+        names: the names of the classes.
+        inception: a file with Inception's weights, for FID, or None.
+
+    Raises:
+        UserError: a judge distinguishes another number of classes.
     """
 
     judges: Mapping[str, Judge]
@@ -38,57 +53,61 @@ class Panel:
 
     def __post_init__(self) -> None:
         for name, judge in self.judges.items():
-            if len(known := judge.answers(self.names)) != len(self.names):
+            count = len(judge.answers(self.names))
+            if count != len(self.names):
                 raise UserError(
-                    f"The judge {name} tells {len(known)} classes apart, and the data has {len(self.names)}: give another."
+                    f"The judge {name} tells {count} classes apart, "
+                    f"and the data has {len(self.names)}: give another."
                 )
 
     @property
     def name(self) -> str:
+        """The name of the judge that counts."""
         return list(self.judges)[-1]
 
     def labels(self, prompts: Sequence[str]) -> list[int]:
-        """The classes that prompts name."""
+        """The index of the class that each prompt names; refuses other prompts."""
         if unknown := [prompt for prompt in prompts if prompt not in self.names]:
             raise UserError(
-                f"The classes of data are {', '.join(self.names)}; this model's are others: {', '.join(unknown)}. "
-                "Give the data that the model was trained on, with data=…."
+                f"The classes of data are {', '.join(self.names)}; this model's are others: "
+                f"{', '.join(unknown)}. Give the data that the model was trained on, with data=…."
             )
         return [self.names.index(prompt) for prompt in prompts]
 
     def seen(self, images: Tensor, labels: Tensor | None = None) -> Set:
-        """Pictures uint8 as the judges see them; where it is not known what they are, they are what is read."""
-        shown = images.float() / 255
-        read = {name: judge.probabilities(shown, self.names).argmax(1) for name, judge in self.judges.items()}
-        return Set(
-            images,
-            read[self.name] if labels is None else labels,
-            self.judges[self.name].features(shown),
-            read,
-        )
+        """The set of these uint8 pictures; without labels, those that the counting judge reads."""
+        unit_images = images.float() / 255
+        answers = {
+            name: judge.probabilities(unit_images, self.names).argmax(1)
+            for name, judge in self.judges.items()
+        }
+        labels = answers[self.name] if labels is None else labels
+        return Set(images, labels, self.judges[self.name].features(unit_images), answers)
 
     def check(self, test: Set) -> None:
+        """Refuse a counting judge that reads too few of the test pictures right."""
         right = self.accuracy(test)["accuracy"][self.name]
         if right < LEAST:
             raise UserError(
-                f"The judge {self.name} reads {right:.0%} of the test pictures right, so it is no judge of these pictures: "
-                f"give a judge that has learnt from them, with model.judges.{self.name}=…, or other data."
+                f"The judge {self.name} reads {right:.0%} of the test pictures right, so it is no "
+                "judge of these pictures: give a judge that has learnt from them, "
+                f"with model.judges.{self.name}=…, or other data."
             )
 
     def accuracy(self, one: Set) -> dict:
-        """The share that each judge reads right; of each class by the one that counts."""
-        right = {name: (read == one.labels).double() for name, read in one.read.items()}
-        each = {
+        """The accuracy of each judge, and that of the counting judge for each class."""
+        right = {name: (answers == one.labels).double() for name, answers in one.read.items()}
+        class_accuracy = {
             self.names[label]: right[self.name][one.labels == label].mean().item()
             for label in one.labels.unique()
         }
         return {
-            "accuracy": {name: found.mean().item() for name, found in right.items()},
-            "accuracy_of_class": each,
+            "accuracy": {name: hits.mean().item() for name, hits in right.items()},
+            "accuracy_of_class": class_accuracy,
         }
 
     def shares(self, one: Set) -> dict:
-        """The share of each class among what is read by the judge that counts, and their entropy."""
+        """The share of each class among the counting judge's answers, and their entropy."""
         shares = one.read[self.name].bincount(minlength=len(self.names)).double() / len(one.images)
         return {
             "share_read": dict(zip(self.names, shares.tolist(), strict=True)),
@@ -96,13 +115,14 @@ class Panel:
         }
 
     def compared(self, one: Set, test: Set) -> dict[str, float]:
-        """How close a set is to the test pictures, and how diverse beside them."""
+        """How close a set is to the test pictures, and how diverse it is relative to them."""
         precision, recall = fidelity.precision_recall(test.features, one.features)
+        sets = (one.features, one.labels, test.features, test.labels)
         table = {
             "frechet_distance": fidelity.frechet_distance(test.features, one.features),
             "precision": precision,
             "recall": recall,
-            "diversity": fidelity.relative_diversity(one.features, one.labels, test.features, test.labels),
+            "diversity": fidelity.relative_diversity(*sets),
         }
         if self.inception:
             table["inception_frechet_distance"] = fidelity.inception_frechet(
