@@ -65,7 +65,7 @@ class Toy(Denoiser):
     ) -> None:
         self.shape, self.schedule = shape, schedule or linear_rescaled(100)
         self.picture = skewed * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        self.variance_fraction, self.learned, self.rows, self.asked = (
+        self.variance_fraction, self.learns_variance, self.rows, self.asked = (
             variance_fraction,
             variance_fraction,
             [],

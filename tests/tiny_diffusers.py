@@ -52,7 +52,7 @@ class Words:
     def canonical_prompt(self, prompt: str) -> str:
         return prompt
 
-    def taken(self, prompts) -> list[str]:
+    def substitutions(self, prompts) -> list[str]:
         return []
 
     def prepare(self, texts, make_room=None) -> None:

@@ -2,11 +2,11 @@
 
 from memory import Memory, shapes
 
-from expkit.core import LowPass, Residual, composable, conditional, guided
+from expkit.core import Complement, LowPass, composable, conditional, guided
 
 model, blur = Memory(shapes()), LowPass(2)
 by_hand = conditional("", condition=False) + 7.0 * (conditional("disc") - conditional("", condition=False))
-nested = blur @ guided("disc", 7) + Residual(blur) @ guided("disc", 7)
+nested = blur @ guided("disc", 7) + Complement(blur) @ guided("disc", 7)
 mixture = composable({"one": conditional("disc"), "two": conditional("bar")}, {"one": 0.5, "two": 0.5})
 for name, wish in {
     "guided": guided("disc", 7),

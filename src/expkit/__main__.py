@@ -44,7 +44,7 @@ def main() -> None:
         except claims.NotClaimed as not_claimed:
             errors.append(not_claimed.error)
         except Exception as error:
-            if interrupts.CAME:
+            if interrupts.RECEIVED_SIGNALS:
                 sys.exit(report_interrupt("", claims.release_claims()))
             errors.append(error)
         finally:
@@ -114,15 +114,15 @@ def replay(file: str, rest: list[str]) -> Callable[[], int]:
 
 
 def dashboard(_: str, rest: list[str]) -> Callable[[], int]:
-    from expkit.app.dashboard import serve
+    from expkit.app.dashboard import serve_dashboard
 
-    return lambda: serve(rest)
+    return lambda: serve_dashboard(rest)
 
 
 def page(_: str, rest: list[str]) -> Callable[[], int]:
-    from expkit.app.serve import serve
+    from expkit.app.serve import serve_page
 
-    return lambda: serve(rest)
+    return lambda: serve_page(rest)
 
 
 OWN = {"replay": replay, "dashboard": dashboard, "app": page}  # commands that do not use Hydra
@@ -158,8 +158,8 @@ def hydra_app(failed: list[Exception]):
             choices = hydra_config.runtime.choices
             names = claims.written_names(choices.task, choices.logger)
             claims.hold_folder(folder, names, not is_follower_process())
-            result = run_job(run, folder, leads=not is_follower_process())
-            if result.leads:
+            result = run_job(run, folder, is_main_process=not is_follower_process())
+            if result.is_main_process:
                 print(result.folder)
         except Exception as error:
             failed.append(error)
@@ -177,7 +177,7 @@ def report_interrupt(said: str, kept: list[Path]) -> int:
     Returns:
         The exit code.
     """
-    is_terminated = signal.SIGTERM in interrupts.CAME
+    is_terminated = signal.SIGTERM in interrupts.RECEIVED_SIGNALS
     result = f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
     if not is_follower_process():
         event = "ended by SIGTERM" if is_terminated else "interrupted"

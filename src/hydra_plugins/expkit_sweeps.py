@@ -14,7 +14,7 @@ from expkit.runs import resolvers
 resolvers.register_resolvers()
 
 
-class Given:
+class PluginSetup:
     """Keeps the context, the task function and the configuration that Hydra passes to a plugin."""
 
     def setup(self, *, hydra_context, task_function, config):
@@ -22,7 +22,7 @@ class Given:
         self.context, self.job, self.config = hydra_context, task_function, config
 
 
-class Named(Given, Sweeper):
+class NamedFolderSweeper(PluginSetup, Sweeper):
     """A sweeper whose folder is named by the command, and whose axes an experiment may give.
 
     `-m` names the folder before Hydra starts. An experiment may sweep without `-m`, so `setup`
@@ -92,7 +92,7 @@ class ClaimRunFolder(Callback):
             raise claims.NotClaimed(error) from None
 
 
-class CellsSweeper(Named):
+class CellsSweeper(NamedFolderSweeper):
     """hydra/sweeper=cells: run every combination of values once (see `expkit.sweep.sweeper`).
 
     Args:
@@ -106,7 +106,7 @@ class CellsSweeper(Named):
         return run_sweep(self.context, self.job, self.config, self.swept(arguments))
 
 
-class SearchSweeper(Named):
+class SearchSweeper(NamedFolderSweeper):
     """hydra/sweeper=search: look for the best combination of values (see `expkit.sweep.search`).
 
     Args:
@@ -123,7 +123,7 @@ class SearchSweeper(Named):
         return run_search(self.context, self.job, self.config, self.swept(arguments), objective)
 
 
-class RowsLauncher(Given, Launcher):
+class RowsLauncher(PluginSetup, Launcher):
     """hydra/launcher=rows: run cells in this process (see `expkit.sweep.batch_launcher`).
 
     The model stays loaded. Cells that differ only in values that can vary within a batch share one

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from expkit.app import dashboard, overrides, serve, uploads, web_server
-from expkit.app.serve import Asked
+from expkit.app.serve import PageSettings
 from expkit.errors import UserError
 from expkit.images import sources
 from expkit.runs.job import ComposedConfig
@@ -29,9 +30,10 @@ STROKES = [(-0.22, -0.3), (0.2, -0.3), (-0.02, -0.02), (0.2, 0.14), (0, 0.3), (-
 
 
 def test_words_of_its_own_and_of_its_runs():
-    asked = Asked.of(["port=0", "model=digits", "open=true", "gamma=4", "sampler.rule.variance=large"])
-    assert asked == Asked("127.0.0.1", 0, True, ("model=digits", "gamma=4", "sampler.rule.variance=large"))
-    assert Asked.of([]).host == "127.0.0.1"
+    asked = PageSettings.of(["port=0", "model=digits", "open=true", "gamma=4", "sampler.rule.variance=large"])
+    given = ("model=digits", "gamma=4", "sampler.rule.variance=large")
+    assert asked == PageSettings("127.0.0.1", 0, True, given)
+    assert PageSettings.of([]).host == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_words_of_its_own_and_of_its_runs():
 )  # fmt: skip
 def test_other_words_are_refused_in_a_sentence(argument, said):
     with pytest.raises(UserError, match=said):
-        Asked.of([argument])
+        PageSettings.of([argument])
 
 
 def test_a_key_that_no_run_has_is_refused_before_anything_is_shown(expkit):
@@ -82,7 +84,7 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch):
     monkeypatch.delattr("expkit.app.gradio_page", raising=False)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     with pytest.raises(UserError, match=r"pip install 'expkit\[app\]'"):
-        serve.serve(["port=0"])
+        serve.serve_page(["port=0"])
 
 
 TEXTS = (
@@ -110,7 +112,7 @@ def test_a_prompt_stays_what_was_typed(text):
 
 
 def test_numbers_and_lists_of_them():
-    assert [overrides.format_value("gamma", value) for value in (7, 7.0, 7.5, [1, 3])] == [
+    assert [overrides.format_hydra_value("gamma", value) for value in (7, 7.0, 7.5, [1, 3])] == [
         "7",
         "7",
         "7.5",
@@ -128,6 +130,14 @@ def test_of_a_key_that_is_given_and_wished_the_wish_is_told():
         "task=hybrid",
         "gamma=7",
     ]
+
+
+def test_the_command_of_a_run_has_nothing_of_hydra_s_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(overrides, "run_job", lambda job, folder: SimpleNamespace(folder=job.arguments))
+    added = "+hydra.job.env_set.A=1"
+    arguments = overrides.run_folder_for(["model=digits", added, "hydra.run.dir=run"])
+    assert arguments.count(added) == 1 and arguments[-1] == "model=digits"
 
 
 def editor(background: Image.Image, stroke: tuple | None = None, strength: int = 178) -> dict:
@@ -259,7 +269,7 @@ def test_the_dashboard_shows_the_newest_page_and_nothing_from_outside(tmp_path):
 )  # fmt: skip
 def test_words_that_the_dashboard_does_not_know_are_refused(argument, said):
     with pytest.raises(UserError, match=said):
-        dashboard.serve([argument])
+        dashboard.serve_dashboard([argument])
 
 
 # In a browser
@@ -347,16 +357,30 @@ class Page:
         return "".join(line.text for line in lines)
 
 
-@pytest.mark.parametrize(("given", "blur"), [((), 2.5), (("model=digits",), 1.7), (("sigma=3",), 3.0)])
+@pytest.mark.parametrize(
+    ("given", "blur"), [((), 2.5), (("model=digits",), 1.7), (("sigma=3",), 3.0), (("sigma=0",), 0)]
+)
 def test_a_page_begins_from_the_blur_of_its_model(given, blur):
     if not os.environ.get("CI"):
         pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
     from expkit.app import gradio_page
 
-    page = gradio_page.build_page(ComposedConfig(overrides.compose_config(given)).known({}), given)
+    page = gradio_page.build_page(ComposedConfig(overrides.compose_config(given)).resolve({}), given)
     assert [
         block.value for block in page.blocks.values() if "Blur sigma" in str(getattr(block, "label", ""))
     ] == [blur]
+
+
+@pytest.mark.parametrize(("given", "starts"), [("i_start=null", []), ("i_start=[null,4]", [4])])
+def test_a_page_has_no_start_for_null(given, starts):
+    if not os.environ.get("CI"):
+        pytest.importorskip("gradio", reason="the page needs gradio: pip install 'expkit[app]'")
+    from expkit.app import gradio_page
+
+    page = gradio_page.build_page(ComposedConfig(overrides.compose_config([given])).resolve({}), [given])
+    assert [block.value for block in page.blocks.values() if type(block).__name__ == "CheckboxGroup"] == [
+        starts
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def composed():
 def of(arguments, composed) -> tuple[dict, dict[str, schema.Declaration]]:
     one = composed[arguments]
     HydraConfig.instance().set_config(one.config)
-    return one.known({}), one.declared
+    return one.resolve({}), one.declared
 
 
 def leaves(node, path: str = ""):
@@ -263,7 +263,7 @@ def test_what_is_known_of_keys_before_a_configuration_is_composed_is_what_is_kno
             )
             checks.check_values(CommandLine.of(arguments))
         early = asked[0] if asked else {}
-        said = lambda one: (one.type, one.batch, one.words)
+        said = lambda one: (one.type, one.batch, one.description)
         apart = {
             key: (said(early[key]), said(whole[key]))
             for key in early

@@ -20,8 +20,7 @@ from expkit.core.estimate import (
     triple,
     triple_hybrid,
 )
-from expkit.core.maps import Band, Gray, LowPass, Mask, Motion, Residual, Scale, high_pass, without_motion
-from expkit.core.maps import without_grey as colours
+from expkit.core.maps import Band, Complement, Gray, LowPass, Mask, Motion, Scale, high_pass, without_motion
 from expkit.core.views import Flip, Identity, Jigsaw, Negate, Rotate180, RotateCW
 from expkit.errors import UserError
 from tests.conftest import Toy
@@ -83,26 +82,26 @@ def test_the_same_wish_composed_is_the_wish(toy, x):
     assert same(
         anagram({"upright": wish, "turned": wish}, VIEWS)(toy, x, 50), wish(toy, x, 50)
     )  # the toy commutes with the view
-    assert same(wish.seen(RotateCW()).seen(RotateCW().inverse_view)(toy, x, 50), wish(toy, x, 50))
+    assert same(wish.through(RotateCW()).through(RotateCW().inverse_view)(toy, x, 50), wish(toy, x, 50))
 
 
 def test_a_network_that_does_not_commute_tells_views_apart(x):
     net, wish = Toy(skewed=1.0), guided("a", 5)
-    assert not same(wish.seen(Flip())(net, x, 50), wish(net, x, 50))
-    seen = wish.seen(Flip())(net, x, 50).native
+    assert not same(wish.through(Flip())(net, x, 50), wish(net, x, 50))
+    seen = wish.through(Flip())(net, x, 50).native
     assert torch.allclose(seen, Flip()(wish(net, Flip()(x), 50).native), atol=1e-5)
 
 
 def test_nested_views_compose_in_the_right_order(x):
     net, first, second = Toy(skewed=1.0), RotateCW(), Flip()
-    nested = conditional("a").seen(first).seen(second)(net, x, 50).native
+    nested = conditional("a").through(first).through(second)(net, x, 50).native
     by_hand = second.inverse(first.inverse(net.predict(first(second(x)), 50, ["a"] * 3).native))
     assert torch.allclose(nested, by_hand, atol=1e-5)
 
 
 def test_a_filter_inside_a_view_is_the_filter_of_what_is_seen(x):
     net = Toy(skewed=1.0)
-    inside = (BLUR @ conditional("a")).seen(RotateCW())(net, x, 50).native
+    inside = (BLUR @ conditional("a")).through(RotateCW())(net, x, 50).native
     assert torch.allclose(
         inside, RotateCW().inverse(BLUR(net.predict(RotateCW()(x), 50, ["a"] * 3).native)), atol=1e-5
     )
@@ -136,11 +135,11 @@ DECOMPOSITIONS = {
     "hybrid": (lambda a, b, c: hybrid(a, b, BLUR), [BLUR, high_pass(1.0)], 3),
     "triple hybrid": (
         lambda a, b, c: triple_hybrid(a, b, c, 2.0),
-        [LowPass(2.0) @ LowPass(1.0), Residual(LowPass(2.0)) @ LowPass(1.0), high_pass(1.0)],
+        [LowPass(2.0) @ LowPass(1.0), Complement(LowPass(2.0)) @ LowPass(1.0), high_pass(1.0)],
         4,
     ),
     "triple": (lambda a, b, c: triple(a, b, c, 2.0), [LowPass(2.0), Band(1.0, 2.0), high_pass(1.0)], 4),
-    "colour": (lambda a, b, c: colour(a, b), [Gray(), colours()], 3),
+    "colour": (lambda a, b, c: colour(a, b), [Gray(), Complement(Gray())], 3),
     "motion": (lambda a, b, c: motion(a, b, 5), [Motion(5), without_motion(5)], 3),
 }
 
@@ -226,7 +225,8 @@ def test_the_far_band_of_three_is_a_blur_of_the_square_root_of_five():
 
 
 def test_three_bands_grow_with_the_picture():
-    (far, *_) = triple_hybrid(conditional("a"), conditional("b"), conditional("c"), 2.0).scaled(4).terms
+    small = triple_hybrid(conditional("a"), conditional("b"), conditional("c"), 2.0)
+    (far, *_) = small.for_resolution(4).terms
     assert far.map == LowPass(8.0) @ LowPass(4.0)
 
 
@@ -244,7 +244,7 @@ def test_a_decomposition_gives_each_part_its_map_and_asks_the_null_once(name):
 def test_a_decomposition_by_a_mask(toy, x):
     hole = Mask(torch.eye(8))
     wish = factorized(
-        {"inside": guided("a"), "outside": guided("b")}, {"inside": hole, "outside": Residual(hole)}
+        {"inside": guided("a"), "outside": guided("b")}, {"inside": hole, "outside": Complement(hole)}
     )
     by_hand = torch.where(torch.eye(8) == 1, guided("a")(toy, x, 50).native, guided("b")(toy, x, 50).native)
     assert torch.allclose(wish(toy, x, 50).native, by_hand, atol=1e-5) and rows(wish) == 3
@@ -306,9 +306,9 @@ def test_the_conditional_wish_is_the_wish_without_guidance(toy, x):
 def test_rescaled_keeps_the_learned_variance_and_grows_with_the_picture(x):
     net, wish = Toy(variance_fraction=True), hybrid(guided("a"), guided("b"), BLUR)
     assert torch.allclose(Rescaled(wish)(net, x, 50).variance_fraction, wish(net, x, 50).variance_fraction)
-    assert Rescaled(wish, 0.3).scaled(4) == Rescaled(wish.scaled(4), 0.3) and LowPass(4.0) in {
-        t.map for t in wish.scaled(4).terms
-    }
+    large = wish.for_resolution(4)
+    assert Rescaled(wish, 0.3).for_resolution(4) == Rescaled(large, 0.3)
+    assert LowPass(4.0) in {term.map for term in large.terms}
 
 
 def test_numbers_are_prompts():
@@ -331,7 +331,7 @@ def test_the_learned_variance_is_a_mean_over_wishes(x):
     both = anagram({"upright": guided("a"), "turned": guided("b")}, VIEWS)(net, x, 50).variance_fraction
     assert torch.allclose(both, (of("a", x) + turned) / 2, atol=1e-6)
     assert torch.allclose(
-        guided("a").seen(Negate())(net, x, 50).variance_fraction, of("a", -x)
+        guided("a").through(Negate())(net, x, 50).variance_fraction, of("a", -x)
     )  # pixels back, sign untouched
 
 
@@ -343,7 +343,7 @@ def test_what_is_not_linear_stands_outermost():
         lambda: outer + guided("b"),
         lambda: guided("b") - outer,
         lambda: 2.0 * outer,
-        lambda: outer.seen(Flip()),
+        lambda: outer.through(Flip()),
         lambda: BLUR @ outer,
         lambda: add(guided("b"), outer),
         lambda: hybrid(outer, guided("b"), BLUR),
@@ -367,6 +367,6 @@ def test_what_cancels_as_a_whole_is_zero_beside_what_does_not(toy, x):
 
 
 def test_nothing_is_mutated(toy, x):
-    before, wish = x.clone(), hybrid(guided("a"), guided("b"), BLUR).seen(Rotate180())
+    before, wish = x.clone(), hybrid(guided("a"), guided("b"), BLUR).through(Rotate180())
     wish(toy, x, 50)
     assert torch.equal(x, before)

@@ -43,6 +43,20 @@ def test_the_level_nearest_to_a_strength_of_noise():
     assert schedules.flow(100).nearest(1e9) == 98  # at the last level there is nothing beside the noise
 
 
+@pytest.mark.parametrize("levels", [1, 2, 10, 19, 20, 21])
+def test_rescaled_betas_of_few_levels_give_finite_coefficients_that_fall(levels):
+    made = schedules.linear_rescaled(levels)
+    assert made.preserves_variance and made.alpha.isfinite().all() and made.terminal_alpha > 0
+    assert (made.alpha.diff() < 0).all()
+
+
+@pytest.mark.parametrize("made", [schedules.linear(10), schedules.flow(10, continuous=True)])
+def test_clean_among_many_levels_is_clean(made):
+    alpha, sigma = made.of(torch.tensor([[schedules.CLEAN, 0], [9, schedules.CLEAN]]))
+    wanted = [[made.at(-1), made.at(0)], [made.at(9), made.at(-1)]]
+    assert torch.stack([alpha, sigma], -1).tolist() == [[list(pair) for pair in row] for row in wanted]
+
+
 def test_deepfloyds_noise_levels_as_nvidia_lists_them():
     listed = {
         995: 160.414,
@@ -254,7 +268,7 @@ STRENGTHS = {
     "few": timesteps.strided_clean(300, 3),
     "99 steps": timesteps.strided(1000, 99),
     "100 steps": timesteps.trailing(1000, 100),
-    "999 steps": timesteps.strided(1000, 999),
+    "990 steps": timesteps.strided(1000, 990),
 }
 
 
@@ -279,7 +293,7 @@ def test_strengths_are_said_as_short_as_they_can_be():
 
 
 def test_impossible_grids_and_levels_are_refused():
-    with pytest.raises(UserError, match="from 1 to 299"):
+    with pytest.raises(UserError, match="from 1 to 297"):
         timesteps.strided(300, 300)
     with pytest.raises(ValueError, match="outside this schedule"):
         IF.at(1000)

@@ -45,9 +45,9 @@ MAPS = [
     maps.Motion(),
     maps.without_motion(),
     maps.Mask(torch.eye(16)),
-    maps.Residual(maps.Mask(torch.eye(16))),
+    maps.Complement(maps.Mask(torch.eye(16))),
     maps.Gray(),
-    maps.without_grey(),
+    maps.Complement(maps.Gray()),
     maps.Scale(0.3),
     maps.LowPass(1) @ maps.Gray(),
     maps.InverseView(views.RotateCW()),
@@ -369,10 +369,10 @@ def test_maps_are_linear(linear, image):
     [
         (maps.LowPass(2), maps.high_pass(2)),
         (maps.LowPass(2), maps.Band(1, 2), maps.high_pass(1)),
-        (maps.Gray(), maps.without_grey()),
+        (maps.Gray(), maps.Complement(maps.Gray())),
         (maps.Motion(), maps.without_motion()),
-        (maps.Scale(0.3), maps.Residual(maps.Scale(0.3))),
-        (maps.Mask(torch.eye(16)), maps.Residual(maps.Mask(torch.eye(16)))),
+        (maps.Scale(0.3), maps.Complement(maps.Scale(0.3))),
+        (maps.Mask(torch.eye(16)), maps.Complement(maps.Mask(torch.eye(16)))),
     ],
     ids=lambda parts: type(parts[0]).__name__,
 )
@@ -409,7 +409,7 @@ def test_motion_goes_on_mirrored_beyond_the_edges_and_is_scaled_by_parts_of_a_pi
     assert maps.Motion()(x)[0, 0, 0, 0] == pytest.approx(float(sum(mirrored) / 7), abs=1e-6)
     point = torch.zeros(1, 1, 64, 64)
     point[..., 32, 32] = 28
-    diagonal = maps.Motion().scaled(4)(point)[0, 0].diagonal()
+    diagonal = maps.Motion().for_resolution(4)(point)[0, 0].diagonal()
     assert torch.allclose(
         diagonal[18:47], torch.tensor([0.5, *[1.0] * 27, 0.5])
     ) and diagonal.sum() == pytest.approx(28)
@@ -418,9 +418,9 @@ def test_motion_goes_on_mirrored_beyond_the_edges_and_is_scaled_by_parts_of_a_pi
 def test_a_mask_grows_with_the_picture():
     mask = torch.eye(4)
     assert torch.equal(
-        maps.Mask(mask).scaled(4).mask, torch.eye(4).repeat_interleave(4, 0).repeat_interleave(4, 1)
+        maps.Mask(mask).for_resolution(4).mask, torch.eye(4).repeat_interleave(4, 0).repeat_interleave(4, 1)
     )
-    assert maps.Mask(mask[None]).scaled(2).mask.shape == (1, 8, 8) and maps.Mask(mask).area == 0.25
+    assert maps.Mask(mask[None]).for_resolution(2).mask.shape == (1, 8, 8) and maps.Mask(mask).area == 0.25
 
 
 def test_the_blur_is_torchvisions(image):

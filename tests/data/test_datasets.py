@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from expkit.data import datasets, image_folders
+from expkit.data.labelled_pictures import Pictures, Remarks
 from expkit.errors import UserError
 from tests.stand_in import idx
 
@@ -65,6 +66,11 @@ def test_other_sizes_and_colours(tmp_path):
     assert abs(float(large.images.float().mean()) - float(images(30).float().mean())) < 2
     with pytest.raises(UserError, match="multiple of 4"):
         datasets.kmnist(True, str(tmp_path), size=30)
+
+
+def test_remarks_stay_with_pictures_that_are_resized():
+    found = Pictures(images(2)[:, None], torch.tensor([0, 1]), remarks=Remarks(notes=["a note"]))
+    assert datasets.resize_pictures(found, 32, True).remarks is found.remarks
 
 
 def test_files_that_are_not_the_sets(tmp_path):

@@ -346,5 +346,5 @@ def test_many_pictures_have_a_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(tqdm, "tqdm", lambda *given, **named: bars.append(named) or bar(*given, **named))
     for k in range(3):
         picture(tmp_path / f"{k}.png", 20 * k)
-    image_folders.read_folder(tmp_path, GREY, image_folders.Left(tmp_path))
+    image_folders.read_folder(tmp_path, GREY, image_folders.Omissions(tmp_path))
     assert [one["desc"] for one in bars] == ["pictures"]

@@ -17,8 +17,8 @@ from expkit.data.captioned_scenes import (
     render_rows,
     render_scene,
 )
-from expkit.data.labelled_pictures import Batches, Pictures
-from expkit.data.pictograms import FONT, OVER, Concept, emoji_names, pictograms
+from expkit.data.labelled_pictures import Batches, Pictures, Remarks
+from expkit.data.pictograms import FONT, OVER, Concept, Pictograms, emoji_names, pictograms
 from expkit.errors import UserError
 from expkit.metrics import classifiers, judges
 from expkit.text import caption_grammar
@@ -43,7 +43,7 @@ def few(font):
 
 def seen(pictures, style=PLAIN, grey=False, ground=ANY, vary=STILL, seed=0):
     rows = len(pictures.concepts)
-    glyphs = pictures.shown(torch.arange(rows)).float() / 255
+    glyphs = pictures.images_of(torch.arange(rows)).float() / 255
     each = lambda value: torch.full((rows,), value)
     return render_scene(
         glyphs, each(style), each(grey), each(ground), pictures.mirrors, Draws(stream(seed), rows), vary
@@ -145,7 +145,7 @@ def test_pictures_are_a_function_of_their_seed(few):
 
 
 def test_rows_are_drawn_alike_by_one_process_and_by_three(few):
-    glyphs, said = few.shown(torch.arange(6)).float() / 255, torch.zeros(6, dtype=torch.long)
+    glyphs, said = few.images_of(torch.arange(6)).float() / 255, torch.zeros(6, dtype=torch.long)
     tell = lambda part: (said[part], said[part].bool(), said[part] + ANY, few.mirrors[part])
     whole = render_scene(glyphs, *tell(slice(None)), Draws(stream(5), 6), AugmentStrength())
     for rank in range(3):
@@ -158,7 +158,7 @@ def test_rows_are_drawn_alike_by_one_process_and_by_three(few):
 
 
 def test_a_glyph_that_nothing_is_done_to_is_itself(few):
-    glyphs = few.shown(torch.arange(6)).float() / 255
+    glyphs = few.images_of(torch.arange(6)).float() / 255
     as_drawn = torch.nn.functional.avg_pool2d(glyphs[:, :3] + 1 - glyphs[:, 3:], OVER)
     assert (
         seen(few, ground=COLOURS.index("white"))[:, :, 4:-4, 4:-4] - as_drawn[:, :, 4:-4, 4:-4]
@@ -212,11 +212,11 @@ def test_captions_say_the_scene():
         assert "rocket" in text and text == caption_grammar.normalize_text(text)
         assert ("gray" in text or "grey" in text or "black and white" in text) >= scene.grey
         assert any(
-            word in text for word in (*caption_grammar.WORDS[LINES], *caption_grammar.LEADS[LINES])
+            word in text for word in (*caption_grammar.STYLE_WORDS[LINES], *caption_grammar.LEADS[LINES])
         ) == (scene.style == LINES)
-        assert any(word in text for word in (*caption_grammar.WORDS[SOFT], *caption_grammar.LEADS[SOFT])) == (
-            scene.style == SOFT
-        )
+        assert any(
+            word in text for word in (*caption_grammar.STYLE_WORDS[SOFT], *caption_grammar.LEADS[SOFT])
+        ) == (scene.style == SOFT)
         colour = "" if scene.ground == ANY else COLOURS[scene.ground]
         assert colour in text.replace("gray", "grey") and (scene.ground == ANY) != (
             "background" in text or " on " in f" {text}"
@@ -230,7 +230,7 @@ def test_captions_belong_to_their_concept():
     assert {"rocket", "a rocket", "a spaceship"} <= set(alone.texts) and make_captions(
         rocket, 12, 1
     ) != make_captions(rocket, 12, 2)
-    drawn = both.drawn(torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 0.999, 0.0, 0.999]))
+    drawn = both.sample_indices(torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 0.999, 0.0, 0.999]))
     assert drawn.tolist() == [1, 12, 13, 24]
 
 
@@ -271,21 +271,21 @@ def test_a_judge_learns_names_from_pictures_as_they_are_shown_and_knows_what_a_p
         classifiers.Plain(8, classes=6, channels=3, size=32).eval(),
         {"far": 0.0, "gain": 0.0, "offset": 0.0, "noise": 0.0},
     )
-    objective, labels = PictogramClassification(**still, captions=8).told(few), torch.arange(6)
+    objective, labels = PictogramClassification(**still, captions=8).adapt_to(few), torch.arange(6)
     seen, _ = render_rows(few, labels, 3, objective.scenes)
-    loss = objective(network, few.shown(labels).float() / 255, labels, Draws(stream(3, "views"), 6))
+    loss = objective(network, few.images_of(labels).float() / 255, labels, Draws(stream(3, "views"), 6))
     torch.testing.assert_close(loss, F.cross_entropy(network(seen), labels))
     objective.save(network, tmp_path / "model.safetensors", few.names)
     judge = judges.ClassifierJudge(tmp_path / "model.safetensors")
     torch.testing.assert_close(judge.probabilities(seen, []), network(seen).softmax(1))
     assert judge.answers(["anything"]) == few.names
     asked = ("a skull", "a line drawing of a gray rocket on blue", "Spaceship", "a table", "")
-    assert [judge.meant(prompt) for prompt in asked] == ["skull", "rocket", "rocket", None, None]
+    assert [judge.answer_for(prompt) for prompt in asked] == ["skull", "rocket", "rocket", None, None]
 
 
 def test_a_judge_that_reports_is_shown_nothing_blurred(few):
     styles = [
-        made.told(few).scenes.captions.style
+        made.adapt_to(few).scenes.captions.style
         for made in (PictogramClassification(soft=True), PictogramClassification(soft=False))
     ]
     assert (styles[0] == SOFT).any() and not (styles[1] == SOFT).any() and (styles[1] == LINES).any()
@@ -301,7 +301,7 @@ def test_a_composite_is_the_low_pass_of_one_under_the_high_pass_of_another():
 
 def test_a_judge_that_chooses_is_asked_for_what_is_sharp_close_by_and_for_what_is_not_from_afar(few):
     objective, labels, seen = (
-        CompositeClassification(captions=8, farthest=4.0, nearest=3.0).told(few),
+        CompositeClassification(captions=8, farthest=4.0, nearest=3.0).adapt_to(few),
         torch.arange(6),
         {},
     )
@@ -314,7 +314,7 @@ def test_a_judge_that_chooses_is_asked_for_what_is_sharp_close_by_and_for_what_i
         draws = Draws(stream(seed), 6)
         kinds = (3 * Draws(stream(seed), 6).uniform((5,))[:, 0]).long()
         pictures = torch.rand(6, 3, 32, 32)
-        loss = objective.named(network, pictures, labels, draws)
+        loss = objective.rendered_loss(network, pictures, labels, draws)
         asked = torch.where(kinds == 1, labels.roll(1), labels)
         assert torch.allclose(loss, F.cross_entropy(torch.eye(6), asked))
         for row in (kinds == 2).nonzero().flatten().tolist():
@@ -324,8 +324,16 @@ def test_a_judge_that_chooses_is_asked_for_what_is_sharp_close_by_and_for_what_i
             ), "nothing fine is left from afar"
 
 
+def test_remarks_stay_with_pictograms_that_are_selected():
+    concepts = (Concept("a", "skull"), Concept("b", "rocket"))
+    glyphs, labels, names = torch.zeros(2, 4, 16, 16).byte(), torch.arange(2), ("skull", "rocket")
+    found = Pictograms(glyphs, labels, names, concepts, remarks=Remarks(notes=["a note"]))
+    first = found.first(1)
+    assert first.remarks is found.remarks and first.labels.tolist() == [0] and len(first.images) == 2
+
+
 def test_a_judge_of_pictograms_needs_pictograms():
     with pytest.raises(UserError, match="give data=pictograms"):
-        PictogramClassification().told(
+        PictogramClassification().adapt_to(
             Pictures(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
         )

@@ -593,7 +593,7 @@ def test_servers_that_are_slow_long_or_absent_are_refused(server, monkeypatch):
     monkeypatch.setattr(sources, "PATIENCE", 0.2)
     with pytest.raises(UserError, match=r"nothing was heard for 0\.2 seconds"):
         image_io.load_image(server.address + "/slow.png", COLOUR)
-    monkeypatch.setattr(sources, "LONGEST", 0.1)
+    monkeypatch.setattr(sources, "MAX_SECONDS", 0.1)
     with pytest.raises(UserError, match=r"takes more than 0\.1 seconds"):
         image_io.load_image(server.address + "/drip.png", COLOUR)
     monkeypatch.setattr(sources, "MOST_BYTES", 2000)

@@ -14,7 +14,7 @@ from expkit.images.image_io import INK
 from expkit.images.sheets import picture_sheet
 from expkit.results.run_folder import logger_value
 from expkit.sweep import contact_sheet
-from expkit.sweep.page import font_faces, told_apart
+from expkit.sweep.page import font_faces, with_axis_labels
 from expkit.tasks import result_figure
 
 TEXTS = (
@@ -32,7 +32,7 @@ def glyphless(text: str) -> list[str]:
         (one, run.font)
         for line in text.split("\n")
         for run in text_drawing.split_runs(line)
-        for one in text_drawing.drawn_of(run.text)
+        for one in text_drawing.visible_characters(run.text)
     ]
     return [one for one, font in found if not text_drawing.character_test(font)(one)]
 
@@ -209,7 +209,7 @@ def test_sheet_page_and_loggers_say_the_same():
     values = ["a\nb", "un café", "1", None, 2.0, " "]
     said = labels.axis_labels(values)
     named = contact_sheet.name_axes({"prompt": values})["prompt"]
-    page = told_apart(
+    page = with_axis_labels(
         {
             "axes": [{"key": "prompt", "values": values}],
             "cells": [{"axes": {"prompt": value}} for value in values],
@@ -230,7 +230,7 @@ def test_cells_of_one_and_one_point_nought_stand_in_their_own_places():
     assert [[cell["number"] for cell in row] for row in rows] == [[0, 1, 2], [3, 4, 5]] and len(
         set(across)
     ) == 3
-    page = told_apart({"axes": [{"key": "b", "values": values}], "cells": cells})
+    page = with_axis_labels({"axes": [{"key": "b", "values": values}], "cells": cells})
     assert len({json.dumps(cell["axes"]["b"]) for cell in page["cells"][:3]}) == 3
 
 
@@ -251,7 +251,7 @@ def test_charts_draw_what_is_typed():
     assert all(len(line) < 40 for line in figures.wrap_for_figure(LONG * 3, 2).split("\n"))
     figure = Figure(figsize=(4, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(figures.told_apart(["猫", "un café"], 1.5), [1, 2])
+    axes.plot(figures.distinct_labels(["猫", "un café"], 1.5), [1, 2])
     with pytest.MonkeyPatch.context() as patch:
         import warnings
 
@@ -271,7 +271,9 @@ def shown_rows(monkeypatch, cells, samples, before, after):
         lambda rows, down, *rest, **more: told.update(rows=rows, down=down, **more),
     )
     seen = [
-        result_figure.Shown("picture", torch.rand(len(cells) * samples, 1, 8, 8), [""] * len(cells) * samples)
+        result_figure.ReadoutImages(
+            "picture", torch.rand(len(cells) * samples, 1, 8, 8), [""] * len(cells) * samples
+        )
     ]
     result_figure.result_sheet("sdedit", seen, cells, samples, before, after)
     return told

@@ -20,7 +20,7 @@ from expkit.storage.files import sha256
 def test_the_card_is_of_these_weights_and_says_how_they_were_made():
     path, _ = weights_io.shipped_weights("digits")
     card = weights_io.model_card("digits")
-    assert load_model().facts.classes == 10 and path.stat().st_size < 5e6
+    assert load_model().network.classes == 10 and path.stat().st_size < 5e6
     assert card["command"].startswith("python -m expkit task=train") and len(card["epochs"]) >= 5
     assert {"config", "git_commit", "data", "licence"} <= set(card)
     assert card["read_as_asked"]["second"] >= 0.98

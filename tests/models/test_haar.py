@@ -65,7 +65,7 @@ def test_pictures_of_twice_the_side_show_through_noise_twice_as_strong():
 
 @pytest.mark.parametrize("t", [0, 5, 300, 700, 999])
 def test_it_begins_as_the_small_network_enlarged(t, small, large):
-    large.load_state_dict(large.enlarged(small.state_dict()))
+    large.load_state_dict(large.state_for_double_size(small.state_dict()))
     alpha, sigma = LARGE.at(t)
     x = alpha * F.interpolate(torch.rand(2, 3, 16, 16) * 2 - 1, scale_factor=2) + sigma * torch.randn(
         2, 3, 32, 32

@@ -95,6 +95,12 @@ def test_it_has_no_second_stage_and_says_so(expkit):
     )
 
 
+@pytest.mark.parametrize("weights", [pictogram_unet.SHIPPED, Path(pictogram_unet.SHIPPED)])
+def test_the_name_that_ships_may_be_a_path(weights):
+    with pytest.raises(UserError, match="the pictograms that ship have 64 pixels and no second stage"):
+        pictogram_unet.pictogram_upscaler(torch.zeros(1, 3, 64, 64), torch.zeros, None, None, weights)
+
+
 def test_a_large_picture_is_seen_from_as_far_as_a_small_one():
     large = torch.rand(1, 3, 64, 64)
     far = Readout("skull", Downsampled(4), far=True)
@@ -122,14 +128,13 @@ def test_fifty_things_in_other_words_are_the_right_thing_four_times_in_five():
     asked = yaml.safe_load((Path(__file__).parents[2] / "experiments" / "other_words.yaml").read_text())[
         "prompt"
     ]
-    words = ConceptPrompts(
-        Store(), MiniLM(sentence_prompts.encoder_of()), pictogram_unet.concepts_file(pictogram_unet.SHIPPED)
-    )
+    encoder = MiniLM(sentence_prompts.sentence_encoder_location())
+    words = ConceptPrompts(Store(), encoder, pictogram_unet.concepts_file(pictogram_unet.SHIPPED))
     judge, right = judges.shipped("judge_pictograms_first"), 0
     assert set(asked) < set(OTHER) and len(OTHER) == 50
     for prompt in OTHER:
         with suppress(UserError):
-            right += judge.meant(words.canonical_prompt(prompt)) in OTHER[prompt].split("|")
+            right += judge.answer_for(words.canonical_prompt(prompt)) in OTHER[prompt].split("|")
     assert right >= 40
 
 

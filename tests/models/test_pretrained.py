@@ -63,7 +63,8 @@ def clipped(x0, denoiser):
 def stage_two(models, machine=CPU):
     low = (torch.rand(2, 3, tiny.SIDE, tiny.SIDE) * 2 - 1).to(machine.dtype)
     noise = keyed_noise(SEEDS, "low", 0, (3, 2 * tiny.SIDE, 2 * tiny.SIDE))
-    return deepfloyd.upscaler(low, lambda shape: noise, tiny.Words(), machine, str(models / "if")), low, noise
+    model = deepfloyd.deepfloyd_upscaler(low, lambda shape: noise, tiny.Words(), machine, str(models / "if"))
+    return model, low, noise
 
 
 def give(monkeypatch, *modules):
@@ -330,21 +331,26 @@ def test_latents_of_a_picture_are_those_of_the_mean_of_the_encoder(tmp_path):
 def test_a_view_turns_the_small_picture_with_the_large_one(models):
     """Stage II told the same thing of a turned picture answers what it answers upright, turned: only if both are turned."""
     model, low, noise = stage_two(models, EXACT)
-    turned = deepfloyd.upscaler(
+    turned = deepfloyd.deepfloyd_upscaler(
         low.rot90(2, (2, 3)), lambda shape: noise.rot90(2, (2, 3)), tiny.Words(), EXACT, str(models / "if")
     )
     x = torch.randn(2, *model.shape)
     asked, view = guided(PROMPTS, 7), Rotate180()
     assert torch.allclose(
-        asked.seen(view)(model, x, 500).native, view.inverse(asked(turned, view(x), 500).native), atol=1e-5
+        asked.through(view)(model, x, 500).native, view.inverse(asked(turned, view(x), 500).native), atol=1e-5
     )
 
 
-def test_beside_gives_each_picture_its_own(models):
+def test_a_model_of_texts_has_no_class_prompts(stage_one):
+    assert stage_one.class_prompts == Counting(stage_one).class_prompts == ()
+
+
+def test_concat_condition_gives_each_picture_its_own(models):
     model, _, _ = stage_two(models)
     x = torch.zeros(1, *model.shape)
-    assert torch.equal(model.beside(x, [1])[:, 3:], model.beside(x.expand(2, -1, -1, -1), [0, 1])[1:, 3:])
-    assert not torch.equal(model.beside(x, [0]), model.beside(x, [1]))
+    first, second = model.concat_condition(x, [0]), model.concat_condition(x, [1])
+    both = model.concat_condition(x.expand(2, -1, -1, -1), [0, 1])
+    assert torch.equal(second[:, 3:], both[1:, 3:]) and not torch.equal(first, second)
 
 
 def test_every_task_runs_one_forward_a_step(stage_one):
@@ -516,16 +522,18 @@ def test_what_cannot_be_loaded_is_said(models, tmp_path):
     with pytest.raises(UserError, match=r"no folder /nowhere.*model_index\.json.*model\.weights=FOLDER"):
         deepfloyd.deepfloyd(tiny.Words(), CPU, "/nowhere")
     with pytest.raises(UserError, match=r"model\.dtype=f8 is not known.*bfloat16"):
-        base.machine("cpu", "f8")
+        base.device_spec("cpu", "f8")
     with pytest.raises(UserError, match=r"holds a UNet2DModel.*model=ddpm"):
         deepfloyd.deepfloyd(tiny.Words(), CPU, str(models / "ddpm"))
     with pytest.raises(UserError, match=r"6 channels.*stage II"):
         deepfloyd.deepfloyd(tiny.Words(), CPU, str(models / "if" / "stage_2"))
     with pytest.raises(UserError, match=r"no stage II.*model\.second="):
-        deepfloyd.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "ddpm"))
+        deepfloyd.deepfloyd_upscaler(
+            torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "ddpm")
+        )
     for level in (5000, -1, "many"):
         with pytest.raises(UserError, match=rf"model\.noise_level={level} does not fit.*0 to 999"):
-            deepfloyd.upscaler(
+            deepfloyd.deepfloyd_upscaler(
                 torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, str(models / "if"), noise_level=level
             )
     with pytest.raises(UserError, match=r"model.size=xxl.*There are: m, l, xl"):
@@ -565,6 +573,11 @@ def test_what_the_hub_says_becomes_a_sentence_that_names_the_next_command(kind, 
         raise raised(kind)
 
 
+def test_no_variant_at_all_is_a_defect_of_the_caller(tmp_path):
+    with pytest.raises(ValueError, match="no variant"):
+        Repository(str(tmp_path)).load(object, variants=())
+
+
 def test_a_licence_that_is_not_accepted_is_said_at_once(monkeypatch, tmp_path):
     import huggingface_hub
 
@@ -573,7 +586,7 @@ def test_a_licence_that_is_not_accepted_is_said_at_once(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"nobody is logged in here.*IF-I-M-v1.0, then run `hf auth login`"):
         deepfloyd.deepfloyd(tiny.Words(), CPU)
     with pytest.raises(UserError, match=r"nobody is logged in here.*IF-II-L-v1.0, then run `hf auth login`"):
-        deepfloyd.upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, size="xl")
+        deepfloyd.deepfloyd_upscaler(torch.zeros(1, 3, 8, 8), torch.zeros, tiny.Words(), CPU, size="xl")
 
 
 def separate(code, tmp_path, **environment):

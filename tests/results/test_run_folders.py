@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from expkit.core.solvers import DDPM
 from expkit.errors import UserError
 from expkit.results import claims
 from expkit.results.claims import LOCK, Claim
 from expkit.runs import job
+from expkit.storage import weights_io
 
 SMALL = ("model=digits", "task=sample", "logger=none", "samples=1", "steps=4")
 
@@ -159,7 +162,7 @@ def test_what_a_failed_run_has_written_is_kept_and_said(small, tmp_path, monkeyp
     def interrupt(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("expkit.results.run_folder.Result.finish", interrupt)
+    monkeypatch.setattr("expkit.results.run_folder.RunFolder.finish", interrupt)
     done = small("prompt=7", "hydra.run.dir=run")
     assert done.code == 130 and f"what was finished is kept in {tmp_path / 'run'}" in done.err
     assert {"picture.png", "pictures", "recipe.yaml"} == {path.name for path in (tmp_path / "run").iterdir()}
@@ -176,7 +179,7 @@ def test_a_full_disk_leaves_nothing_behind(small, tmp_path, monkeypatch):
     def full(*given, **named):
         raise OSError(28, "No space left on device", "recipe.yaml")
 
-    monkeypatch.setattr("expkit.results.run_folder.Result.bare", full)
+    monkeypatch.setattr("expkit.results.run_folder.RunFolder.save_images", full)
     done = small("prompt=7", "hydra.run.dir=run")
     assert done.code == 2 and "no space left" in done.err and not contents(tmp_path)
 
@@ -192,6 +195,22 @@ def test_an_export_is_a_new_file(tmp_path):
         without_replacing(tmp_path / "e.safetensors", lambda part: part.write_text("ours"))
     without_replacing(tmp_path / "f.safetensors", lambda part: part.write_text("ours"))
     assert contents(tmp_path) == {"e.safetensors": b"mine", "f.safetensors": b"ours"}
+
+
+def test_weights_are_written_whole_for_all_to_read_or_not_at_all(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    weights_io.write_weights(tmp_path / "w.safetensors", {"w": torch.ones(2)}, {"side": 8})
+    tensors, facts = weights_io.read_weights(tmp_path / "w.safetensors", None, "task=train")
+    assert tensors["w"].tolist() == [1, 1] and facts == {"side": 8}
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+    before = contents(tmp_path)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*w\.safetensors'"):
+        weights_io.write_weights(tmp_path / "w.safetensors", {"w": torch.zeros(2)}, {})
+    assert contents(tmp_path) == before and list(before) == ["w.safetensors"]
 
 
 # ---- claims
@@ -229,12 +248,35 @@ def test_a_file_system_without_locks_takes_a_claim_that_is_there_for_held(tmp_pa
 
 
 def test_further_processes_of_a_training_share_the_folder_of_the_first(tmp_path):
-    first, second = Claim(tmp_path / "run"), Claim(tmp_path / "run", alone=False)
+    first, second = Claim(tmp_path / "run"), Claim(tmp_path / "run", exclusive=False)
     second.release()
     assert (tmp_path / "run" / LOCK).exists()
     (tmp_path / "run/numbers.json").write_text("{}")
     first.release()
     assert list(contents(tmp_path)) == ["run", "run/numbers.json"]
+
+
+def test_folders_of_either_path_are_removed_where_the_claim_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("away/inner").mkdir(parents=True)
+    Path("link").symlink_to("away/inner")
+    Path("x").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        Claim(Path("link/../x/run"))  # away/x/run, or x/run in a file
+    assert list(contents(tmp_path)) == ["away", "away/inner", "link", "x"]
+
+
+def test_a_folder_that_others_remove_again_and_again_is_given_up(tmp_path, monkeypatch):
+    tries = []
+
+    def vanish(*given, **named):
+        tries.append(given)
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", vanish)
+    with pytest.raises(FileNotFoundError):
+        claims.make_folders(tmp_path / "a/b")
+    assert len(tries) == 20
 
 
 # ---- sweeps

@@ -15,10 +15,13 @@ import yaml
 from PIL import Image
 
 from expkit.config import checks
-from expkit.config.command_line import CommandLine, shell_command
+from expkit.config.command_line import CommandLine, shell_command, without_hydra
 from expkit.errors import UserError
-from expkit.runs.job import config_hash
+from expkit.runs.job import ModelCache, config_hash
+from expkit.runs.recipe import describe_device
 from expkit.storage import inputs
+from expkit.storage.files import short_hash
+from expkit.sweep import names
 from tests.sweep.test_sweeper import table
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -559,3 +562,41 @@ def test_a_size_that_no_machine_has_is_not_called_a_lack_of_memory():
     assert "Try fewer samples" in checks.error_message(
         RuntimeError("can't allocate memory: you tried to allocate 1000 bytes"), ["samples=3"]
     )
+
+
+def test_a_stray_underscore_does_not_hide_the_error_that_is_reported():
+    message = checks.error_message(OverflowError("overflow"), ["x=12_", "steps=12_000"])
+    assert message.endswith("(steps=12_000). Give a smaller one.")
+
+
+# ---- what is recorded of a run
+
+
+def test_a_device_is_described_by_its_own_name(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device=None: f"the GPU {device}")
+    assert describe_device("cuda:1") == "cuda:1, the GPU cuda:1"
+    assert describe_device("mps") == "mps"
+    assert describe_device("cpu") == "cpu, 1 threads"
+
+
+def test_a_task_without_a_model_has_not_the_model_of_an_earlier_one():
+    denoiser = {"_target_": "builtins.object"}
+    sampling, training = {"_target_": "builtins.dict", "model": denoiser}, {"_target_": "builtins.dict"}
+    cache, model = ModelCache(), {"denoiser": denoiser}
+    first = cache.task({"task": sampling, "model": model})["model"]
+    assert cache.model() is first
+    cache.task({"task": training, "model": model})
+    assert cache.model() is None
+    assert cache.task({"task": sampling, "model": model})["model"] is cache.model() is first
+
+
+def test_names_of_folders_are_what_they_always_were():
+    assert short_hash(repr(("gamma=1",))) == "e657cda883d1"
+    assert config_hash({"task": {"steps": 3}, "prompt": 3}) == "b87e77706ffb"
+    sweep = CommandLine.of(["-m", "task=sample", "prompt=3,8"])
+    assert names.sweep_folder(sweep) == Path("outputs/sweeps/sample-prompt-7b812200")
+
+
+def test_hydra_s_own_arguments_are_left_out_however_they_begin():
+    own = ["hydra.verbose=true", "hydra/launcher=rows", "+hydra.job.env_set.A=1", "~hydra.callbacks"]
+    assert without_hydra([*own, "gamma=1", "~task.note"]) == ["gamma=1", "~task.note"]

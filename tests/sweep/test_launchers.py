@@ -138,11 +138,11 @@ def test_after_a_failure_no_cell_is_begun_where_the_sweep_is_to_stop(tmp_path, m
 def test_a_launcher_that_gives_up_is_said_and_jobs_that_go_on_are(name, tmp_path, capsys):
     from omegaconf import OmegaConf
 
-    def lost(tellings, first):
+    def lost(cell_arguments, first):
         assert os.environ["TQDM_DISABLE"] == "1"
         raise RuntimeError("a worker was killed.\nby whom is unknown")
 
-    def interrupted(tellings, first):
+    def interrupted(cell_arguments, first):
         raise KeyboardInterrupt
 
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "launcher": {"name": "expkit"}}})

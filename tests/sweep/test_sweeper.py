@@ -4,20 +4,24 @@ import csv
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from expkit.config.command_line import CommandLine
 from expkit.errors import UserError
 from expkit.images import image_io
 from expkit.runs import replay
-from expkit.sweep import batch_launcher, contact_sheet, names
-from expkit.sweep.cells import Cell, atomic_folder
+from expkit.runs.job import ComposedConfig
+from expkit.sweep import batch_launcher, contact_sheet, names, report
+from expkit.sweep.cells import Cell, Incomplete, atomic_folder, make_cell
+from expkit.sweep.sweeper import check_cells
 from tests.stand_in import AS_EMNIST
 
 SMALL = ("model=ideal", "model.count=60", "logger=none", "samples=1", "steps=5", "i_start=1")
@@ -233,6 +237,43 @@ def test_who_comes_second_to_a_cell_is_content_with_what_is_there(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_cell_that_was_not_run_is_said_in_a_sentence_of_its_own(tmp_path):
+    with pytest.raises(Incomplete, match=r"The first of them: it was not run\. All are on"):
+        check_cells(tmp_path, [Cell((), {}, "a")])
+
+
+def test_the_command_of_a_cell_has_nothing_of_hydra_s_own():
+    def refuse(arguments):
+        raise UserError("it cannot be composed")
+
+    arguments = ("gamma=1", "+hydra.job.env_set.A=1")
+    overrides = OverridesParser.create().parse_overrides([*arguments])
+    cell = make_cell(arguments, overrides, refuse, ComposedConfig({}))
+    assert cell.error == "it cannot be composed" and cell.command.endswith("python -m expkit gamma=1")
+
+
+def test_an_error_does_not_end_the_report_of_a_running_sweep(tmp_path, monkeypatch, capsys):
+    failed, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        if failed.is_set():
+            return written.set()
+        failed.set()
+        raise OSError("the disk is asleep")
+
+    book = report.SweepReport(tmp_path, [Cell((), {}, "a")], "")
+    monkeypatch.setattr(report, "PATIENCE", 0.01)
+    monkeypatch.setattr(report, "is_done", lambda folder: failed.is_set())
+    monkeypatch.setattr(book, "write", write)
+    with book.live():
+        assert written.wait(20)
+    assert "the report was not updated (the disk is asleep)" in capsys.readouterr().err
+
+
+def test_whether_a_cell_is_looked_at_from_afar_is_yes_or_no(tmp_path):
+    assert report.NOTHING["distance"] is report.read_cell(tmp_path, "a")["distance"] is False
+
+
 @pytest.mark.parametrize(
     ("value", "several"),
     [
@@ -414,6 +455,16 @@ def test_what_is_not_equal_is_said_with_what_is_not_as_it_was(ran, expkit):
     recipe.write_text(text.replace("# torch: ", "# torch: 1.").replace('"seed": 180', '"seed": 181'))
     again = expkit(f"replay={done.folder}")
     assert again.code == 1 and "differs: by up to" in again.err and "torch: 1." in again.err
+
+
+def test_a_picture_that_is_missing_is_not_called_one_of_another_size(tmp_path):
+    old, other = Image.new("L", (8, 8)), tmp_path / "other.png"
+    Image.new("L", (9, 9)).save(other)
+    apart = {path.name: replay.find_difference(old, path) for path in (other, tmp_path / "none.png")}
+    assert replay.comparison_report(apart, {}, {})[:2] == [
+        "other.png differs: it is of another size",
+        "none.png differs: it was not made again",
+    ]
 
 
 @pytest.mark.parametrize("evil", ["os.system", "expkit.runs.recipe.subprocess.run"])

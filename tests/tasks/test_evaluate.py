@@ -13,7 +13,7 @@ from expkit.metrics import judges
 from expkit.models import trained
 from expkit.models.analytic import Ideal, Mixture
 from expkit.models.unets import UNet
-from expkit.tasks import noise_levels
+from expkit.tasks import denoise, noise_levels
 from expkit.tasks.evaluation import reference_set
 from expkit.tasks.evaluation.eps_error import eps_error
 from expkit.tasks.evaluation.evaluate import Evaluate
@@ -53,8 +53,9 @@ def test_pictures_are_the_same_however_many_are_sampled_together(ran):
 
 
 def test_a_model_that_is_told_no_classes_is_read_not_scored(expkit, data, tmp_path):
-    facts = trained.ModelSpec(8, True, 0, 1, 28, "v", -1.0, 1.0)
-    trained.save_model(tmp_path / "model.safetensors", UNet(8, True).eval(), linear_rescaled(300), facts)
+    network = UNet(8, True).eval()
+    spec = trained.ModelSpec.of(network, "v", -1.0, 1.0, ())
+    trained.save_model(tmp_path / "model.safetensors", network, linear_rescaled(300), spec)
     done = expkit(
         "task=evaluate",
         f"model.weights={tmp_path / 'model.safetensors'}",
@@ -107,7 +108,7 @@ def test_a_judge_of_other_pictures_is_refused():
         torch.full((20, 1, 28, 28), 90, dtype=torch.uint8),
     )
     with pytest.raises(UserError, match="no judge of these pictures"):
-        panel.check(panel.seen(grey, torch.arange(20) % 10))
+        panel.check(panel.read(grey, torch.arange(20) % 10))
     with pytest.raises(UserError, match="this model's are others: sneaker"):
         panel.labels(("3", "sneaker"))
     with pytest.raises(UserError, match="tells 10 classes apart, and the data has 2"):
@@ -179,10 +180,10 @@ def test_the_best_blur_is_none_without_noise_and_grows_with_it(data):
     from expkit.data.datasets import mnist
 
     clean = mnist(train=True).first(50).images.float() / 255
-    blurs = [
-        noise_levels.best_blur(clean + sigma * torch.randn_like(clean), clean) for sigma in (0, 0.2, 0.8)
-    ]
+    noisy = [clean + sigma * torch.randn_like(clean) for sigma in (0, 0.2, 0.8)]
+    blurs = [denoise.best_blur(images, clean, (0, *denoise.BLURS)) for images in noisy]
     assert blurs[0] == 0 < blurs[1] < blurs[2]
+    assert denoise.best_blur(noisy[0], clean) == denoise.BLURS[0] * 28 / 64
 
 
 def test_a_model_of_pure_noise_knows_no_sigma():

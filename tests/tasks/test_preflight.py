@@ -53,7 +53,7 @@ WHOLE = {
     "triple by independent blurs": triple(A, B, C, 2.0),
     "colour": colour(A, B),
     "motion": motion(A, B),
-    "mask": factorized({"in": A, "out": B}, {"in": MASK, "out": maps.Residual(MASK)}),
+    "mask": factorized({"in": A, "out": B}, {"in": MASK, "out": maps.Complement(MASK)}),
     "mixed": composable({"first": A, "second": B}, {"first": 0.3, "second": 0.7}),
     "conjunction": composable({"first": A, "second": B}, {"first": 1, "second": 2}),
     "anagram": anagram(
@@ -95,7 +95,7 @@ def test_colour_is_refused_where_there_is_none(net):
     grey = Toy((1, 8, 8), schedule=cosine(1000))
     for wish in (
         colour(A, B),
-        colour(A, B).seen(views.Flip()),
+        colour(A, B).through(views.Flip()),
         Rescaled(colour(A, B)),
         maps.LowPass(1) @ colour(A, B),
     ):
@@ -227,7 +227,7 @@ class Shuffled(views.Permutation):
 class Fixed(maps.LowPass):
     """A blur that stays as it is when the picture grows."""
 
-    def scaled(self, times):
+    def for_resolution(self, times):
         return self
 
 
@@ -244,14 +244,14 @@ MAPS = [
 
 @pytest.mark.parametrize("linear", MAPS, ids=lambda linear: type(linear).__name__)
 def test_maps_are_the_same_at_64_and_256_pixels(linear):
-    for small, large in zip((linear @ A).terms, (linear @ A).scaled(4).terms, strict=True):
+    for small, large in zip((linear @ A).terms, (linear @ A).for_resolution(4).terms, strict=True):
         assert maps_agree(small, large, 64, 4)
 
 
 def test_stages_that_disagree_are_refused():
     net = Toy((3, 64, 64))
     with pytest.raises(UserError, match="moves other things at 256 pixels than at 64"):
-        check_stages(A.seen(Shuffled()), net, 4)
+        check_stages(A.through(Shuffled()), net, 4)
     for stuck in (Fixed(1.0), Fixed(2.0)):
         with pytest.raises(UserError, match="takes other things of a picture at 256 pixels than at 64"):
             check_stages(hybrid(A, B, stuck), net, 4)

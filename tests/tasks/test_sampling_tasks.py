@@ -19,9 +19,9 @@ from expkit.core.views import Flip, Identity
 from expkit.errors import UserError
 from expkit.images import image_io, sheets
 from expkit.metrics.judges import Judge
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.tasks import denoise, pins, result_figure, scoring
-from expkit.tasks.sampling import Part, Sampling
+from expkit.tasks.sampling import RunRows, Sampling
 from expkit.tasks.scoring import Readout
 from expkit.tasks.trajectory import Film
 from tests.conftest import Toy
@@ -49,7 +49,7 @@ class Larger(Toy):
         self.low, self.channels = torch.nn.functional.interpolate(low, scale_factor=4.0), []
         self.noise = noise(self.shape)
 
-    def beside(self, x, pictures):
+    def concat_condition(self, x, pictures):
         return torch.cat([x, self.low[list(pictures)]], 1)
 
     def predict(self, x, t, prompts):
@@ -72,7 +72,7 @@ def task(toy, **others) -> Sampling:
 
 
 def run(one, folder) -> dict:
-    result = Result(folder)
+    result = RunFolder(folder)
     one(result)
     result.finish()
     return json.loads((folder / "numbers.json").read_text())
@@ -114,7 +114,7 @@ def test_a_picture_is_as_good_as_its_worst_reading(toy):
     )
     assert torch.allclose(scoring.worst_probability(found), torch.tensor([0.9, 0.2, 0.6]))
     assert scoring.best_rows(scoring.worst_probability(found), 3, 2) == [0, 2]
-    assert scoring.as_asked(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
+    assert scoring.accuracy(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
 
 
 def test_a_reading_that_asks_for_nothing_is_not_judged(toy):
@@ -206,15 +206,37 @@ class Chooser(Brightness):
         return torch.rand(len(images), len(prompts))
 
 
+class Lamp(Brightness):
+    """A judge that has no answer to other prompts than its own."""
+
+    def answer_for(self, prompt):
+        return prompt if prompt in ("light", "dark") else None
+
+
+def test_a_ranking_is_the_first_judges_who_must_read_every_readout(toy, tmp_path):
+    given = {"judges": {"lamp": Lamp(), "chooser": Chooser()}, "keep": 2}
+    far, near, nothing = (Readout(text, Identity()) for text in ("a cat", "light", ""))
+    with pytest.raises(UserError, match=r"rank by what the judge lamp reads, .* asked for in far"):
+        run(task(toy, **given, readings={"far": far, "near": near}), tmp_path / "run")
+    numbers = run(task(toy, **given, readings={"far": nothing, "near": near}), tmp_path / "ranked")
+    assert [entry["score"] for entry in numbers["ranking"]] == [
+        entry["near_lamp"] for entry in numbers["ranking"]
+    ]
+
+
 def test_runs_of_a_batch_are_read_at_once_where_the_answers_are_the_same_and_apart_where_not(toy):
     reading, images = Readout(["a", "b", "a", "b", "c", "c"], Identity()), torch.rand(6, 1, 8, 8)
     runs = [range(2), range(2, 4), range(4, 6)]
     eye, chooser = Brightness(), Chooser()
     found = scoring.score_images({"picture": reading}, {"chooser": chooser}, toy, images, runs)
-    assert chooser.sizes == [4, 2] and [one[0].asked for one in found] == [["a", "b"], ["a", "b"], ["c", "c"]]
+    assert chooser.sizes == [4, 2] and [one[0].right_answers for one in found] == [
+        ["a", "b"],
+        ["a", "b"],
+        ["c", "c"],
+    ]
     light = Readout("light", Identity())
     together, alone = (scoring.score_images({"p": light}, {"eye": eye}, toy, images, r) for r in (runs, None))
-    assert torch.equal(torch.cat([one[0].sure for one in together]), alone[0][0].sure)
+    assert torch.equal(torch.cat([one[0].probability for one in together]), alone[0][0].probability)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +260,7 @@ def test_a_second_stage_asks_the_same_wish_once_a_step_of_pictures_four_times_as
         "judges": {"eye": Brightness()},
         "keep": 2,
     }
-    wish = hybrid(guided("dark"), guided("light"), LowPass(2.0)).seen(Flip())
+    wish = hybrid(guided("dark"), guided("light"), LowPass(2.0)).through(Flip())
     numbers = run(task(toy, estimate=wish, upscale=True, upscaler=upscaler, **given), tmp_path / "run")
     assert numbers["second_stage"]["rows_per_call"] == 2 * 3 and numbers["second_stage"]["network_calls"] == 6
     assert made[-1].channels == [2] * 6 and made[-1].noise.shape == (2, 1, 32, 32)
@@ -267,7 +289,7 @@ WISHES = {
 def test_a_note_says_what_is_asked(said, toy):
     one = task(toy, estimate=WISHES[said])
     assert (
-        one.only(Part(range(6), ({},), "model toy"), timesteps.strided(100, 6)).note
+        one.only(RunRows(range(6), ({},), "model toy"), timesteps.strided(100, 6)).note
         == f"model toy · {said} · seed 5"
     )
 
@@ -276,15 +298,15 @@ def test_a_run_of_a_batch_is_noted_as_if_it_were_alone(toy):
     grid = timesteps.strided(100, 6)
     batch = task(toy, estimate=guided(["a", "a", "b", "b"], [1, 1, 7, 7]), samples=2, seed=[5, 5, 6, 6])
     for wish, seed, rows in ((guided("a", 1), 5, range(2)), (guided("b", 7), 6, range(2, 4))):
-        alone = task(toy, estimate=wish, samples=2, seed=seed).only(Part(range(2), ({},), "toy"), grid)
-        assert batch.only(Part(rows, ({},), "toy"), grid).note == alone.note
+        alone = task(toy, estimate=wish, samples=2, seed=seed).only(RunRows(range(2), ({},), "toy"), grid)
+        assert batch.only(RunRows(rows, ({},), "toy"), grid).note == alone.note
 
 
 def test_a_note_says_which_stages_did_something(toy):
     one, grid, part = (
         task(toy, upscale=True, upscaler=Larger),
         timesteps.strided(100, 6),
-        Part(range(6), ({},), "toy"),
+        RunRows(range(6), ({},), "toy"),
     )
     whole = pins.pin_whole(toy, grid, "hook", None).pin
     assert (
@@ -301,7 +323,7 @@ def test_the_second_stage_may_have_a_guidance_of_its_own(second_gamma, rows, sai
     one = task(toy, upscale=True, upscaler=Larger, second_gamma=second_gamma)
     numbers = run(one, tmp_path / "run")
     assert numbers["rows_per_call"] == 12 and numbers["second_stage"]["rows_per_call"] == rows
-    grid, part = timesteps.strided(100, 6), Part(range(6), ({},), "toy")
+    grid, part = timesteps.strided(100, 6), RunRows(range(6), ({},), "toy")
     alone = one.only(part, grid, pins.pin_whole(toy, grid, "hook", None).pin)
     assert f" · {said} · " in one.only(part, grid).note and f" · {said.split(', then ')[-1]} · " in alone.note
 
@@ -523,7 +545,7 @@ def test_a_number_stands_beside_its_key_and_words_after_a_colon():
     }
     labels = ["gamma 7", "sigma 1.5", "prompt: a rocket ship", "i_start 10", "image: cat.png", "no negative"]
     assert [result_figure.label_value(key, value) for key, value in said.items()] == labels
-    seen = result_figure.Shown("near", torch.rand(2, 1, 8, 8), ["a pencil", "a pencil"])
+    seen = result_figure.ReadoutImages("near", torch.rand(2, 1, 8, 8), ["a pencil", "a pencil"])
     assert (
         result_figure.row_label(seen, [{"gamma": 7}, {"gamma": 5}], range(1), 1, 2, {"gamma": ["7", "5"]})
         == "gamma 7, near: a pencil"
@@ -552,7 +574,7 @@ def test_results_are_named_where_something_else_stands_beside_them():
 
 @pytest.mark.parametrize("count, line", [(5, 5), (12, 12), (13, 12), (14, 7), (40, 10), (100, 10), (500, 20)])
 def test_many_samples_of_one_wish_stand_in_lines_of_equal_length_where_they_can(count, line):
-    pictures = [result_figure.Shown("picture", torch.rand(count, 1, 8, 8), [""] * count)]
+    pictures = [result_figure.ReadoutImages("picture", torch.rand(count, 1, 8, 8), [""] * count)]
     page = result_figure.result_sheet("sample", pictures, [{}], count, {}, {})
     wide, high = sheets.picture_sheet(torch.rand(-(-count // line), line, 1, 8, 8), title="sample").size
     assert sheets.square_line_length(count) == line and page.size == (wide, high)
@@ -574,7 +596,9 @@ def test_a_long_axis_stands_in_lines_with_its_values_under_the_pictures(monkeypa
     monkeypatch.setattr(
         result_figure, "picture_sheet", lambda rows, *told, **more: under.extend(more["under"])
     )
-    seen = [result_figure.Shown(name, torch.rand(14, 1, 8, 8), ["a"] * 14) for name in ("near", "far")]
+    seen = [
+        result_figure.ReadoutImages(name, torch.rand(14, 1, 8, 8), ["a"] * 14) for name in ("near", "far")
+    ]
     result_figure.result_sheet("hybrid", seen, [{"seed": seed} for seed in range(14)], 1, {}, {})
     assert under == [
         [""] * 7,
@@ -588,7 +612,7 @@ def test_a_long_axis_stands_in_lines_with_its_values_under_the_pictures(monkeypa
 def test_both_stages_are_seen_at_one_size():
     small, seen = (
         torch.rand(2, 1, 8, 8),
-        [result_figure.Shown(name, torch.rand(2, 1, 32, 32), ["a", "b"]) for name in ("near", "far")],
+        [result_figure.ReadoutImages(name, torch.rand(2, 1, 32, 32), ["a", "b"]) for name in ("near", "far")],
     )
     assert [look.label for look in result_figure.stage_images(small, seen)] == ["stage I", "near", "far"]
     first, second = result_figure.stage_images(small, seen[:1])
@@ -602,13 +626,17 @@ def test_both_stages_are_seen_at_one_size():
 def test_kept_rows_ask_for_what_they_asked_for_in_the_whole_run(toy):
     wish, rows = guided(["a", "b", "c", "d"], [1, 2, 3, 4]), [3, 1]
     x = torch.randn(4, 1, 8, 8)
-    assert torch.allclose(wish(toy, x, 50).native[rows], wish.only(rows)(toy, x[rows], 50).native, atol=1e-6)
+    assert torch.allclose(
+        wish(toy, x, 50).native[rows], wish.select(rows)(toy, x[rows], 50).native, atol=1e-6
+    )
     pin = Pin(torch.rand(4, 1, 8, 8), until=(10, 20, 30, 40))
-    assert torch.equal(pin(x, 25, toy.schedule, x)[rows], pin.only(rows)(x[rows], 25, toy.schedule, x[rows]))
+    assert torch.equal(
+        pin(x, 25, toy.schedule, x)[rows], pin.select(rows)(x[rows], 25, toy.schedule, x[rows])
+    )
 
 
 def test_blurs_grow_with_the_pictures():
-    wish = hybrid(guided("a"), guided("b"), LowPass(2.0)).scaled(4)
+    wish = hybrid(guided("a"), guided("b"), LowPass(2.0)).for_resolution(4)
     assert {getattr(term.map, "sigma", 8.0) for term in wish.terms} == {8.0}
     assert pins.pin_part(Toy(), (9, 0), "hook", LowPass(2.0), times=4).pin.part == LowPass(8.0)
 

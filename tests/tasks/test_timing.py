@@ -32,3 +32,12 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(monkeypatch, tmp_pa
     monkeypatch.setenv("EXPKIT_CACHE", str(tmp_path / "file" / "below"))
     timing.record_speed("a", 1.0, 1)
     assert timing.known_speed("a") is None
+
+
+def test_a_write_that_fails_leaves_nothing_behind(cache, monkeypatch):
+    def full(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    timing.record_speed("a", 1.0, 1)
+    assert not list(cache.iterdir())

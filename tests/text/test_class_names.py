@@ -3,7 +3,7 @@
 import pytest
 
 from expkit.errors import UserError
-from expkit.text.class_names import parse_digit
+from expkit.text.class_names import null_only, parse_digit
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_anything_else_is_refused_with_the_vocabulary(said):
 def test_a_slip_gets_its_nearest_word():
     with pytest.raises(UserError, match="Did you mean seven"):
         parse_digit("sevn")
+
+
+def test_a_model_without_prompts_names_every_model_with_prompts_that_ships():
+    with pytest.raises(UserError, match=r"is not told.*digits and pictograms, which ship, deepfloyd"):
+        null_only("a cat", "is not told what to show")
+    assert null_only(" ", "") == ""

@@ -1,11 +1,12 @@
 """Laws of the embedding store: a text is encoded once, as diffusers encodes it; nothing is mixed, cut or unpickled silently."""
 
 import gc
+import os
 import pickle
 import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -375,6 +376,35 @@ def test_imports_in_the_store_serve_where_no_encoder_is_at_hand(t5, tmp_path):
     assert Embeddings(Store(), T5(t5)).prepare(["a pencil"]) == ["a pencil"], "an encoder at hand is asked"
 
 
+def test_an_import_without_values_is_missing(tmp_path):
+    for embedding in import_embeddings(course(tmp_path / "p.pth", width=32)):
+        Store().put(embedding)
+        if embedding.entry.text == "a pencil":
+            lost = embedding.entry
+    facts = {"embeddings": [asdict(lost)]}  # its header can be read, and says nothing of what is missing
+    weights_io.write_weights(Store().path(lost.text, lost.provenance), {}, facts)
+    with pytest.raises(UserError, match=r"no embedding of 'a pencil'\. No encoder is named"):
+        Embeddings(Store()).prepare(["", "a pencil"])
+
+
+def test_an_embedding_of_the_encoder_that_lost_its_values_is_made_again(t5, asked):
+    Embeddings(Store(), T5(t5)).prepare(["a dog"])
+    (entry,) = Store().list()
+    facts = {"embeddings": [asdict(entry)]}
+    weights_io.write_weights(Store().path(entry.text, entry.provenance), {}, facts)
+    assert Embeddings(Store(), T5(t5)).prepare(["a dog"]) == ["a dog"] and len(asked) == 2
+
+
+def test_the_hint_names_the_newest_of_several_in_the_store():
+    for number, encoder in enumerate(("older", "newest", "oldest")):
+        embedding = made("a dog", encoder=encoder)
+        Store().put(embedding)
+        time = (2, 3, 1)[number]
+        os.utime(Store().path("a dog", embedding.entry.provenance), (time, time))
+    with pytest.raises(UserError, match=r"The store has it of newest \("):
+        Embeddings(Store()).prepare(["a dog"])
+
+
 def test_mixing_is_told_and_recorded(t5, tmp_path, capsys):
     held = Embeddings(Store(), T5(t5), course(tmp_path / "p.pth", width=32))
     assert held.prepare(["a pencil", "", "a cat"]) == ["a cat"]
@@ -397,7 +427,7 @@ def test_embeddings_of_different_size_are_refused(t5, tmp_path):
 def test_exports_keep_their_provenance(t5, tmp_path, asked):
     held = Embeddings(Store(), T5(t5))
     held.prepare(["a dog", ""])
-    embedding_store.write_embeddings(tmp_path / "e.safetensors", list(held.held.values()))
+    embedding_store.write_embeddings(tmp_path / "e.safetensors", list(held.loaded.values()))
     there = Embeddings(Store(tmp_path / "other"), T5("/nowhere/t5"), tmp_path / "e.safetensors")
     assert (
         there.prepare(["a dog", ""]) == []

@@ -15,7 +15,7 @@ from expkit.core.schedules import cosine, linear_rescaled
 from expkit.data.labelled_pictures import Batches, Pictures
 from expkit.errors import UserError
 from expkit.models.unets import class_conditioned
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.training import checkpoints, lightning_arguments, lr_schedules
 from expkit.training.objectives import Diffusion, Objective
 from expkit.training.settings import FREE, OBEYED, ON_RESUME, on_resume, plain_values, setting_differences
@@ -51,7 +51,7 @@ class Near(Objective):
     def save(self, network, path, names):
         torch.save(network.state_dict(), path)
 
-    def shown(self, network, held_out, seed):
+    def sample_figures(self, network, held_out, seed):
         return {}
 
     def facts(self, network):
@@ -84,7 +84,7 @@ def pictures(train: bool) -> Pictures:
 def trained(folder, resume=None, lightning=None, **changed) -> dict:
     """The numbers of a training."""
     recipe = replace(RECIPE, lightning={**RECIPE.lightning, **(lightning or {})}, **changed)
-    result = Result(folder)
+    result = RunFolder(folder)
     Train(recipe, Data(pictures), SEED, resume)(result)
     result.finish()
     return json.loads((folder / "numbers.json").read_text())
@@ -253,7 +253,7 @@ def test_a_resumed_training_has_the_rate_and_the_epochs_of_its_command(tmp_path,
 # ---- what a checkpoint says, against what the command says
 
 DIGITS = TrainConfig(partial(class_conditioned, hidden=8), Diffusion(linear_rescaled(50), "v", -1.0), partial(torch.optim.Adam, lr=1e-3),
-                partial(lr_schedules.cosine), 16, 3, ema=0.9, precision="32-true")  # fmt: skip
+                partial(lr_schedules.cosine_decay), 16, 3, ema=0.9, precision="32-true")  # fmt: skip
 
 
 def training(
@@ -370,7 +370,7 @@ def test_another_training_is_refused_with_both_values(changed, said, known, tmp_
             "trainer.optimizer.lr is 0.001 in the checkpoint and 1e-06",
         ),
         (
-            {"rate": partial(lr_schedules.cosine, warm=0.5)},
+            {"rate": partial(lr_schedules.cosine_decay, warm=0.5)},
             "trainer.rate.warm is 0.03 in the checkpoint and 0.5",
         ),
         ({"held_out": made(9, 1)}, "test pictures.count is 13 in the checkpoint and 9"),
@@ -489,7 +489,7 @@ def test_resume_and_begin_exclude_each_other():
 
 def test_checkpoints_are_looked_at_before_captions_are_encoded(known, tmp_path):
     class Dear(Near):
-        def told(self, images):
+        def adapt_to(self, images):
             raise AssertionError("captions were encoded")
 
     for resume, said in (
@@ -497,9 +497,9 @@ def test_checkpoints_are_looked_at_before_captions_are_encoded(known, tmp_path):
         (written(tmp_path / "4.ckpt", known), "another training"),
     ):
         with pytest.raises(UserError, match=said):
-            Train(replace(RECIPE, objective=Dear()), Data(pictures), SEED, resume)(Result(tmp_path / said))
+            Train(replace(RECIPE, objective=Dear()), Data(pictures), SEED, resume)(RunFolder(tmp_path / said))
     with pytest.raises(UserError, match="There is no checkpoint"):
-        Train(RECIPE, Data(None), SEED, str(tmp_path / "no.ckpt"))(Result(tmp_path / "run"))
+        Train(RECIPE, Data(None), SEED, str(tmp_path / "no.ckpt"))(RunFolder(tmp_path / "run"))
 
 
 def test_each_part_of_a_recipe_is_decided_upon():
@@ -524,9 +524,9 @@ def test_settings_are_what_json_holds_and_tell_no_tensors_last_bits(known):
         != plain_values(cosine(50).alpha)
     )
     assert (
-        plain_values(lr_schedules.cosine)
-        == plain_values(partial(lr_schedules.cosine))
-        == plain_values(partial(lr_schedules.cosine, warm=0.03))
+        plain_values(lr_schedules.cosine_decay)
+        == plain_values(partial(lr_schedules.cosine_decay))
+        == plain_values(partial(lr_schedules.cosine_decay, warm=0.03))
         != plain_values(lr_schedules.constant)
     )
     assert setting_differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == {"b": (2, "not set")}

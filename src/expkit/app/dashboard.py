@@ -23,7 +23,7 @@ from expkit.errors import UserError
 
 
 @dataclass(frozen=True)
-class Asked:
+class DashboardSettings:
     """The settings of the dashboard.
 
     Attributes:
@@ -48,11 +48,11 @@ WORDS = {
 }
 
 
-def serve(arguments: Sequence[str]) -> int:
+def serve_dashboard(arguments: Sequence[str]) -> int:
     """Serve the dashboard until Ctrl-C. Only files in the folder of outputs are served.
 
     Args:
-        arguments: KEY=VALUE; the keys are the fields of `Asked`.
+        arguments: KEY=VALUE; the keys are the fields of `DashboardSettings`.
 
     Returns:
         The exit code, 0.
@@ -61,7 +61,7 @@ def serve(arguments: Sequence[str]) -> int:
         UserError: if an argument does not fit or the folder does not exist.
     """
     values, _ = web_server.parse_words("dashboard", arguments, WORDS)
-    settings = Asked(**values)
+    settings = DashboardSettings(**values)
     if not settings.outputs.is_dir():
         raise UserError(
             f"There is no folder {settings.outputs} to show: "

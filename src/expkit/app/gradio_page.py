@@ -155,9 +155,9 @@ def hybrid_tab(known: Mapping, given: Sequence[str]) -> None:
             near = prompt_box("hybrid-near", "Near: seen close by", known, given, examples["near"])
             blur = first_of(known["sigma"])
             own_blur = known["model"]["blur"]
-            if not blur:
+            if blur is None:
                 blur = job.instantiate(own_blur) if isinstance(own_blur, Mapping) else own_blur
-            sigma = gr.Slider(0.2, max(4, 2 * blur), value=blur, step=0.1, label=label)
+            sigma = gr.Slider(min(0.2, blur), max(4, 2 * blur), value=blur, step=0.1, label=label)
             samples = sample_count_input(known)
             guidance = guidance_inputs(known)
             button = gr.Button("Run", variant="primary", elem_id="hybrid-run")
@@ -315,8 +315,9 @@ def guidance_inputs(known: Mapping) -> list:
 
 
 def start_index_input(known: Mapping) -> list[int]:
-    """The values of i_start in the configuration."""
-    return known["i_start"] if isinstance(known["i_start"], list) else [known["i_start"]]
+    """The values of i_start in the configuration, without null, which is no index to choose."""
+    starts = known["i_start"] if isinstance(known["i_start"], list) else [known["i_start"]]
+    return [start for start in starts if start is not None]
 
 
 def start_index_choices(known: Mapping) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from expkit.app import uploads
 from expkit.config import schema
+from expkit.config.command_line import without_hydra
 from expkit.errors import UserError
 from expkit.images import sources
 from expkit.results.claims import claimed_folder
@@ -73,10 +74,11 @@ def hybrid_overrides(
 
 def task_overrides(task: str, **values) -> list[str]:
     """The arguments of a task with these values."""
-    return [f"task={task}", *[f"{key}={format_value(key, value)}" for key, value in values.items()]]
+    arguments = [f"{key}={format_hydra_value(key, value)}" for key, value in values.items()]
+    return [f"task={task}", *arguments]
 
 
-def format_value(key: str, wished) -> str:
+def format_hydra_value(key: str, wished) -> str:
     """A value in Hydra's grammar. A text stays a text, whatever it contains.
 
     Raises:
@@ -147,5 +149,5 @@ def run_folder_for(arguments: Sequence[str]) -> Path:
     config = compose_config(arguments)
     folder = Path(config.hydra.run.dir)
     with claimed_folder(folder):
-        own_arguments = [text for text in arguments if not text.startswith("hydra")]
-        return run_job(Job(ComposedConfig(config), own_arguments), folder).folder
+        job = Job(ComposedConfig(config), without_hydra(arguments))
+        return run_job(job, folder).folder

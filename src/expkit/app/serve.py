@@ -26,7 +26,7 @@ from expkit.runs.job import ComposedConfig
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageSettings:
     """The settings of the page.
 
     Attributes:
@@ -42,7 +42,7 @@ class Asked:
     given: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, arguments: Sequence[str]) -> Asked:
+    def of(cls, arguments: Sequence[str]) -> PageSettings:
         """Parse the arguments of the command.
 
         Raises:
@@ -57,17 +57,17 @@ class Asked:
         return cls(**values, given=tuple(given))
 
 
-def serve(arguments: Sequence[str]) -> int:
+def serve_page(arguments: Sequence[str]) -> int:
     """Serve the page until it is interrupted.
 
     Args:
-        arguments: KEY=VALUE; the keys are the fields of `Asked` and those of runs.
+        arguments: KEY=VALUE; the keys are the fields of `PageSettings` and those of runs.
 
     Returns:
         The exit code, 0.
     """
-    settings = Asked.of(arguments)
-    resolved = ComposedConfig(compose_config(settings.given)).known({})
+    settings = PageSettings.of(arguments)
+    resolved = ComposedConfig(compose_config(settings.given)).resolve({})
     port = web_server.free_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="expkit-app-") as folder:
         # gradio reads both variables when it is imported

@@ -5,7 +5,6 @@ The name of a file contains a hash of its pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from PIL import Image, ImageChops
 
 from expkit.errors import UserError
 from expkit.images import sources
-from expkit.storage.files import atomic_write
+from expkit.storage.files import atomic_write, short_hash
 
 FOLDER = Path("outputs/app")
 SIDE = 448  # pixels of the sides of the canvas: 16 times those of a digit
-MOST = 1024  # pixels of the longer side of an uploaded picture at most
-THERE = 64  # alpha, of 255: fainter strokes do not count as paint
+MAX_SIDE = 1024  # pixels of the longer side of an uploaded picture at most
+MIN_ALPHA = 64  # alpha, of 255: fainter strokes do not count as paint
 BLANK = "a blank sheet"
 
 
@@ -31,8 +30,7 @@ def save_upload(image: Image.Image, kind: str) -> str:
         kind: the beginning of the file's name.
     """
     shape = f"{image.mode} {image.size} ".encode()
-    digest = hashlib.blake2b(shape + image.tobytes(), digest_size=6).hexdigest()
-    path = FOLDER / f"{kind}-{digest}.png"
+    path = FOLDER / f"{kind}-{short_hash(shape + image.tobytes())}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         atomic_write(path, lambda part: image.save(part, format="PNG"))
@@ -68,7 +66,7 @@ def save_mask(sheet: Mapping | None, size: tuple[int, int]) -> str:
     """
     has_picture = sheet and sheet["background"]
     layer = paint_thickness(sheet) if has_picture else Image.new("L", size)
-    mask = layer.point(lambda level: 255 * (level >= THERE))
+    mask = layer.point(lambda level: 255 * (level >= MIN_ALPHA))
     mask = mask.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level >= 128))
     if mask.getextrema()[1] == 0:
         raise UserError(
@@ -94,7 +92,7 @@ def paint_thickness(sheet: Mapping) -> Image.Image:
 def copy_upload(path: str) -> str:
     """Copy an uploaded picture, made smaller if needed, and return the path of the copy."""
     image = sources.open_rgb(path)
-    image.thumbnail((MOST, MOST))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     return save_upload(image, "picture")
 
 

@@ -50,15 +50,25 @@ NAMES = {
     "expkit.core.estimate.asked": "expkit.core.estimate.conditional",
     "expkit.core.estimate.mixed": "expkit.core.estimate.composable",
     "expkit.core.estimate.within": "expkit.core.estimate.guidance_interval",
+    "expkit.core.maps.Residual": "expkit.core.maps.Complement",
     "expkit.core.schedules.added": "expkit.core.schedules.variance_exploding",
     "expkit.core.schedules.pure_noise": "expkit.core.schedules.single_noise_level",
     "expkit.core.schedules.scaled": "expkit.core.schedules.linear_rescaled",
     "expkit.core.schedules.zero_terminal": "expkit.core.schedules.zero_terminal_snr",
     "expkit.data.captioned_scenes.Variety": "expkit.data.captioned_scenes.AugmentStrength",
+    "expkit.models.pretrained.base.machine": "expkit.models.pretrained.base.device_spec",
+    "expkit.models.pretrained.deepfloyd.encoder_of":
+        "expkit.models.pretrained.deepfloyd.t5_location",
+    "expkit.models.pretrained.deepfloyd.upscaler":
+        "expkit.models.pretrained.deepfloyd.deepfloyd_upscaler",
     "expkit.models.pretrained.pictogram_unet.known_of":
         "expkit.models.pretrained.pictogram_unet.concepts_file",
     "expkit.models.pretrained.pictogram_unet.side_of":
         "expkit.models.pretrained.pictogram_unet.image_side",
+    "expkit.models.pretrained.pictogram_unet.upscaler":
+        "expkit.models.pretrained.pictogram_unet.pictogram_upscaler",
+    "expkit.models.pretrained.pictogram_unet.worded":
+        "expkit.models.pretrained.pictogram_unet.pictogram_denoiser",
     "expkit.models.trained.load": "expkit.models.trained.load_model",
     "expkit.models.trained.newest": "expkit.models.trained.newest_model",
     "expkit.results.run_folder.Nowhere": "expkit.results.run_folder.NullLogger",
@@ -68,8 +78,11 @@ NAMES = {
     "expkit.tasks.scoring.FromAfar": "expkit.tasks.scoring.Downsampled",
     "expkit.tasks.scoring.Reading": "expkit.tasks.scoring.Readout",
     "expkit.text.sentence_prompts.Known": "expkit.text.sentence_prompts.ConceptPrompts",
+    "expkit.text.sentence_prompts.encoder_of":
+        "expkit.text.sentence_prompts.sentence_encoder_location",
     "expkit.training.classifier.Composing": "expkit.training.classifier.CompositeClassification",
     "expkit.training.classifier.Naming": "expkit.training.classifier.PictogramClassification",
+    "expkit.training.lr_schedules.cosine": "expkit.training.lr_schedules.cosine_decay",
     "expkit.training.objectives.Reading": "expkit.training.objectives.DigitClassification",
     "expkit.training.super_resolution.Enlarging":
         "expkit.training.super_resolution.SuperResolution",

@@ -121,7 +121,7 @@ def help_line(key: str, declared: Declaration) -> str:
     """The line of a key on the help page: description, type, and default if not a reference."""
     default = "" if declared.default.startswith("$") else f"  [{declared.default}]"
     batch = ", batch" if declared.batch else ""
-    text = f"{declared.words}  ({declared.type}{batch}){default}"
+    text = f"{declared.description}  ({declared.type}{batch}){default}"
     first = f"  {key:<14} "
     return fill(text, 130, initial_indent=first, subsequent_indent=" " * 17, break_long_words=False)
 
@@ -190,7 +190,7 @@ def check_removal(argument: str, name: str) -> None:
     elif name in top_level_keys():
         declaration = top_level_keys()[name]
         noun = declaration.noun.capitalize()
-        instead = f"give another value: {name}=VALUE. {noun}: {declaration.words}"
+        instead = f"give another value: {name}=VALUE. {noun}: {declaration.description}"
     elif "." in name or name.startswith("hydra"):
         return
     else:
@@ -354,7 +354,7 @@ def large_arguments(arguments: Sequence[str]) -> str:
     """The arguments with a number of 5000 or more, in parentheses; "" if there are none."""
     large = []
     for argument in arguments:
-        numbers = re.findall(r"\d[\d_]*(?:\.\d+)?(?:e\+?\d+)?", argument.partition("=")[2])
+        numbers = re.findall(r"\d+(?:_\d+)*(?:\.\d+)?(?:e\+?\d+)?", argument.partition("=")[2])
         if any(float(number) >= 5000 for number in numbers):
             large.append(argument)
     return f" ({', '.join(large)})" if large else ""

@@ -173,14 +173,14 @@ class CommandLine:
         return [option for option in options if option != "--config-name=config"]
 
     @property
-    def asked(self) -> list[str]:
+    def identity_arguments(self) -> list[str]:
         """The arguments that decide what is made: `sources`, then overrides.
 
         Overrides of Hydra's own configuration come first, because Hydra stores them in this order.
         """
-        return self.asked_of(self.sources)
+        return self.identity_arguments_with(self.sources)
 
-    def asked_of(self, sources: Sequence[str]) -> list[str]:
+    def identity_arguments_with(self, sources: Sequence[str]) -> list[str]:
         overrides = [
             argument
             for argument in self.overrides
@@ -213,6 +213,11 @@ def quote_non_ascii(argument: str) -> str:
 def is_hydra(argument: str) -> bool:
     """Whether an override is of Hydra's own configuration."""
     return argument.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))
+
+
+def without_hydra(arguments: Sequence[str]) -> list[str]:
+    """Those of the arguments that are not of Hydra's own configuration."""
+    return [argument for argument in arguments if not is_hydra(argument)]
 
 
 def relative_path(path: str) -> str:

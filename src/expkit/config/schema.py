@@ -152,22 +152,22 @@ class Declaration:
     Attributes:
         type: The type as it is written in YAML.
         batch: Whether a list of such values is a batch.
-        words: What the key is.
+        description: What the key is.
         default: The default as it is written in YAML.
     """
 
     type: str
     batch: bool = False
-    words: str = ""
+    description: str = ""
     default: str = ""
 
     @classmethod
     def parse(cls, text: str, default: str) -> Declaration:
         """Parse the text that follows #: on the line of a key."""
-        kind, _, words = text.partition(": ")
+        kind, _, description = text.partition(": ")
         kind = kind.rstrip(":").strip()
         is_batch = kind.endswith(", batch")
-        declaration = cls(kind.removesuffix(", batch"), is_batch, words.strip(), default)
+        declaration = cls(kind.removesuffix(", batch"), is_batch, description.strip(), default)
         declaration.kinds  # noqa: B018  raises ValueError now if the type is malformed
         return declaration
 
@@ -183,7 +183,7 @@ class Declaration:
     def accepts_one(self, value) -> bool:
         return any(kind.accepts(value) for kind in self.kinds)
 
-    def joined(self, other: Declaration) -> Declaration:
+    def union(self, other: Declaration) -> Declaration:
         """The declaration of a value that either of the two accepts."""
         return Declaration(f"{self.type} | {other.type}", self.batch or other.batch)
 
@@ -203,7 +203,7 @@ class Declaration:
         """The error that says why `value` does not fit."""
         if isinstance(value, list) and not value:
             problem = f"{key}=[] is an empty list: give at least one value."
-            return UserError(f"{problem} {key} is {self.noun}{self.said}.")
+            return UserError(f"{problem} {key} is {self.noun}{self.description_suffix}.")
         wrong = value
         if self.batch and isinstance(value, list):
             wrong = next((item for item in value if not self.accepts_one(item)), value)
@@ -212,12 +212,12 @@ class Declaration:
             values = ",".join(map(format_value, value))
             hint = f" A list of it is no batch: for one run each write -m {key}={values}"
         problem = f"{key}={format_value(wrong)} does not fit"
-        return UserError(f"{problem}: {key} is {self.noun}{self.said}.{hint}")
+        return UserError(f"{problem}: {key} is {self.noun}{self.description_suffix}.{hint}")
 
     @property
-    def said(self) -> str:
+    def description_suffix(self) -> str:
         """The description in parentheses, for messages."""
-        return f" ({self.words})" if self.words else ""
+        return f" ({self.description})" if self.description else ""
 
 
 GROUP = Declaration("dict | null")
@@ -271,7 +271,7 @@ def parse_defaults(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 @cache
-def of_file(
+def read_option_file(
     group: str, name: str, package: str, folders: tuple[Path, ...]
 ) -> dict[str, Declaration | str | None]:
     """What the file of an option, and the options in its defaults list, say about each path.
@@ -287,7 +287,7 @@ def of_file(
     prefix = "" if text.startswith("# @package _global_") else package
     entries: dict[str, Declaration | str | None] = {}
     for base_group, base_name, base_package in parse_defaults(text):
-        entries |= of_file(base_group or group, base_name, base_package or prefix, folders)
+        entries |= read_option_file(base_group or group, base_name, base_package or prefix, folders)
     for inner, value, declaration in parse_entries(text):
         path = f"{prefix}.{inner}".lstrip(".")
         value = value.strip("\"'")
@@ -304,7 +304,7 @@ def of_file(
 @cache
 def top_level_keys() -> dict[str, Declaration]:
     """The declarations in conf/config.yaml: all top-level keys, and the keys of sweep."""
-    entries = of_file("", "config", "", (config_folder(),))
+    entries = read_option_file("", "config", "", (config_folder(),))
     return {path: entry for path, entry in entries.items() if isinstance(entry, Declaration)}
 
 
@@ -342,7 +342,8 @@ def find_declarations(
     entries = {}
     for choice, option in (("", primary), *choices):
         group, _, package = choice.partition("@")
-        option_entries = of_file(group, option, package or group.replace("/", "."), search_path)
+        package = package or group.replace("/", ".")
+        option_entries = read_option_file(group, option, package, search_path)
         entries |= {
             path: entry
             for path, entry in option_entries.items()
@@ -374,7 +375,7 @@ def follow_reference(
 
     Args:
         reference: The interpolation, such as "${either:${samples},4}".
-        found: The entries of all paths, as `of_file` returns them.
+        found: The entries of all paths, as `read_option_file` returns them.
         groups: Paths that are mappings.
         seen: Names that are already being followed, to stop at cycles.
 
@@ -390,7 +391,7 @@ def follow_reference(
             declarations.append(follow_reference(entry, found, groups, (*seen, name)))
         elif name in groups:
             declarations.append(GROUP)
-    return reduce(Declaration.joined, declarations) if declarations and all(declarations) else None
+    return reduce(Declaration.union, declarations) if declarations and all(declarations) else None
 
 
 def parse_scalar(text: str):

@@ -22,7 +22,7 @@ from expkit.core.estimate import (
     guided,
     hybrid,
 )
-from expkit.core.maps import Gray, LowPass, Mask, Residual
+from expkit.core.maps import Complement, Gray, LowPass, Mask
 from expkit.core.pin import Pin
 from expkit.core.sampler import Sampler, sample, seeded
 from expkit.core.schedules import Schedule, cosine, flow, linear
@@ -32,8 +32,8 @@ from expkit.core.timesteps import strided, trailing
 from expkit.core.views import Flip, Jigsaw, Rotate180
 
 __all__ = [
-    "DDIM", "DDPM", "DPMpp", "Denoiser", "DynamicThreshold", "Estimate", "Euler", "Flip", "Gray",
-    "Jigsaw", "LowPass", "Mask", "Pin", "Prediction", "Rescaled", "Residual", "Rotate180",
+    "DDIM", "DDPM", "Complement", "DPMpp", "Denoiser", "DynamicThreshold", "Estimate", "Euler",
+    "Flip", "Gray", "Jigsaw", "LowPass", "Mask", "Pin", "Prediction", "Rescaled", "Rotate180",
     "Sampler", "Schedule", "Step", "anagram", "composable", "conditional", "cosine", "factorized",
     "flow", "guidance_interval", "guided", "hybrid", "linear", "sample", "seeded", "strided",
     "trailing",

@@ -78,7 +78,8 @@ def evaluate(
     plan = _make_plan(estimates, pictures, clock, x.device)
     if not plan.prompts:
         return [Prediction(torch.zeros_like(x))] * len(estimates)
-    answer = denoiser.predict(plan.rows_of(denoiser.beside(x, pictures)), t, plan.prompts)
+    inputs = plan.rows_of(denoiser.concat_condition(x, pictures))
+    answer = denoiser.predict(inputs, t, plan.prompts)
     return [recombination.apply(answer, len(x)) for recombination in plan.recombinations]
 
 

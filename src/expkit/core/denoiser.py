@@ -52,10 +52,10 @@ class Denoiser(ABC):
         device: Where the state of a run is stored.
         sample_max_value: Upper bound of the threshold in dynamic thresholding.
         can_sample: Whether it can generate from noise; a single-step denoiser cannot.
-        classes: The prompts of the classes that it was trained on; empty if it was trained without
-            conditions, or on conditions that are not classes.
+        class_prompts: The prompts of the classes that it was trained on; empty if it was trained
+            without conditions, or on conditions that are not classes.
         weights: Hash or revision of the weights; "" if it has none.
-        learned: Whether it also predicts a variance.
+        learns_variance: Whether it also predicts a variance.
 
     The prompt "" is the null prompt.
     """
@@ -67,9 +67,9 @@ class Denoiser(ABC):
     device: torch.device
     sample_max_value: float = 1.0
     can_sample: bool = True
-    classes: tuple[str, ...] = ()
+    class_prompts: tuple[str, ...] = ()
     weights: str = ""
-    learned: bool = False
+    learns_variance: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -86,7 +86,8 @@ class Denoiser(ABC):
         """Run one forward pass.
 
         Args:
-            x: (R, C + extra, H, W) at level t, with the extra channels that `beside` adds, if any.
+            x: (R, C + extra, H, W) at level t, with the extra channels that `concat_condition`
+                adds, if any.
             t: Level of the schedule.
             prompts: R prompts, one per row.
 
@@ -102,7 +103,7 @@ class Denoiser(ABC):
             UserError: The model does not know the prompt. The text lists the prompts that it knows.
         """
 
-    def taken(self, prompts: Iterable[str]) -> list[str]:
+    def substitutions(self, prompts: Iterable[str]) -> list[str]:
         """Notes on those prompts that the model replaces by others."""
         return []
 
@@ -122,7 +123,7 @@ class Denoiser(ABC):
             UserError: A file is damaged or belongs to another network.
         """
 
-    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+    def concat_condition(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         """Concatenate the network's further inputs to x as channels. Views are applied afterwards.
 
         Args:
@@ -154,7 +155,7 @@ class DenoiserWrapper(Denoiser):
         self.shape, self.schedule, self.range = inner.shape, inner.schedule, inner.range
         self.prediction_type, self.device = inner.prediction_type, inner.device
         self.sample_max_value, self.can_sample = inner.sample_max_value, inner.can_sample
-        self.classes, self.learned = inner.classes, inner.learned
+        self.class_prompts, self.learns_variance = inner.class_prompts, inner.learns_variance
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -174,8 +175,8 @@ class DenoiserWrapper(Denoiser):
     def canonical_prompt(self, prompt: str) -> str:
         return self.inner.canonical_prompt(prompt)
 
-    def taken(self, prompts: Iterable[str]) -> list[str]:
-        return self.inner.taken(prompts)
+    def substitutions(self, prompts: Iterable[str]) -> list[str]:
+        return self.inner.substitutions(prompts)
 
     def prepare(self, prompts: Iterable[str]) -> None:
         self.inner.prepare(prompts)
@@ -183,8 +184,8 @@ class DenoiserWrapper(Denoiser):
     def check_weights(self) -> None:
         self.inner.check_weights()
 
-    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
-        return self.inner.beside(x, pictures)
+    def concat_condition(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+        return self.inner.concat_condition(x, pictures)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.inner.encode(images)
@@ -213,15 +214,21 @@ class Counting(DenoiserWrapper):
 
 
 class ChunkedRows(DenoiserWrapper):
-    """Splits a forward pass into chunks of at most `most` rows to limit memory: model.max_rows."""
+    """Splits a forward pass into chunks of at most `max_rows` rows, to limit memory."""
 
-    def __init__(self, inner: Denoiser, most: int) -> None:
+    def __init__(self, inner: Denoiser, max_rows: int) -> None:
         super().__init__(inner)
-        self.most = most
+        self.max_rows = max_rows
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        chunks = [slice(start, start + self.most) for start in range(0, len(x), self.most)]
+        starts = range(0, len(x), self.max_rows)
+        chunks = [slice(start, start + self.max_rows) for start in starts]
         parts = [self.inner.predict(x[chunk], t, prompts[chunk]) for chunk in chunks]
         native = torch.cat([part.native for part in parts])
         fractions = [part.variance_fraction for part in parts if part.variance_fraction is not None]
         return Prediction(native, torch.cat(fractions) if fractions else None)
+
+
+def limit_rows(model: Denoiser, max_rows: int | None) -> Denoiser:
+    """The model, with at most `max_rows` rows in one forward pass; None: no limit."""
+    return ChunkedRows(model, max_rows) if max_rows else model

@@ -12,7 +12,7 @@ sums to zero are left out, and all queries share one forward pass.
 - `hybrid(far, near)`: blur @ far + near − blur @ near, factorized diffusion (Geng et al. 2024)
 - `factorized(parts)`: sum of map @ part with maps that sum to the identity, the same with three
   bands, with colour, or with motion
-- `anagram(parts)`: mean of part.seen(view), visual anagrams (Geng et al. 2024)
+- `anagram(parts)`: mean of part.through(view), visual anagrams (Geng et al. 2024)
 - `composable(parts)`: null + sum of weight (part − null), composition (Liu et al. 2022)
 
 `Rescaled` is an estimate that is not such a sum. It can only be the outermost one.
@@ -33,13 +33,13 @@ from expkit.core.batching import Query, WeightedQuery, evaluate
 from expkit.core.denoiser import Denoiser, Prediction
 from expkit.core.maps import (
     Band,
+    Complement,
     Gray,
     IdentityMap,
     InverseView,
     LinearMap,
     LowPass,
     Motion,
-    Residual,
     compose_maps,
     high_pass,
     without_motion,
@@ -96,7 +96,7 @@ class Term:
         factors = [_value_for(weight, picture) for weight in self.factors]
         return math.prod(factor(clock) if callable(factor) else factor for factor in factors)
 
-    def only(self, pictures: Sequence[int]) -> Term:
+    def select(self, pictures: Sequence[int]) -> Term:
         """The term for these images of the run, in this order and renumbered from 0."""
         return replace(
             self,
@@ -146,7 +146,7 @@ class EstimateBase(ABC):
         """
 
     @abstractmethod
-    def only(self, pictures: Sequence[int]) -> EstimateBase:
+    def select(self, pictures: Sequence[int]) -> EstimateBase:
         """The estimate for these images of the run, renumbered from 0."""
 
     @abstractmethod
@@ -154,7 +154,7 @@ class EstimateBase(ABC):
         """The same estimate with guidance strength `gamma` in every term that has guidance."""
 
     @abstractmethod
-    def scaled(self, times: float) -> EstimateBase:
+    def for_resolution(self, times: float) -> EstimateBase:
         """The same estimate for images with sides `times` as long: blurs and the like grow."""
 
     @abstractmethod
@@ -177,7 +177,7 @@ class EstimateBase(ABC):
     def _refuse(self, *_) -> EstimateBase:
         return _as_sum_of_terms(self)
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = seen = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = through = _refuse
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Estimate(EstimateBase):
     """A sum of terms.
 
     Estimates are combined by `+`, `−` and `*`; `map @ estimate` filters one, and
-    `estimate.seen(view)` evaluates one through a view.
+    `estimate.through(view)` evaluates one through a view.
     """
 
     terms: tuple[Term, ...]
@@ -222,7 +222,7 @@ class Estimate(EstimateBase):
                 terms.append(replace(term, map=compose_maps(term.map, part), weights=weights))
         return Estimate(tuple(terms))
 
-    def seen(self, view: View) -> Estimate:
+    def through(self, view: View) -> Estimate:
         """V⁻¹ ∘ self ∘ V: the estimate evaluated on the image as seen through the view."""
         inverse = () if view == Identity() else (InverseView(view),)
         terms = []
@@ -231,9 +231,9 @@ class Estimate(EstimateBase):
             terms.append(replace(term, view=compose(view, term.view), map=compose_maps(*maps)))
         return Estimate(tuple(terms))
 
-    def scaled(self, times: float) -> Estimate:
+    def for_resolution(self, times: float) -> Estimate:
         distinct = {term.map for term in self.terms}
-        maps = {linear_map: linear_map.scaled(times) for linear_map in distinct}
+        maps = {linear_map: linear_map.for_resolution(times) for linear_map in distinct}
         return Estimate(tuple(replace(term, map=maps[term.map]) for term in self.terms))
 
     def with_guidance(self, gamma: float) -> Estimate:
@@ -241,8 +241,8 @@ class Estimate(EstimateBase):
         terms = (replace(term, gamma=1.0 if term.gamma == 1.0 else gamma) for term in self.terms)
         return Estimate(tuple(terms))
 
-    def only(self, pictures: Sequence[int]) -> Estimate:
-        return Estimate(tuple(term.only(pictures) for term in self.terms))
+    def select(self, pictures: Sequence[int]) -> Estimate:
+        return Estimate(tuple(term.select(pictures) for term in self.terms))
 
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
         if any(term.is_per_sample for term in self.terms):
@@ -310,14 +310,14 @@ class Rescaled(EstimateBase):
         queries = [query for estimate in both for query in estimate.queries(pictures, clock)]
         return list({query.key: query for query in queries}.values())
 
-    def only(self, pictures: Sequence[int]) -> Rescaled:
-        return replace(self, of=self.of.only(pictures))
+    def select(self, pictures: Sequence[int]) -> Rescaled:
+        return replace(self, of=self.of.select(pictures))
 
     def with_guidance(self, gamma: float) -> Rescaled:
         return replace(self, of=self.of.with_guidance(gamma))
 
-    def scaled(self, times: float) -> Rescaled:
-        return replace(self, of=self.of.scaled(times))
+    def for_resolution(self, times: float) -> Rescaled:
+        return replace(self, of=self.of.for_resolution(times))
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
@@ -442,7 +442,7 @@ def hybrid(far: Estimate, near: Estimate, blur: LinearMap) -> Estimate:
         near: Its high pass is what is seen from close up.
         blur: The low pass; the high pass is x − blur(x).
     """
-    return factorized({"far": far, "near": near}, {"far": blur, "near": Residual(blur)})
+    return factorized({"far": far, "near": near}, {"far": blur, "near": Complement(blur)})
 
 
 def triple_hybrid(
@@ -465,7 +465,7 @@ def triple_hybrid(
     """
     coarse = LowPass(sigma)
     fine = LowPass(ratio * sigma)
-    return add(coarse @ (fine @ far), Residual(coarse) @ (fine @ middle), Residual(fine) @ near)
+    return add(coarse @ (fine @ far), Complement(coarse) @ (fine @ middle), Complement(fine) @ near)
 
 
 def triple(
@@ -495,7 +495,7 @@ def triple(
 
 def colour(grey: Estimate, colour: Estimate) -> Estimate:
     """Colour hybrid: `grey` gives the mean of the channels, `colour` the differences from it."""
-    maps = {"grey": Gray(), "colour": Residual(Gray())}
+    maps = {"grey": Gray(), "colour": Complement(Gray())}
     return factorized({"grey": grey, "colour": colour}, maps)
 
 
@@ -518,7 +518,7 @@ def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimat
         parts: {name: the estimate that is seen through a view}.
         views: {name: that view}.
     """
-    transformed = [part.seen(views[name]) for name, part in parts.items()]
+    transformed = [part.through(views[name]) for name, part in parts.items()]
     return (1 / len(transformed)) * add(*transformed)
 
 

@@ -55,7 +55,7 @@ class LinearMap(ABC):
         """The maps that it is composed of, in the order of application."""
         return (self,)
 
-    def scaled(self, times: float) -> LinearMap:
+    def for_resolution(self, times: float) -> LinearMap:
         """The same map for images with sides `times` as long."""
         return self
 
@@ -98,8 +98,8 @@ class Chain(LinearMap):
             image = item(image)
         return image
 
-    def scaled(self, times: float) -> LinearMap:
-        return Chain(tuple(item.scaled(times) for item in self.items))
+    def for_resolution(self, times: float) -> LinearMap:
+        return Chain(tuple(item.for_resolution(times) for item in self.items))
 
 
 def compose_maps(*items: LinearMap) -> LinearMap:
@@ -155,7 +155,7 @@ class LowPass(LinearMap):
         horizontal = _blur_matrix(self.sigma, image.shape[-1]).to(image)
         return vertical @ image @ horizontal.T
 
-    def scaled(self, times: float) -> LinearMap:
+    def for_resolution(self, times: float) -> LinearMap:
         return LowPass(self.sigma * times)
 
 
@@ -181,12 +181,12 @@ class Band(LinearMap):
     def __call__(self, image: Tensor) -> Tensor:
         return LowPass(self.fine)(image) - LowPass(self.coarse)(image)
 
-    def scaled(self, times: float) -> LinearMap:
+    def for_resolution(self, times: float) -> LinearMap:
         return Band(self.fine * times, self.coarse * times)
 
 
 @dataclass(frozen=True)
-class Residual(LinearMap):
+class Complement(LinearMap):
     """What a map removes: x − A(x)."""
 
     map: LinearMap
@@ -202,13 +202,13 @@ class Residual(LinearMap):
     def __call__(self, image: Tensor) -> Tensor:
         return image - self.map(image)
 
-    def scaled(self, times: float) -> LinearMap:
-        return Residual(self.map.scaled(times))
+    def for_resolution(self, times: float) -> LinearMap:
+        return Complement(self.map.for_resolution(times))
 
 
 def high_pass(sigma: float) -> LinearMap:
     """High pass: what a Gaussian blur of `sigma` pixels removes."""
-    return Residual(LowPass(sigma))
+    return Complement(LowPass(sigma))
 
 
 @dataclass(frozen=True)
@@ -236,13 +236,13 @@ class Motion(LinearMap):
         h, w = image.shape[-2:]
         return sum(weight * padded[..., k : k + h, k : k + w] for k, weight in enumerate(weights))
 
-    def scaled(self, times: float) -> LinearMap:
+    def for_resolution(self, times: float) -> LinearMap:
         return Motion(self.taps * times)
 
 
 def without_motion(taps: float = 7) -> LinearMap:
-    """What a motion blur removes: the residual of `Motion`."""
-    return Residual(Motion(taps))
+    """What a motion blur removes: the complement of `Motion`."""
+    return Complement(Motion(taps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +262,7 @@ class Mask(LinearMap):
     def __call__(self, image: Tensor) -> Tensor:
         return self.mask.to(image) * image
 
-    def scaled(self, times: float) -> LinearMap:
+    def for_resolution(self, times: float) -> LinearMap:
         flat = self.mask.reshape(1, -1, *self.mask.shape[-2:])
         larger = F.interpolate(flat, scale_factor=times, mode="nearest")
         return Mask(larger.view(*self.mask.shape[:-2], *larger.shape[-2:]))
@@ -276,11 +276,6 @@ class Gray(LinearMap):
 
     def __call__(self, image: Tensor) -> Tensor:
         return image.mean(-3, keepdim=True).expand_as(image)
-
-
-def without_grey() -> LinearMap:
-    """Colour: the differences from the mean of the channels."""
-    return Residual(Gray())
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Pin:
             return levels.view(-1, 1, *levels.shape[-2:])
         return levels.view(-1, 1, 1, 1)
 
-    def only(self, pictures: Sequence[int]) -> Pin:
+    def select(self, pictures: Sequence[int]) -> Pin:
         """The pin for these images of the run, in this order."""
         rows, levels = list(pictures), self.levels()
         image = self.image[rows] if len(self.image) > 1 else self.image
@@ -78,7 +78,7 @@ class Pin:
         is_pinned = (self.levels() <= CLEAN).to(x.device)
         return torch.where(is_pinned, self.part(self.image.to(x)) + (x - self.part(x)), x)
 
-    def free(self, s: int, count: int) -> list[int]:
+    def rows_to_update(self, s: int, count: int) -> list[int]:
         """Indices of the rows, out of `count`, whose update to level s has to be computed.
 
         A row is left out if its whole image will be pinned at level s.

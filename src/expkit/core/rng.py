@@ -43,16 +43,16 @@ class Draws:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal (rows, *shape), for the rows of this process."""
-        return self.ours(torch.randn((self.count, *shape), generator=self.random))
+        return self.local_rows(torch.randn((self.count, *shape), generator=self.random))
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Uniform in [0, 1), (rows, *shape), for the rows of this process."""
-        return self.ours(torch.rand((self.count, *shape), generator=self.random))
+        return self.local_rows(torch.rand((self.count, *shape), generator=self.random))
 
     def integers(self, end: int) -> Tensor:
         """Uniform integers 0 … end − 1, (rows,), for the rows of this process."""
-        return self.ours(torch.randint(end, (self.count,), generator=self.random))
+        return self.local_rows(torch.randint(end, (self.count,), generator=self.random))
 
-    def ours(self, drawn: Tensor) -> Tensor:
+    def local_rows(self, drawn: Tensor) -> Tensor:
         """The rows of this process, on its device, of draws (count, …) for the whole batch."""
         return drawn[self.rank :: self.world].to(self.device)

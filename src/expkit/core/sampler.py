@@ -138,7 +138,7 @@ def sample(
             x, last = renoise(schedule, x, t, s, noise("step", index)), None
             continue
         x_t = x
-        active = pin.free(s, len(seeds)) if pin else all_rows
+        active = pin.rows_to_update(s, len(seeds)) if pin else all_rows
         if dropped:
             active = [row for row in active if row not in dropped]
         if active:
@@ -232,7 +232,7 @@ def count_rows(
     """
     rows_per_call, cache = [], {}
     for index, (t, s) in enumerate(pairwise(grid)):
-        active = tuple(pin.free(s, count) if pin else range(count))
+        active = tuple(pin.rows_to_update(s, count) if pin else range(count))
         clock = (t + 1) / len(schedule)
         if left:
             active = tuple(row for row in active if row in left(index))

@@ -66,14 +66,17 @@ class Schedule:
         """alpha and sigma at many levels.
 
         Args:
-            t: Levels of any shape: integers from 0, or float64 from `CLEAN` if the schedule is
+            t: Levels from `CLEAN`, of any shape: integers, or float64 if the schedule is
                 continuous.
 
         Returns:
             alpha and sigma, float64, of the shape of t.
         """
         if not self.continuous:
-            return self.alpha.to(t.device)[t], self.sigma.to(t.device)[t]
+            is_clean = t == CLEAN  # as an index it would be the last, the noisiest level
+            alpha = self.alpha.to(t.device)[t].masked_fill(is_clean, 1.0)
+            sigma = self.sigma.to(t.device)[t].masked_fill(is_clean, 0.0)
+            return alpha, sigma
         u = (t.double() + 1) / len(self)
         return 1 - (1 - self.terminal_alpha) * u, float(self.sigma[-1]) * u
 
@@ -194,8 +197,12 @@ def linear(levels: int = 300, first: float = 1e-4, last: float = 0.02) -> Schedu
 
 
 def linear_rescaled(levels: int = 300) -> Schedule:
-    """Linear betas times 1000 / levels, so that almost no signal is left at the last level."""
-    return linear(levels, 0.1 / levels, 20 / levels)
+    """Linear betas times 1000 / levels, so that almost no signal is left at the last level.
+
+    betas are capped at 0.999, which concerns schedules of 20 levels or fewer.
+    """
+    betas = torch.linspace(0.1 / levels, 20 / levels, levels, dtype=torch.float64)
+    return from_betas(betas.clamp(max=0.999))
 
 
 def cosine(levels: int = 1000, shift: float = 1.0) -> Schedule:

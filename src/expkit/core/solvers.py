@@ -34,18 +34,18 @@ class Step(NamedTuple):
         s: Level of `x`.
         x: State (B, C, H, W) at level s.
         x0: Estimate of the clean image (B, C, H, W), made at level t.
-        seen: State (B, C, H, W) at level t, with the pinned part replaced.
+        x_t: State (B, C, H, W) at level t, with the pinned part replaced.
     """
 
     t: float
     s: float
     x: Tensor
     x0: Tensor
-    seen: Tensor
+    x_t: Tensor
 
     def of(self, rows) -> Step:
         """The same step for some rows only."""
-        return Step(self.t, self.s, self.x[rows], self.x0[rows], self.seen[rows])
+        return Step(self.t, self.s, self.x[rows], self.x0[rows], self.x_t[rows])
 
 
 @dataclass(frozen=True)

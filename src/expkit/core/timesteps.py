@@ -16,7 +16,7 @@ from expkit.core.schedules import CLEAN
 from expkit.errors import UserError
 
 # Align Your Steps (Sabour et al. 2024), for DeepFloyd IF with 1000 levels
-ALIGNED = (995, 920, 811, 686, 555, 418, 315, 174, 109, 12, 0)
+AYS_LEVELS = (995, 920, 811, 686, 555, 418, 315, 174, 109, 12, 0)
 
 
 def strided(levels: int, steps: int = 33) -> tuple[int, ...]:
@@ -205,4 +205,4 @@ def ays(levels: int) -> tuple[int, ...]:
 
     There are 11 levels and 10 updates.
     """
-    return tuple(min(round(level * levels / 1000), levels - 1) for level in ALIGNED)
+    return tuple(min(round(level * levels / 1000), levels - 1) for level in AYS_LEVELS)

@@ -52,7 +52,9 @@ class AugmentStrength:
     mirror: float = 0.5
 
 
-LUMA = torch.tensor([0.299, 0.587, 0.114])
+# RGB -> YIQ
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+LUMA = YIQ[0]
 
 
 def render_scene(
@@ -131,8 +133,7 @@ def hue_matrices(angle: Tensor, saturation: Tensor) -> Tensor:
 
     The rotation is in YIQ. angle: (N,) in radians; saturation: (N,), the factor.
     """
-    to_yiq = [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
-    to_yiq = torch.tensor(to_yiq).to(angle)
+    to_yiq = YIQ.to(angle)
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
     ones, zeros = torch.ones_like(angle), torch.zeros_like(angle)
     turn = torch.stack([ones, zeros, zeros, zeros, cos, -sin, zeros, sin, cos], 1).view(-1, 3, 3)
@@ -246,7 +247,7 @@ class Captions:
         """The scenes of the captions with these indices: style, grey, ground, (N,) each."""
         return self.style[places], self.grey[places], self.ground[places]
 
-    def drawn(self, labels: Tensor, chance: Tensor) -> Tensor:
+    def sample_indices(self, labels: Tensor, chance: Tensor) -> Tensor:
         """The index in `texts` of a random caption for each label; chance: (N,) in [0, 1)."""
         return 1 + labels * self.each + (chance * self.each).long()
 
@@ -300,13 +301,13 @@ class Scenes:
         """The scenes on a device."""
         return Scenes(self.mirrors.to(device), self.captions.to(device), self.vary)
 
-    def shown(self, glyphs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def render(self, glyphs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Render glyphs (N, 4, 2S, 2S) in [0, 1] of these labels (N,) in random scenes.
 
         Returns:
             The pictures (N, 3, S, S) in [0, 1], and the indices (N,) of their captions.
         """
-        places = self.captions.drawn(labels, draws.uniform((1,))[:, 0])
+        places = self.captions.sample_indices(labels, draws.uniform((1,))[:, 0])
         scene, mirrors = self.captions.scenes(places), self.mirrors[labels]
         return render_scene(glyphs, *scene, mirrors, draws, self.vary), places
 
@@ -321,6 +322,6 @@ def render_rows(
 
     Another seed renders other scenes.
     """
-    glyphs, labels = pictures.shown(rows).float() / 255, pictures.labels[rows]
-    images, places = scenes.shown(glyphs, labels, Draws(stream(seed, "views"), len(rows)))
+    glyphs, labels = pictures.images_of(rows).float() / 255, pictures.labels[rows]
+    images, places = scenes.render(glyphs, labels, Draws(stream(seed, "views"), len(rows)))
     return images, [scenes.captions.texts[place] for place in places.tolist()]

@@ -158,7 +158,7 @@ def resize_pictures(found: Pictures, size: int | None, colour: bool) -> Pictures
         images = torch.cat(parts)
     if colour:
         images = images.expand(-1, 3, -1, -1).contiguous()
-    return Pictures(images, found.labels, found.names)
+    return replace(found, images=images)
 
 
 def check_size(size: int) -> None:
@@ -196,15 +196,15 @@ def folder(
     check_size(size)
     place = image_folders.check_folder(folder)
     shape = (3 if colour else 1, size, size)
-    left = image_folders.Left(place)
-    training, test = image_folders.parts_of(place, left)
+    omissions = image_folders.Omissions(place)
+    training, test = image_folders.parts_of(place, omissions)
     if test:
         return one_part(
-            read_folder(training, shape, left, place.name),
-            read_folder(test, shape, image_folders.Left(place), place.name),
+            read_folder(training, shape, omissions, place.name),
+            read_folder(test, shape, image_folders.Omissions(place), place.name),
             train,
         )
-    pictures, keys, _ = read_folder(training, shape, left, place.name)
+    pictures, keys, _ = read_folder(training, shape, omissions, place.name)
     if len(set(keys)) < 2:
         remarks = f" ({pictures.remarks.text})" if pictures.remarks.text else ""
         raise UserError(
@@ -213,9 +213,10 @@ def folder(
         )
     in_test = [int(key[:8], 16) % 10 == 0 for key in keys]
     if not any(in_test) or all(in_test):  # possible if there are few pictures
-        in_test = [key == min(keys) for key in keys]
+        smallest = min(keys)
+        in_test = [key == smallest for key in keys]
     mask = torch.tensor(in_test)
-    return pictures.only(~mask if train else mask)
+    return pictures.select(~mask if train else mask)
 
 
 def one_part(train: Hashed, test: Hashed, wanted: bool) -> Pictures:
@@ -249,7 +250,7 @@ def one_part(train: Hashed, test: Hashed, wanted: bool) -> Pictures:
         raise UserError(f"{reason}: nothing is left to train on.")
     repeated = [file for file, new in zip(files, is_new.tolist(), strict=True) if not new]
     left_out = {**pictures.remarks.left_out, "also in the test part": repeated}
-    return replace(pictures.only(is_new), remarks=replace(pictures.remarks, left_out=left_out))
+    return replace(pictures.select(is_new), remarks=replace(pictures.remarks, left_out=left_out))
 
 
 def ideal(pictures, count: int, schedule):

@@ -48,7 +48,7 @@ class Hashed(NamedTuple):
 
 
 @dataclass
-class Left:
+class Omissions:
     """Files and folders that are left out below `top`: kind (see LEFT_OUT) -> relative paths."""
 
     top: Path
@@ -58,7 +58,7 @@ class Left:
         """The path relative to `top`."""
         return str(path.relative_to(self.top))
 
-    def out(self, kind: str, path: Path, reason: str = "") -> None:
+    def add(self, kind: str, path: Path, reason: str = "") -> None:
         """Record a path that is left out."""
         self.kinds.setdefault(kind, []).append(self.name(path) + (f": {reason}" if reason else ""))
 
@@ -103,7 +103,7 @@ def folder_error(place: Path) -> str:
     return ""
 
 
-def parts_of(place: Path, left: Left) -> tuple[Path, Path | None]:
+def parts_of(place: Path, omissions: Omissions) -> tuple[Path, Path | None]:
     """The folders for training and for testing; the whole folder and None if it has no such parts.
 
     They are train/ and test/ (or val/, valid/, validation/), in any case of letters. With train/
@@ -130,7 +130,7 @@ def parts_of(place: Path, left: Left) -> tuple[Path, Path | None]:
             "neither to train nor to test on. Put them into one of the two."
         )
     for path in beside:
-        left.out("beside the parts", path)
+        omissions.add("beside the parts", path)
     return train, test
 
 
@@ -139,13 +139,15 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and os.path.isfile(path)
 
 
-def read_folder(place: Path, shape: tuple[int, int, int], left: Left, name: str = "") -> Hashed:
+def read_folder(
+    place: Path, shape: tuple[int, int, int], omissions: Omissions, name: str = ""
+) -> Hashed:  # fmt: skip
     """The pictures below a folder; each sub-folder is a class.
 
     Args:
         place: the folder.
         shape: (C, H, W) of the pictures.
-        left: receives the paths that are left out.
+        omissions: receives the paths that are left out.
         name: the class of all pictures if there are no sub-folders; "": "pictures".
 
     Raises:
@@ -164,18 +166,19 @@ def read_folder(place: Path, shape: tuple[int, int, int], left: Left, name: str 
         )
     if classes:
         for path in sorted(set(place.iterdir()) - set(classes)):
-            left.out(kind_of(path), path)
+            omissions.add(kind_of(path), path)
     names = tuple(path.name for path in classes) or (name or "pictures",)
     files = []
     for label, below in enumerate(classes or [place]):
-        files += [(path, label) for path in files_below(below, left)]
+        files += [(path, label) for path in files_below(below, omissions)]
     states = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path, _ in files)
-    decoded = decode_files(tuple(files), states, names, shape, left.top)
+    decoded = decode_files(tuple(files), states, names, shape, omissions.top)
     if decoded.unreadable:
-        left.kinds["unreadable"] = [*left.kinds.get("unreadable", []), *decoded.unreadable]
+        unreadable = omissions.kinds.get("unreadable", [])
+        omissions.kinds["unreadable"] = [*unreadable, *decoded.unreadable]
     pictures = decoded.hashed.pictures
-    check_classes(place, names if classes else (), pictures.labels.unique().tolist(), left)
-    remarks = Remarks(left.kinds, decoded.equal, one_class(classes))
+    check_classes(place, names if classes else (), pictures.labels.unique().tolist(), omissions)
+    remarks = Remarks(omissions.kinds, decoded.equal, one_class(classes))
     return decoded.hashed._replace(pictures=replace(pictures, remarks=remarks))
 
 
@@ -206,7 +209,9 @@ def one_class(classes: Sequence[Path]) -> list[str]:
     ]
 
 
-def check_classes(place: Path, classes: Sequence[str], used: Sequence[int], left: Left) -> None:
+def check_classes(
+    place: Path, classes: Sequence[str], used: Sequence[int], omissions: Omissions
+) -> None:  # fmt: skip
     """Refuse a class or a folder without pictures; the error lists what was left out.
 
     used: the labels that occur.
@@ -217,7 +222,7 @@ def check_classes(place: Path, classes: Sequence[str], used: Sequence[int], left
         if empty:
             plural = "s" if len(empty) > 1 else ""
             where = f"the sub-folder{plural} {', '.join(empty)} of {place}"
-        remarks = Remarks(left.kinds).text
+        remarks = Remarks(omissions.kinds).text
         left_out = f" ({remarks})" if remarks else ""
         endings = ", ".join(sorted(ENDINGS))
         raise UserError(f"There are no pictures in {where}{left_out}. Expected {endings}.")
@@ -233,7 +238,7 @@ def kind_of(path: Path) -> str:
     return "hidden" if hidden and path.suffix.lower() in ENDINGS else "no picture"
 
 
-def files_below(top: Path, left: Left) -> list[Path]:
+def files_below(top: Path, omissions: Omissions) -> list[Path]:
     """The pictures below a folder at any depth, each once.
 
     Links are followed after all files and folders that are no links, and none is followed twice.
@@ -244,23 +249,23 @@ def files_below(top: Path, left: Left) -> list[Path]:
         path = (waiting or links).popleft()
         real = Path(os.path.realpath(path))
         if path != top and real in visited | above:
-            left.out("repeated link", path)
+            omissions.add("repeated link", path)
         elif path == top or (os.path.isdir(path) and not path.name.startswith(".")):
             visited.add(real)
-            for entry in list_folder(path, left):
+            for entry in list_folder(path, omissions):
                 (links if entry.is_symlink() else waiting).append(entry)
         elif is_picture(path):
             visited.add(real)
             files.append(path)
         else:
-            left.out(kind_of(path), path)
+            omissions.add(kind_of(path), path)
     return sorted(files)
 
 
-def list_folder(folder: Path, left: Left) -> list[Path]:
+def list_folder(folder: Path, omissions: Omissions) -> list[Path]:
     """The entries of a folder in the order of their names; none if it cannot be opened."""
     if reason := folder_error(folder):
-        left.out("closed folder", folder, reason)
+        omissions.add("closed folder", folder, reason)
         return []
     return sorted(folder.iterdir())
 
@@ -299,24 +304,24 @@ def decode_files(
     """
     from tqdm import tqdm
 
-    left = Left(top)
+    omissions = Omissions(top)
     images, labels, file_names = [], [], []
     for path, label in tqdm(files, desc="pictures", unit="picture", leave=False, delay=2):
         try:
             images.append((255 * image_io.load_image(str(path), shape)).round().byte())
         except UserError as refusal:
-            left.out("unreadable", path, short_reason(refusal))
+            omissions.add("unreadable", path, short_reason(refusal))
             continue
         labels.append(label)
-        file_names.append(left.name(path))
+        file_names.append(omissions.name(path))
     stacked = torch.stack(images) if images else torch.zeros(0, *shape, dtype=torch.uint8)
     keys = hash_images(stacked)
     # Never by file name: the data does not depend on it
     order = sorted(range(len(keys)), key=lambda k: (keys[k], labels[k]))
     pictures = Pictures(stacked, torch.tensor(labels, dtype=torch.int64), names)
-    pictures = pictures.only(torch.tensor(order, dtype=torch.int64))
+    pictures = pictures.select(torch.tensor(order, dtype=torch.int64))
     hashed = Hashed(pictures, [keys[k] for k in order], [file_names[k] for k in order])
-    return Decoded(hashed, left.kinds.get("unreadable", []), equal_to_another_class(hashed))
+    return Decoded(hashed, omissions.kinds.get("unreadable", []), equal_to_another_class(hashed))
 
 
 def short_reason(refusal: UserError) -> str:

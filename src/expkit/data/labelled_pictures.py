@@ -101,17 +101,17 @@ class Pictures:
         """(C, H, W) of a network's input."""
         return tuple(self.images.shape[1:])
 
-    def shown(self, rows: Tensor) -> Tensor:
+    def images_of(self, rows: Tensor) -> Tensor:
         """The stored images of these rows, uint8."""
         return self.images[rows]
 
-    def only(self, rows: Tensor | slice) -> Pictures:
+    def select(self, rows: Tensor | slice) -> Pictures:
         """The pictures of these rows: indices, a mask or a slice."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def first(self, count: int | None) -> Pictures:
         """The first `count` pictures; None: all."""
-        return self.only(slice(count))
+        return self.select(slice(count))
 
     @cached_property
     def sha256(self) -> str:
@@ -227,7 +227,7 @@ class Batches:
             batch_rows = order[index * self.size : (index + 1) * self.size]
             rows = batch_rows[self.rank :: self.world]
             ends_step = (index + 1) % self.accumulate == 0 or index + 1 == len(self)
-            images, labels = self.pictures.shown(rows).float() / 255, self.pictures.labels[rows]
+            images, labels = self.pictures.images_of(rows).float() / 255, self.pictures.labels[rows]
             weight = self.weight(index)
             yield Batch(images, labels, self.epoch, index, len(batch_rows), weight, ends_step)
 

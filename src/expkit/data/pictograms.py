@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -83,7 +83,7 @@ ALSO = {  # common names that the package does not have
 }  # fmt: skip
 # Aliases of the package that are too general
 UNSAID = {"no good", "sob", "mate", "free", "soon", "on", "end", "back", "top", "up", "imp"}
-SKIN, ZWJ, PLAIN_TEXT, KEYCAP = set(range(0x1F3FB, 0x1F400)), "\u200d", "\ufe0f", "\u20e3"
+SKIN, ZWJ, EMOJI_SELECTOR, KEYCAP = set(range(0x1F3FB, 0x1F400)), "\u200d", "\ufe0f", "\u20e3"
 # Names of glyphs that are left out
 LEFT_OUT = re.compile(
     r"(?:wo)?m[ae]n (?!in suit|dancing|and)\w|family|couple|kiss .*man|people holding hands|"
@@ -146,11 +146,11 @@ class Pictograms(Pictures):
         """(K,), whether each concept may be mirrored."""
         return torch.tensor([concept.mirrors for concept in self.concepts])
 
-    def only(self, rows: Tensor | slice) -> Pictograms:
+    def select(self, rows: Tensor | slice) -> Pictograms:
         """The pictograms of these rows: indices, a mask or a slice. All glyphs are kept."""
-        return Pictograms(self.images, self.labels[rows], self.names, self.concepts)
+        return replace(self, labels=self.labels[rows])
 
-    def shown(self, rows: Tensor) -> Tensor:
+    def images_of(self, rows: Tensor) -> Tensor:
         """The glyphs of these rows, uint8 (N, 4, 2·size, 2·size)."""
         return self.images[self.labels[rows]]
 
@@ -219,7 +219,7 @@ def emoji_names() -> tuple[Concept, ...]:
     entries = {
         sign: entry
         for sign, entry in EMOJI_DATA.items()
-        if entry["status"] == STATUS["fully_qualified"] and may_be(sign)
+        if entry["status"] == STATUS["fully_qualified"] and is_concept_sign(sign)
     }
     names = {sign: name_in_words(entry["en"]) for sign, entry in entries.items()}
     names = {sign: name for sign, name in names.items() if not LEFT_OUT.match(name)}
@@ -243,7 +243,7 @@ def emoji_names() -> tuple[Concept, ...]:
     return tuple(sorted(concepts, key=rank))
 
 
-def may_be(sign: str) -> bool:
+def is_concept_sign(sign: str) -> bool:
     """Whether an emoji may be a concept: it has no skin tone and is no flag or keycap."""
     return not (
         set(map(ord, sign)) & SKIN
@@ -270,7 +270,7 @@ def draw_glyphs(font: str, size: int) -> tuple[tuple[Concept, ...], Tensor]:
     concepts, images = [], []
     for concept in emoji_names():
         joined = ZWJ in concept.sign
-        text = concept.sign if joined else concept.sign.replace(PLAIN_TEXT, "")
+        text = concept.sign if joined else concept.sign.replace(EMOJI_SELECTOR, "")
         box = type_face.getbbox(text)
         if (joined and not has_raqm) or not (0 < box[2] - box[0] <= CANVAS and box[3] > box[1]):
             continue

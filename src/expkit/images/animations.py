@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expkit.images import text_drawing
 from expkit.images.image_io import INK, PAPER, enlarge_pixels
-from expkit.images.labels import WHOLE, shorten_texts
+from expkit.images.labels import MAX_WRAPPED_LABEL, shorten_texts
 from expkit.storage.files import atomic_write
 
 
@@ -93,7 +93,7 @@ def there_and_back(
     """
     easing = [(1 - cos(pi * step / steps)) / 2 for step in range(1, steps)]
     fractions = [0.0] * hold + easing + [1.0] * (2 * hold) + easing[::-1] + [0.0]
-    captions = shorten_texts(captions, WHOLE)
+    captions = shorten_texts(captions, MAX_WRAPPED_LABEL)
     height = max(add_caption(at(0), caption).height for caption in captions)
     frames = {}
     for fraction in set(fractions):

@@ -40,7 +40,9 @@ def font_families() -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def wrap_for_figure(text: str, inches: float, points: float = 10, most: int = labels.WHOLE) -> str:
+def wrap_for_figure(
+    text: str, inches: float, points: float = 10, most: int = labels.MAX_WRAPPED_LABEL
+) -> str:
     """The text, cut to `most` characters, in lines at most `inches` wide in a matplotlib figure.
 
     $ is escaped, so that it is a dollar sign and starts no formula.
@@ -50,8 +52,8 @@ def wrap_for_figure(text: str, inches: float, points: float = 10, most: int = la
     return text_drawing.wrap_text(text, round(points), width).replace("$", r"\$")
 
 
-def told_apart(
-    texts: Sequence[str], inches: float, points: float = 10, most: int = labels.LONGEST
+def distinct_labels(
+    texts: Sequence[str], inches: float, points: float = 10, most: int = labels.MAX_LABEL
 ) -> list[str]:
     """Labels of an axis or legend, wrapped, and shortened so that different ones stay different."""
     return [wrap_for_figure(text, inches, points) for text in labels.shorten_texts(texts, most)]

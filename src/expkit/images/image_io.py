@@ -34,7 +34,7 @@ def load_image(name: str, shape: tuple[int, int, int], fit: str = "crop") -> Ten
     return as_tensor(fit_image(image, shape, fit, Image.Resampling.LANCZOS))
 
 
-class Mask(NamedTuple):
+class LoadedMask(NamedTuple):
     """An inpainting mask and how its file was read.
 
     weights: (1, H, W) in [0, 1], how much of each pixel is repainted.
@@ -65,7 +65,7 @@ def load_mask(
     fit: str = "crop",
     of: Sequence[str] = (),
     times: int = 1,
-) -> Mask:
+) -> LoadedMask:
     """An inpainting mask for pictures of this shape (C, H, W).
 
     If the file is partly transparent, its alpha channel is the mask; otherwise white is repainted.
@@ -107,7 +107,7 @@ def load_mask(
         meaning = f"{repainted_text.capitalize()} is repainted, {kept_text} is kept."
         raise UserError(f"The mask {name} {reason}. {meaning}")
     weights = weights.repeat_interleave(coarse, 1).repeat_interleave(coarse, 2)
-    return Mask(weights, repainted_text, kept_text, coarse)
+    return LoadedMask(weights, repainted_text, kept_text, coarse)
 
 
 def is_whole_multiple(size: tuple[int, int], shape: tuple[int, int, int]) -> bool:

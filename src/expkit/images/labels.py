@@ -6,7 +6,6 @@ different values of one axis never have the same label.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -15,8 +14,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
 
-LONGEST = 60  # characters of a label of a row, a column or a page
-WHOLE = 240  # characters of a label that is broken into lines
+from expkit.storage.files import short_hash
+
+MAX_LABEL = 60  # characters of a label of a row, a column or a page
+MAX_WRAPPED_LABEL = 240  # characters of a label that is broken into lines
 EMPTY = "(empty)"
 NOT_WORDS = re.compile(
     r"null|~|true|false|[-+]?(inf|nan|\.inf|\.nan)|"
@@ -114,7 +115,7 @@ def grapheme_clusters(text: str) -> list[str]:
     return regex.findall(r"\X", text)
 
 
-def shorten_texts(texts: Sequence[str], most: int = LONGEST) -> list[str]:
+def shorten_texts(texts: Sequence[str], most: int = MAX_LABEL) -> list[str]:
     """Texts cut to at most `most` characters; different texts stay different.
 
     What is cut out of their middle is what they have in common.
@@ -187,4 +188,4 @@ def file_name(text: str, most: int) -> str:
 
 def text_digest(text: str) -> str:
     """Six hexadecimal digits of the text's BLAKE2b hash."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+    return short_hash(text.encode("utf-8", "surrogatepass"), size=3)

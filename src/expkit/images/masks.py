@@ -32,7 +32,7 @@ STRAY = 1e-3
 SMALL = 512  # pixels of a side: colours are measured on a reduced image, where noise averages out
 
 
-class Weights(NamedTuple):
+class DecodedMask(NamedTuple):
     """A mask at the size of its file.
 
     image: mode F, 0 is kept and 1 is repainted. repainted, kept: descriptions of the two parts.
@@ -43,7 +43,7 @@ class Weights(NamedTuple):
     kept: str
 
 
-def read_mask(image: Image.Image, name: str) -> Weights:
+def read_mask(image: Image.Image, name: str) -> DecodedMask:
     """The weights of a decoded 8-bit image.
 
     Raises:
@@ -60,8 +60,8 @@ def read_mask(image: Image.Image, name: str) -> Weights:
         white_strokes = bool((pixels[alpha >= 0.5 * alpha.max()] >= WHITE).all())
         if white_strokes:
             description = "what is drawn in white on transparent ground"
-            return Weights(mask_preview(alpha), description, "the rest")
-        return Weights(mask_preview(1 - alpha), "what is transparent in it", "the rest")
+            return DecodedMask(weights_image(alpha), description, "the rest")
+        return DecodedMask(weights_image(1 - alpha), "what is transparent in it", "the rest")
     colours = image.convert("RGBA").convert("RGB")
     tinted_share, coloured_share = colour_shares(colours)
     grey = np.asarray(colours.convert("L"), dtype=np.float64)
@@ -80,8 +80,8 @@ def read_mask(image: Image.Image, name: str) -> Weights:
         if dark >= CLOSE or light <= 255 - CLOSE:
             note = f" (level {light:.0f} is taken for white, {dark:.0f} for black)"
         weights = ((grey - dark) / (light - dark)).clip(0, 1)
-        return Weights(mask_preview(weights, CLOSE / (light - dark)), f"white{note}", "black")
-    return Weights(mask_preview(grey / 255), "white", "black")
+        return DecodedMask(weights_image(weights, CLOSE / (light - dark)), f"white{note}", "black")
+    return DecodedMask(weights_image(grey / 255), "white", "black")
 
 
 def alpha_of(image: Image.Image) -> np.ndarray:
@@ -96,7 +96,7 @@ def snap_levels(weights: np.ndarray, near: float = SNAP) -> np.ndarray:
     return np.where(weights <= near, 0.0, np.where(weights >= 1 - near, 1.0, weights))
 
 
-def mask_preview(weights: np.ndarray, near: float = SNAP) -> Image.Image:
+def weights_image(weights: np.ndarray, near: float = SNAP) -> Image.Image:
     """Snapped weights as an image of mode F."""
     return Image.fromarray(snap_levels(weights, near).astype(np.float32))
 

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from expkit.images import text_drawing
 from expkit.images.image_io import FAINT, INK, PAPER, enlarge_pixels
-from expkit.images.labels import WHOLE, shorten_texts
+from expkit.images.labels import MAX_WRAPPED_LABEL, shorten_texts
 
 EDGE = (214, 214, 214)  # the outline of each picture, so that the edges of white ones are visible
 WIDEST = 12  # pictures of a line; more are broken into several lines
 MARGIN = 16  # pixels around the page
 BESIDE = 220  # pixels: the widest label beside a row
 LEAST = 520  # pixels: the narrowest page that has a title
-LONGEST = 2000  # characters of a note
+MAX_NOTE = 2000  # characters of a note
 
 
 @dataclass(frozen=True)
-class Words:
+class TextBlock:
     """Texts that are broken into lines, and the space that the largest of them needs.
 
     size: of the letters, in pixels.
@@ -32,7 +32,9 @@ class Words:
     size: int
 
     @classmethod
-    def of(cls, texts: Sequence[str], size: int, width: float, most: int = WHOLE) -> Words:
+    def of(
+        cls, texts: Sequence[str], size: int, width: float, most: int = MAX_WRAPPED_LABEL
+    ) -> TextBlock:  # fmt: skip
         """Wrap texts to `width` pixels, cut to `most` characters; different ones stay different."""
         wrapped = [text_drawing.wrap_text(text, size, width) for text in shorten_texts(texts, most)]
         return cls(tuple(wrapped), size)
@@ -122,12 +124,14 @@ def lay_out_tiles(
     width, height = tiles[0][0].size
     gap = max(4, width // 24)
     small = max(13, min(18, width // 7))
-    beside, above = Words.of(down, small, BESIDE), Words.of(across, small, width)
-    below = Words.of([text for row in under for text in row], max(11, min(14, width // 10)), width)
+    beside, above = TextBlock.of(down, small, BESIDE), TextBlock.of(across, small, width)
+    captions = [text for row in under for text in row]
+    below = TextBlock.of(captions, max(11, min(14, width // 10)), width)
     left = MARGIN + beside.width + 10 * bool(beside.width)
     page_width = max(left + columns * (width + gap) - gap + MARGIN, LEAST if title or note else 0)
     text_width = page_width - 2 * MARGIN
-    head, foot = Words.of([title], 22, text_width), Words.of([note], small, text_width, LONGEST)
+    head = TextBlock.of([title], 22, text_width)
+    foot = TextBlock.of([note], small, text_width, MAX_NOTE)
     top = MARGIN + head.height + 4 * bool(title) + above.height + 6 * bool(above.height)
     inset = max(0, (beside.height - height + 1) // 2)  # space for labels higher than their pictures
     step = max(height + gap + below.height + inset, beside.height + gap)
@@ -154,7 +158,7 @@ def stack_pages(pages: Sequence[tuple[str, Image.Image]], width: int = 1200) -> 
     """Pages below one another, each resized to `width` pixels and below its own heading."""
     sections = []
     for heading, page in pages:
-        words = Words.of([heading], 22, width - 2 * MARGIN)
+        words = TextBlock.of([heading], 22, width - 2 * MARGIN)
         size = (width, round(page.height * width / page.width))
         sections.append((words, page.convert("RGB").resize(size, Image.Resampling.LANCZOS)))
     heading_heights = [max(words.height - 4, 22) + 2 * MARGIN for words, _ in sections]

@@ -28,7 +28,7 @@ from expkit.storage.files import path_of
 from expkit.storage.inputs import ASSETS
 
 MOST_PIXELS, MOST_BYTES = 100_000_000, 50_000_000
-PATIENCE, LONGEST = 10.0, 60.0  # seconds: the socket timeout, and the limit of a whole download
+PATIENCE, MAX_SECONDS = 10.0, 60.0  # seconds: the socket timeout, and the limit of a whole download
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOVING = ("PNG", "GIF", "WEBP", "AVIF")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -201,7 +201,7 @@ def fetch_url(url: str) -> bytes:
 
 
 def read_response(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    """The chunks of a response; raises UserError above MOST_BYTES or LONGEST seconds."""
+    """The chunks of a response; raises UserError above MOST_BYTES or MAX_SECONDS seconds."""
     start_time = time.monotonic()
     count = 0
     while chunk := answer.read1(1 << 16):
@@ -209,9 +209,9 @@ def read_response(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]
         if count > MOST_BYTES:
             limit = f"{MOST_BYTES // 1_000_000} MB"
             raise UserError(f"The picture {url} has more than {limit}: give a smaller one.")
-        if time.monotonic() - start_time > LONGEST:
+        if time.monotonic() - start_time > MAX_SECONDS:
             raise UserError(
-                f"The picture {url} takes more than {LONGEST:g} seconds to arrive: "
+                f"The picture {url} takes more than {MAX_SECONDS:g} seconds to arrive: "
                 "download it and give its path."
             )
         yield chunk

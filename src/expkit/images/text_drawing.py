@@ -127,7 +127,7 @@ def drawn_in_colour(text: str, face: ImageFont.FreeTypeFont) -> bool:
 @lru_cache(maxsize=8192)
 def font_of(cluster: str) -> str | None:
     """The first font that has all visible characters of a cluster, or None."""
-    needed = drawn_of(cluster)
+    needed = visible_characters(cluster)
     if not needed:
         return font_paths()[0]
     colour = colour_font() if in_colour(cluster) else None
@@ -140,7 +140,7 @@ def font_of(cluster: str) -> str | None:
     return None
 
 
-def drawn_of(cluster: str) -> str:
+def visible_characters(cluster: str) -> str:
     """A cluster without invisible code points: variation selectors, joiners, tags."""
     import regex
 
@@ -158,11 +158,12 @@ def drawable_clusters(cluster: str) -> str:
     """The cluster if one font has all of it, else its characters, or names if no font has them."""
     if font_of(cluster):
         return cluster
-    return "".join(
-        character if not drawn_of(character) or font_of(character) else character_name(character)
-        for character in cluster
-        if character not in "\u200d\ufe0f"
-    )
+    text = ""
+    for character in cluster:
+        if character not in "\u200d\ufe0f":
+            is_undrawable = visible_characters(character) and not font_of(character)
+            text += character_name(character) if is_undrawable else character
+    return text
 
 
 def text_for_matplotlib(text: str) -> str:
@@ -173,18 +174,17 @@ def text_for_matplotlib(text: str) -> str:
     if PLAIN.fullmatch(text):
         return text
     tests = [character_test(font) for font in font_paths()]
-    characters = [
-        character
+    clusters = [
+        cluster if has_outline_font(cluster, tests) else visible_characters(cluster)
         for cluster in grapheme_clusters(mark_invisible(text))
-        for character in (cluster if in_one(cluster, tests) else drawn_of(cluster))
     ]
     return "".join(
         character if any(has(character) for has in tests) else character_name(character)
-        for character in characters
+        for character in "".join(clusters)
     )
 
 
-def in_one(cluster: str, known: Sequence[Callable[[str], bool]]) -> bool:
+def has_outline_font(cluster: str, known: Sequence[Callable[[str], bool]]) -> bool:
     """Whether one font has all of a cluster, and the cluster is not a colour emoji.
 
     known: a `character_test` for each font.

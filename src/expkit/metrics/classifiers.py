@@ -8,7 +8,6 @@ architecture, can count what is reported.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ MADE_BY = "task=train trainer=judge"
 DIGITS = tuple((str(digit),) for digit in range(10))
 
 
-class Classifier(nn.Module, ABC):
+class Classifier(nn.Module):
     """A network that classifies images (channels, size, size) into `classes` classes.
 
     These numbers and `width` are all that it is built from.
@@ -43,11 +42,12 @@ class Classifier(nn.Module, ABC):
         self.classes = classes
         self.shape = (channels, size, size)
 
+    features: nn.Sequential
     answer: nn.Sequential  # its last module is the linear layer that gives the logits
 
-    @abstractmethod
     def penultimate(self, x: Tensor) -> Tensor:
         """x (N, *shape) in [0, 1] -> the input of the last linear layer, (N, F)."""
+        return self.answer[:-1](self.features(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, *shape) in [0, 1] -> logits (N, classes)."""
@@ -82,9 +82,6 @@ class Plain(Classifier):
         )  # fmt: skip
         linear = nn.Linear(3 * width * positions, classes)
         self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), linear)
-
-    def penultimate(self, x: Tensor) -> Tensor:
-        return self.answer[:-1](self.features(x))
 
 
 def conv_block(inner: int, outer: int, side: int = 3) -> nn.Sequential:
@@ -149,9 +146,6 @@ class Strided(Classifier):
         )
         linear = nn.Linear(4 * width * positions, classes)
         self.answer = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), linear)
-
-    def penultimate(self, x: Tensor) -> Tensor:
-        return self.answer[:-1](self.features(x))
 
 
 def strided_block(inner: int, outer: int) -> tuple[nn.Module, nn.Module]:

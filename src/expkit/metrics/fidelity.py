@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 K = 3  # nearest neighbours (Kynkäänniemi et al. 2019, §3)
-MOST_ROWS = 500
+MOST_ROWS = 500  # of images or features, in one pass through a network or a metric
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the name that torch-fidelity uses
 
 

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from expkit.errors import UserError
 from expkit.metrics import classifiers
 from expkit.metrics.classifiers import Classifier
+from expkit.metrics.fidelity import MOST_ROWS
 from expkit.storage import devices, weights_io
 from expkit.storage.hub import Repository
 from expkit.text import caption_grammar
-
-MOST_ROWS = 500
 
 
 def downsample_and_restore(images: Tensor, times: float) -> Tensor:
@@ -68,7 +67,7 @@ class Judge(ABC):
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
         """The answers among which it chooses when the prompts are these."""
 
-    def meant(self, prompt: str) -> str | None:
+    def answer_for(self, prompt: str) -> str | None:
         """The answer that a prompt asks for; None if the judge has no such answer."""
         return prompt
 
@@ -118,13 +117,13 @@ class ClassifierJudge(Judge):
     distance: float | None = None
     network: Classifier = field(init=False, repr=False, compare=False)
     # all names of its answers: {name: answer}
-    called: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    answer_by_name: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         network, spec = classifiers.load_classifier(Path(self.weights), self.sha256)
         answers = {name: names[0] for names in spec.names for name in names}
         object.__setattr__(self, "network", network.to(self.device).eval().requires_grad_(False))
-        object.__setattr__(self, "called", answers)
+        object.__setattr__(self, "answer_by_name", answers)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -140,9 +139,9 @@ class ClassifierJudge(Judge):
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:
         """The images in chunks, as the network reads them, on its device."""
-        return self.shown(images).to(self.device).split(MOST_ROWS)
+        return self.prepare(images).to(self.device).split(MOST_ROWS)
 
-    def shown(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """The images as float32 in [0, 1]; refuses another shape."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.network.shape:
             shape = ", ".join(map(str, self.network.shape))
@@ -159,23 +158,24 @@ class ClassifierJudge(Judge):
 
     def sees_far(self, images: Tensor, times: float = 4) -> Tensor:
         """The probability of each answer from `times` as far away, (N, A)."""
-        return self(downsample_and_restore(self.shown(images), times))
+        return self(downsample_and_restore(self.prepare(images), times))
 
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.called.values()))
+        return tuple(dict.fromkeys(self.answer_by_name.values()))
 
-    def meant(self, prompt: str) -> str | None:
+    def answer_for(self, prompt: str) -> str | None:
         """The concept that a prompt names, in whatever style it asks for it.
 
         It is "skull" for "a soft picture of a skull in grey".
         """
         text = caption_grammar.normalize_text(prompt)
-        answer = self.called.get(text)
+        answer = self.answer_by_name.get(text)
         if answer:
             return answer
         if not text:
             return None
-        return self.called.get(caption_grammar.parse_caption(text, self.called).thing)
+        thing = caption_grammar.parse_caption(text, self.answer_by_name).thing
+        return self.answer_by_name.get(thing)
 
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self(images)
@@ -307,7 +307,7 @@ class CLIP(Judge):
         tokens = tokens.to(self.network.device)
         logits = [
             self.network(**tokens, pixel_values=chunk).logits_per_image
-            for chunk in self.seen(images).split(MOST_ROWS)
+            for chunk in self.prepare(images).split(MOST_ROWS)
         ]
         logits = torch.cat(logits)
         probabilities = logits.softmax(1).float().to(images.device)
@@ -318,11 +318,11 @@ class CLIP(Judge):
         """Its embeddings of the images, not normalized."""
         encode = self.network.vision_model
         project = self.network.visual_projection
-        chunks = self.seen(images).split(MOST_ROWS)
+        chunks = self.prepare(images).split(MOST_ROWS)
         features = [project(encode(pixel_values=chunk).pooler_output) for chunk in chunks]
         return torch.cat(features).float().to(images.device)
 
-    def seen(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """The images as CLIP's image processor prepares them for the network."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(

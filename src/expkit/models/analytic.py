@@ -41,7 +41,7 @@ class Ideal(Denoiser):
         self.device = torch.device(device)
         self.data = (2 * images - 1).flatten(1).to(self.device)
         self.labels = labels.to(self.device)
-        self.classes = tuple(map(str, labels.unique().tolist()))
+        self.class_prompts = tuple(map(str, labels.unique().tolist()))
 
     def canonical_prompt(self, prompt: str) -> str:
         digit = parse_digit(prompt)

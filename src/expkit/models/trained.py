@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expkit.core.denoiser import ChunkedRows, Denoiser, Prediction
+from expkit.config import addresses
+from expkit.core.denoiser import Denoiser, Prediction, limit_rows
 from expkit.core.schedules import Schedule
 from expkit.errors import UserError
-from expkit.models.unets import UNet
+from expkit.models.unets import Network
 from expkit.storage import weights_io
 from expkit.storage.devices import device_of, precision_of
 from expkit.storage.files import sha256
@@ -25,48 +28,70 @@ from expkit.storage.inputs import NEWEST
 from expkit.text.class_names import DIGITS, find_class, null_only
 
 MADE_BY = "task=train"
+UNET_ARGUMENTS = ("hidden", "timed", "classes", "channels", "size", "norm", "product")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The metadata of a weights file: the arguments of its network, what it predicts, its classes.
+    """The metadata of a weights file: what builds its network again, what it predicts, its classes.
 
     Attributes:
-        hidden, timed, classes, channels, size, norm, product: arguments of `UNet`.
+        network: the address of the network's class, a subclass of `Network`.
+        arguments: the arguments of its constructor.
         kind: the prediction type: eps, v, x0 or flow.
         low, high: the range of the image values in training.
         names: the names of the classes.
-        continuous: whether the schedule has real-valued levels. Files that lack this entry have
-            integer levels.
+        continuous: whether the schedule has real-valued levels.
     """
 
-    hidden: int
-    timed: bool
-    classes: int
-    channels: int
-    size: int
+    network: str
+    arguments: Mapping[str, Any]
     kind: str
     low: float
     high: float
-    norm: str = "batch"
-    product: bool = False
     names: Sequence[str] = DIGITS
     continuous: bool = False
 
     @classmethod
-    def of(cls, net: UNet, kind: str, low: float, high: float, names: Sequence[str]) -> ModelSpec:
+    def of(cls, net: Network, kind: str, low: float, high: float, names: Sequence[str]) -> ModelSpec:
         """The metadata of this network."""
-        sizes = (net.hidden, net.timed, net.classes, net.channels, net.size)
-        return cls(*sizes, kind, low, high, net.norm, net.product, tuple(names))
+        address = f"{type(net).__module__}.{type(net).__qualname__}"
+        return cls(address, dict(net.arguments), kind, low, high, tuple(names))
 
-    def network(self) -> UNet:
-        """A new network with these arguments, without trained weights."""
-        sizes = (self.hidden, self.timed, self.classes, self.channels, self.size)
-        return UNet(*sizes, self.norm, self.product)
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any]) -> ModelSpec:
+        """The metadata of a file. Older files list the arguments of `UNet` beside the rest.
+
+        Raises:
+            TypeError: an entry is missing or unknown.
+        """
+        if "arguments" in metadata:
+            return cls(**metadata)
+        arguments = {key: metadata[key] for key in UNET_ARGUMENTS if key in metadata}
+        others = {key: metadata[key] for key in metadata if key not in arguments}
+        return cls("expkit.models.unets.UNet", arguments, **others)
+
+    def build(self) -> Network:
+        """A new network with these arguments, without trained weights.
+
+        Raises:
+            UserError: the address names no class that is a `Network`; nothing else is called.
+        """
+        module, _, name = addresses.current_address(self.network).rpartition(".")
+        try:
+            network = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError):
+            network = None
+        if not (isinstance(network, type) and issubclass(network, Network)):
+            raise UserError(
+                f"These weights are of a network {self.network}, and there is none of that name: "
+                "install what defines it. It must be a subclass of expkit.models.unets.Network."
+            )
+        return network(**self.arguments)
 
 
 def save_model(
-    path: Path, network: UNet, schedule: Schedule, facts: ModelSpec,
+    path: Path, network: Network, schedule: Schedule, spec: ModelSpec,
     dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Write network, schedule and metadata atomically as one file.
@@ -75,16 +100,16 @@ def save_model(
         path: the file to write.
         network: the trained network.
         schedule: its noise schedule; it stays float64.
-        facts: the metadata; `continuous` is taken from the schedule.
+        spec: the metadata; `continuous` is taken from the schedule.
         dtype: of the float32 tensors in the file.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {"schedule.alpha": schedule.alpha, "schedule.sigma": schedule.sigma}
-    spec = asdict(replace(facts, continuous=schedule.continuous))
-    weights_io.write_weights(path, tensors, spec, dtype)
+    metadata = asdict(replace(spec, continuous=schedule.continuous))
+    weights_io.write_weights(path, tensors, metadata, dtype)
 
 
-def read_model(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, ModelSpec]:
+def read_model(path: Path, sha256: str | None = None) -> tuple[Network, Schedule, ModelSpec]:
     """Read what `save_model` wrote.
 
     Args:
@@ -94,15 +119,15 @@ def read_model(path: Path, sha256: str | None = None) -> tuple[UNet, Schedule, M
     Raises:
         UserError: the file is missing or damaged, or has another hash.
     """
-    tensors, facts = weights_io.read_weights(path, sha256, MADE_BY)
+    tensors, metadata = weights_io.read_weights(path, sha256, MADE_BY)
     weights = {
         name.removeprefix("network."): tensor
         for name, tensor in tensors.items()
         if name.startswith("network.")
     }
     try:
-        spec = ModelSpec(**facts)
-        network = spec.network()
+        spec = ModelSpec.read(metadata)
+        network = spec.build()
         network.load_state_dict(weights)
         alpha, sigma = tensors["schedule.alpha"], tensors["schedule.sigma"]
         return network, Schedule(alpha, sigma, spec.continuous), spec
@@ -114,12 +139,12 @@ CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class TrainedUNet(Denoiser):
-    """A UNet as a denoiser; its prompts are its class names and the null prompt.
+    """A trained network as a denoiser; its prompts are its class names and the null prompt.
 
     Args:
-        network: the UNet.
+        network: the network.
         schedule: the noise schedule that it was trained on.
-        facts: the metadata of its weights.
+        spec: the metadata of its weights.
         device: where it runs.
         precision: name of the dtype of its convolutions and linear layers.
         compile: whether to use torch.compile.
@@ -127,19 +152,19 @@ class TrainedUNet(Denoiser):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         schedule: Schedule,
-        facts: ModelSpec,
+        spec: ModelSpec,
         device: str = "cpu",
         precision: str = "float32",
         compile: bool = False,
     ) -> None:
-        self.shape = (facts.channels, facts.size, facts.size)
+        self.shape = (network.channels, network.size, network.size)
         self.schedule = schedule
-        self.range, self.prediction_type = (facts.low, facts.high), facts.kind
-        self.can_sample = facts.timed
-        self.classes = tuple(facts.names[: facts.classes])
-        self.facts = facts
+        self.range, self.prediction_type = (spec.low, spec.high), spec.kind
+        self.can_sample = network.timed
+        self.class_prompts = tuple(spec.names[: network.classes])
+        self.spec = spec
         self.device, self.precision = torch.device(device), getattr(torch, precision)
         network = network.to(self.device, memory_format=torch.channels_last)
         self.network = network.eval().requires_grad_(False)
@@ -149,14 +174,14 @@ class TrainedUNet(Denoiser):
         self.ask = torch.compile(self.network) if compile else self.network
 
     def canonical_prompt(self, prompt: str) -> str:
-        if self.classes:
-            return find_class(prompt, self.classes)
+        if self.class_prompts:
+            return find_class(prompt, self.class_prompts)
         return null_only(prompt, "was not told classes when it was trained")
 
     def labels(self, prompts: Sequence[str]) -> Tensor:
         """One-hot rows (R, classes); zero for the null prompt."""
-        null = len(self.classes)
-        index = [self.classes.index(prompt) if prompt else null for prompt in prompts]
+        null = len(self.class_prompts)
+        index = [self.class_prompts.index(prompt) if prompt else null for prompt in prompts]
         return F.one_hot(torch.tensor(index), null + 1)[:, :null].float()
 
     @torch.inference_mode()
@@ -190,10 +215,11 @@ def newest_model(folder: str = NEWEST) -> str:
 def knows_classes(path: Path) -> bool:
     """Whether a file holds the weights of a UNet that is conditioned on time and class."""
     try:
-        facts = ModelSpec(**weights_io.read_facts(path, MADE_BY))
+        with torch.device("meta"):
+            network = ModelSpec.read(weights_io.read_facts(path, MADE_BY)).build()
     except (UserError, TypeError):
         return False
-    return facts.timed and facts.classes > 0
+    return network.timed and network.classes > 0
 
 
 def load_model(
@@ -218,9 +244,9 @@ def load_model(
     """
     is_shipped = (weights_io.WEIGHTS / f"{weights}.json").is_file()
     path, card_sha256 = weights_io.shipped_weights(weights) if is_shipped else (Path(weights), None)
-    network, schedule, facts = read_model(path, card_sha256)
+    network, schedule, spec = read_model(path, card_sha256)
     device = device_of(device)
     dtype = precision_of(precision, device, "model.precision")
-    model = TrainedUNet(network, schedule, facts, device, dtype, compile)
+    model = TrainedUNet(network, schedule, spec, device, dtype, compile)
     model.weights = card_sha256 or sha256(path)
-    return ChunkedRows(model, max_rows) if max_rows else model
+    return limit_rows(model, max_rows)

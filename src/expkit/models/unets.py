@@ -10,6 +10,9 @@ h ← h·t as in the later edition of the course. The null class is the zero vec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +25,27 @@ NORMS = {
 }
 
 
-class UNet(nn.Module):
+class Network(nn.Module):
+    """What `task=train` trains on labelled images and a weights file holds: forward(x, time, label).
+
+    A subclass sets these attributes. Its `forward` takes x (N, C, H, W), time (N, 1) in [0, 1] and
+    label (N, classes), one-hot or zero for the null class, and returns (N, C, H, W).
+
+    Attributes:
+        channels, size: channels and side of its images.
+        timed: whether it is conditioned on the time.
+        classes: number of classes it is conditioned on; 0 for none.
+        arguments: the arguments of its constructor, JSON values, from which it is built again.
+    """
+
+    channels: int
+    size: int
+    timed: bool
+    classes: int
+    arguments: Mapping[str, Any]
+
+
+class UNet(Network):
     """The UNet of CS180 project 5, for square images whose side is a multiple of 4.
 
     Args:
@@ -43,6 +66,10 @@ class UNet(nn.Module):
         check_sizes(hidden, timed, classes, size, norm)
         self.hidden, self.channels, self.size, self.norm = hidden, channels, size, norm
         self.timed, self.classes, self.product = timed, classes, product
+        self.arguments = {
+            "hidden": hidden, "timed": timed, "classes": classes, "channels": channels,
+            "size": size, "norm": norm, "product": product,
+        }  # fmt: skip
         double, quarter = 2 * hidden, size // 4
         self.enter = self.conv_block(channels, hidden)
         self.down1 = self.down_block(hidden, hidden)

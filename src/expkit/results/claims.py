@@ -16,12 +16,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 
 from expkit.errors import UserError
 
-LOCK, RECIPE, FINISHED = ".expkit.lock", "recipe.yaml", "numbers.json"
-ALWAYS = (RECIPE, FINISHED, "look.json", "picture.png")
+LOCK = ".expkit.lock"
+RECIPE = "recipe.yaml"  # the first file that a run writes
+NUMBERS = "numbers.json"  # the last file that a run writes: it marks a finished run
+LOOK = "look.json"
+ALWAYS = (RECIPE, NUMBERS, LOOK, "picture.png")
 SAMPLED = (
     "pictures",
     "original",
@@ -60,8 +64,8 @@ class Claim:
     Args:
         folder: The folder.
         names: The names, or patterns of names, that the run will write.
-        alone: False for all processes of a distributed training except the first one, whose folder
-            they share.
+        exclusive: False for all processes of a distributed training except the first one, whose
+            folder they share.
 
     Raises:
         UserError: Another process writes to the folder, one of the names exists already, or the
@@ -72,16 +76,17 @@ class Claim:
         self,
         folder: Path,
         names: Sequence[str] = (*ALWAYS, *SAMPLED),
-        alone: bool = True,
+        exclusive: bool = True,
     ) -> None:
         self.folder = Path(os.path.abspath(folder))
         self.names = names
-        self.made = []
+        self.created_folders: list[Path] = []
         self.lock = None
         try:
             # the two paths differ if the path contains .. after a symbolic link
-            self.made = [*make_folders(Path.cwd() / folder), *make_folders(self.folder)]
-            if alone:
+            self.created_folders += make_folders(Path.cwd() / folder)
+            self.created_folders += make_folders(self.folder)
+            if exclusive:
                 self.check_outside_of_runs()
                 self.claim()
         except OSError as error:
@@ -100,33 +105,33 @@ class Claim:
         self.lock, existed = lock_file(self.folder / LOCK)
         if self.lock is None:
             raise UserError(f"The folder {self.folder} is being written by another run. {OTHER}")
-        names = self.there()
+        names = self.existing_names()
         if names:
             lock, self.lock = self.lock, None
             if not existed:
                 (self.folder / LOCK).unlink()
             os.close(lock)
-            raise UserError(self.held(names, existed))
+            raise UserError(self.refusal_message(names, existed))
 
-    def held(self, there: Sequence[str], killed: bool) -> str:
+    def refusal_message(self, existing: Sequence[str], killed: bool) -> str:
         """The message that says why the folder cannot be written to.
 
         Args:
-            there: The names that exist already.
+            existing: The names that exist already.
             killed: Whether a killed process wrote them.
         """
-        names = list_names(there)
+        names = list_names(existing)
         if killed:
             return (
                 f"The folder {self.folder} holds what a run that was killed has left: {names}. "
                 "Remove it, or give another one with hydra.run.dir=FOLDER."
             )
-        if {RECIPE, FINISHED} <= set(there):
+        if {RECIPE, NUMBERS} <= set(existing):
             return f"The folder {self.folder} already holds a run. {OTHER}"
         problem = f"The folder {self.folder} already holds {names}"
         return f"{problem}, which a run would overwrite. {OTHER}"
 
-    def there(self) -> list[str]:
+    def existing_names(self) -> list[str]:
         """The names of the run that exist in the folder."""
         return matching_names(self.folder, self.names)
 
@@ -151,24 +156,24 @@ class Claim:
         """
         remaining: list[str] = []
         if self.lock is not None:
-            for name in self.there():
+            for name in self.existing_names():
                 with suppress(OSError):
                     (self.folder / name).rmdir()  # this removes empty folders only
-            remaining = [name for name in self.there() if name != RECIPE]
+            remaining = [name for name in self.existing_names() if name != RECIPE]
             for name in (LOCK,) if remaining else (RECIPE, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             os.close(self.lock)
             self.lock = None
-        remove_empty(self.made)
+        remove_empty(self.created_folders)
         return not remaining
 
 
-def hold_folder(folder: Path, names: Sequence[str], alone: bool = True) -> Claim:
+def hold_folder(folder: Path, names: Sequence[str], exclusive: bool = True) -> Claim:
     """Claim a folder for this command, or return the claim that it already has."""
     path = Path(os.path.abspath(folder))
     if path not in HELD:
         with signals_deferred() as signals:
-            HELD[path] = Claim(folder, names, alone)
+            HELD[path] = Claim(folder, names, exclusive)
         for number in signals:
             signal.raise_signal(number)
     return HELD[path]
@@ -217,7 +222,7 @@ def make_folders(folder: Path) -> list[Path]:
         The folders that were created by this call, outermost first.
     """
     created: list[Path] = []
-    for attempt in range(20):
+    for attempt in count(1):
         try:
             missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
             for path in reversed(missing):
@@ -225,14 +230,11 @@ def make_folders(folder: Path) -> list[Path]:
                     path.mkdir()
                     created.append(path)
             return created
-        except FileNotFoundError:
-            if attempt == 19:
-                remove_empty(created)
-                raise
-        except OSError:
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt < 20:
+                continue  # another process has removed a parent
             remove_empty(created)
             raise
-    return created
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

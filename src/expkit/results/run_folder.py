@@ -26,7 +26,7 @@ from torch import Tensor
 
 from expkit.errors import UserError
 from expkit.images import image_io, labels
-from expkit.results.claims import NO_SPACE, OTHER, unwritable_error
+from expkit.results.claims import LOOK, NO_SPACE, NUMBERS, OTHER, RECIPE, unwritable_error
 from expkit.storage.files import atomic_write
 
 # the event file of a sweep; a sweep that is continued overwrites it
@@ -38,14 +38,14 @@ class RunLogger(ABC):
     """Copies the folder of a finished run to another place, such as TensorBoard."""
 
     @abstractmethod
-    def show(self, result: Result) -> None: ...
+    def show(self, result: RunFolder) -> None: ...
 
     @abstractmethod
-    def lightning(self, result: Result):
+    def lightning(self, result: RunFolder):
         """A Lightning logger that logs a training run while it runs, or False."""
 
     @abstractmethod
-    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
+    def glimpse(self, result: RunFolder, name: str, path: Path, epoch: int) -> None:
         """Log a picture file of a training run; those of the same name form a series of epochs."""
 
     def check(self) -> None:  # noqa: B027
@@ -68,15 +68,15 @@ class RunInfo(NamedTuple):
     swept: Mapping = {}
 
 
-class Result:
+class RunFolder:
     """The output folder of a run, to which a task writes. The constructor writes recipe.yaml.
 
     Args:
         folder: The folder.
         recipe: The text of recipe.yaml.
-        mirror: The logger.
-        leads: False for all processes of a distributed training except one. They print, write and
-            log nothing.
+        logger: The logger.
+        is_main_process: False for all processes of a distributed training except one. They print,
+            write and log nothing.
         about: How loggers name the run; by default, the name of the folder.
 
     Raises:
@@ -87,19 +87,19 @@ class Result:
         self,
         folder: Path | str,
         recipe: str = "",
-        mirror: RunLogger | None = None,
-        leads: bool = True,
+        logger: RunLogger | None = None,
+        is_main_process: bool = True,
         about: RunInfo | None = None,
     ) -> None:
         self.about = about or RunInfo(Path(folder).name)
         self.folder = Path(folder)
         self.recipe = recipe
-        self.mirror = mirror if mirror and leads else NullLogger()
+        self.logger = logger if logger and is_main_process else NullLogger()
         self.numbers: dict = {}
         self.look: dict = {}
-        self.leads = leads
+        self.is_main_process = is_main_process
         self.began = time.perf_counter()
-        if not leads:
+        if not is_main_process:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,17 +108,22 @@ class Result:
                 raise
             raise unwritable_error(self.folder, error) from None
         try:
-            with (self.folder / "recipe.yaml").open("x", encoding="utf-8") as file:
+            with (self.folder / RECIPE).open("x", encoding="utf-8") as file:
                 file.write(recipe)
         except FileExistsError:
             raise UserError(f"The folder {self.folder} already holds a run. {OTHER}") from None
 
     def say(self, text: str) -> None:
         """Print to stderr, in the main process only."""
-        if self.leads:
+        if self.is_main_process:
             print(text, file=sys.stderr, flush=True)
 
-    def bare(self, images: Tensor, name: str = "{:03d}", folder: str = "pictures") -> list[str]:
+    def save_images(
+        self,
+        images: Tensor,
+        name: str = "{:03d}",
+        folder: str = "pictures",
+    ) -> list[str]:
         """Save each image without labels, as pictures/NNN.png.
 
         Args:
@@ -144,18 +149,18 @@ class Result:
 
         numbers.json is the last file and is written atomically: it marks a finished run.
         """
-        if not self.leads:
+        if not self.is_main_process:
             return
         self.numbers = {"seconds": round(time.perf_counter() - self.began, 3), **self.numbers}
         if self.look:
-            self.note("look", self.look)
-        self.note("numbers", self.numbers)
-        self.mirror.show(self)
+            self.note(LOOK, self.look)
+        self.note(NUMBERS, self.numbers)
+        self.logger.show(self)
 
     def note(self, name: str, table: dict) -> None:
-        """Write NAME.json atomically."""
+        """Write a table as the JSON file of this name, atomically."""
         text = json.dumps(table, indent=1) + "\n"
-        path = self.folder / f"{name}.json"
+        path = self.folder / name
         atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def scalars(self) -> dict[str, float]:
@@ -187,13 +192,13 @@ def _iterate_scalars(prefix: str, table: dict):
 class NullLogger(RunLogger):
     """logger=none: logs nothing."""
 
-    def show(self, result: Result) -> None:
+    def show(self, result: RunFolder) -> None:
         pass
 
-    def lightning(self, result: Result):
+    def lightning(self, result: RunFolder):
         return False
 
-    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
+    def glimpse(self, result: RunFolder, name: str, path: Path, epoch: int) -> None:
         pass
 
 
@@ -203,7 +208,7 @@ class TensorBoard(RunLogger):
     The event file is in the run's folder. It is written without torch.
     """
 
-    def show(self, result: Result) -> None:
+    def show(self, result: RunFolder) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
@@ -238,12 +243,12 @@ class TensorBoard(RunLogger):
         config = hparams.hparams_config_pb(params, [hparams.Metric(name) for name in numbers])
         self.write(folder, config.value, 0, COLUMNS)
 
-    def lightning(self, result: Result):
+    def lightning(self, result: RunFolder):
         from pytorch_lightning.loggers import TensorBoardLogger
 
         return TensorBoardLogger(result.folder, name="", version="tensorboard")
 
-    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
+    def glimpse(self, result: RunFolder, name: str, path: Path, epoch: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self.write(result.folder, [Summary.Value(tag=name, image=_image_summary(path))], epoch)
@@ -349,7 +354,7 @@ class WandB(RunLogger):
         self.mode = mode
         self.run = None
 
-    def settings(self, result: Result) -> dict:
+    def settings(self, result: RunFolder) -> dict:
         """The arguments of wandb.init.
 
         The command takes precedence, then the settings of W&B, then the defaults of expkit.
@@ -374,7 +379,7 @@ class WandB(RunLogger):
             "config": {**logger_value(about.swept), "recipe": result.recipe},
         }
 
-    def begun(self, result: Result):
+    def start_run(self, result: RunFolder):
         """The run of W&B. It is started if necessary: a training run logs from its start."""
         import wandb
 
@@ -395,30 +400,30 @@ class WandB(RunLogger):
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise not_logged(error) from None
 
-    def show(self, result: Result) -> None:
+    def show(self, result: RunFolder) -> None:
         import wandb
 
-        run = self.begun(result)
+        run = self.start_run(result)
         try:
             run.log({tag.replace("/", "."): number for tag, number in result.scalars().items()})
             pngs = result.pngs()
             run.log({tag: wandb.Image(Image.open(path), caption=tag) for tag, path in pngs.items()})
             if not run.disabled:
-                shutil.copyfile(result.folder / "recipe.yaml", Path(run.dir) / "recipe.yaml")
-                run.save(str(Path(run.dir) / "recipe.yaml"), base_path=run.dir, policy="now")
+                shutil.copyfile(result.folder / RECIPE, Path(run.dir) / RECIPE)
+                run.save(str(Path(run.dir) / RECIPE), base_path=run.dir, policy="now")
         finally:
             run.finish()
             materialize_links(Path(run.dir).parent)
             self.run = None
 
-    def lightning(self, result: Result):
+    def lightning(self, result: RunFolder):
         from pytorch_lightning.loggers import WandbLogger
 
-        return WandbLogger(experiment=self.begun(result))
+        return WandbLogger(experiment=self.start_run(result))
 
-    def glimpse(self, result: Result, name: str, path: Path, epoch: int) -> None:
+    def glimpse(self, result: RunFolder, name: str, path: Path, epoch: int) -> None:
         import wandb
 
-        run = self.begun(result)
+        run = self.start_run(result)
         image = wandb.Image(Image.open(path), caption=f"after epoch {epoch}")
         run.log({name: image, "epoch": epoch})

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CAME: list[int] = []  # the signals that this process has received
+RECEIVED_SIGNALS: list[int] = []  # the signals that this process has received
 
 
 @contextmanager
@@ -22,10 +22,10 @@ def interruptible() -> Iterator[None]:
     """
 
     def interrupt(number: int, _) -> None:
-        CAME.append(number)
+        RECEIVED_SIGNALS.append(number)
         raise KeyboardInterrupt
 
-    CAME.clear()
+    RECEIVED_SIGNALS.clear()
     numbers = [
         number
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -41,5 +41,5 @@ def interruptible() -> Iterator[None]:
 
 def raise_if_interrupted(error: Exception) -> None:
     """Raise KeyboardInterrupt instead of `error` if a signal was received."""
-    if CAME:
+    if RECEIVED_SIGNALS:
         raise KeyboardInterrupt from error

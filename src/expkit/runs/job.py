@@ -9,7 +9,6 @@ them writes its own part. This module does not parse the command line.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import time
@@ -25,6 +24,7 @@ from expkit.config.command_line import ELSEWHERE, SWEEPERS, relative_path, shell
 from expkit.errors import UserError
 from expkit.runs import resolvers
 from expkit.storage import inputs
+from expkit.storage.files import short_hash
 from expkit.training import lightning_arguments
 
 BATCH_KEYS = schema.batch_keys()
@@ -37,13 +37,13 @@ class ComposedConfig:
 
     Attributes:
         config: The configuration.
-        beside: A configuration that contains Hydra's own node, if `config` does not.
+        hydra_config: A configuration that contains Hydra's own node, if `config` does not.
     """
 
     config: Mapping
-    beside: Mapping = field(default_factory=dict)
+    hydra_config: Mapping = field(default_factory=dict)
 
-    def known(self, values: Mapping) -> dict:
+    def resolve(self, values: Mapping) -> dict:
         """Resolve the whole configuration, except Hydra's own node, to plain values.
 
         Args:
@@ -62,14 +62,14 @@ class ComposedConfig:
         return resolve_config(self.copied)
 
     @property
-    def whole(self) -> Mapping:
+    def with_hydra(self) -> Mapping:
         """The configuration with Hydra's own node, or {} if that is not available."""
-        return self.config if "hydra" in self.config else self.beside
+        return self.config if "hydra" in self.config else self.hydra_config
 
     @cached_property
     def declared(self) -> dict[str, schema.Declaration]:
         """{path: declaration} of its keys."""
-        hydra = self.whole.hydra
+        hydra = self.with_hydra.hydra
         sources = hydra.runtime.config_sources
         folders = tuple(Path(source.path) for source in sources if source.schema == "file")
         options = hydra.runtime.choices.items()
@@ -78,7 +78,7 @@ class ComposedConfig:
 
     @cached_property
     def copied(self):
-        """The copy that `known` changes: a new copy for each set of values would be slow."""
+        """The copy that `resolve` changes: a new copy for each set of values would be slow."""
         return copy.deepcopy(self.config)
 
     @cached_property
@@ -94,7 +94,7 @@ class ComposedConfig:
     @cached_property
     def origin(self) -> list[str]:
         """The arguments that name its YAML files outside expkit, and overrides of Hydra's node."""
-        config = self.whole
+        config = self.with_hydra
         if not config:
             return []
         overrides, _ = overrides_of(config)
@@ -118,7 +118,7 @@ class ComposedConfig:
 
         To find them, each key is set to a marker, and the resolved task is searched for markers.
         """
-        task = self.known({key: f"<{key}>" for key in BATCH_KEYS})["task"]
+        task = self.resolve({key: f"<{key}>" for key in BATCH_KEYS})["task"]
         text = str([task.get(part) for part in ("estimate", "pin")])
         return frozenset(key for key in BATCH_KEYS if key == "seed" or f"<{key}>" in text)
 
@@ -129,12 +129,12 @@ class Job:
 
     Attributes:
         composed: Its configuration.
-        told: The arguments of the command for this run alone, except those that name YAML files.
+        overrides: The arguments of the command for this run, except those that name YAML files.
         values: The values of `BATCH_KEYS` that differ from the composed ones.
     """
 
     composed: ComposedConfig
-    told: Sequence[str]
+    overrides: Sequence[str]
     values: Mapping = field(default_factory=dict)
 
     @cached_property
@@ -144,7 +144,7 @@ class Job:
         Raises:
             UserError: A value does not fit its declaration.
         """
-        config = self.composed.known(self.values)
+        config = self.composed.resolve(self.values)
         schema.check_config(config, self.composed.declared)
         lightning_arguments.check_arguments((config.get("trainer") or {}).get("lightning", {}))
         return config
@@ -176,10 +176,10 @@ class Job:
         if node is not None and node._value() == resolvers.NEWEST:
             weights = self.resolved["model"]["weights"]
             newest = [f"model.weights={weights}"] if isinstance(weights, str) else []
-        return [*self.composed.origin, *self.told, *newest]
+        return [*self.composed.origin, *self.overrides, *newest]
 
     @cached_property
-    def wishes(self) -> list[dict]:
+    def conditions(self) -> list[dict]:
         """The conditions of this run, {key: value} each.
 
         They are all combinations of the lists among the keys in use, or pairs of their values if
@@ -214,7 +214,7 @@ class Job:
     @property
     def count(self) -> int:
         """The number of pictures."""
-        return len(self.wishes) * self.samples
+        return len(self.conditions) * self.samples
 
     @property
     def batches(self) -> bool:
@@ -277,13 +277,12 @@ def config_hash(known: Mapping, read: Mapping[str, str] | None = None) -> str:
     """
     identity = {key: value for key, value in known.items() if key not in NOT_IDENTITY}
     hashes = inputs.input_hashes(known) if read is None else read
-    text = json.dumps([identity, hashes], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return short_hash(json.dumps([identity, hashes], sort_keys=True, default=str))
 
 
 def user_files(read: Mapping[str, str]) -> dict[str, str]:
     """Those of the input files {name: hash} that do not ship with expkit."""
-    return {name: digest for name, digest in read.items() if not inputs.is_shipped(name)}
+    return {name: digest for name, digest in read.items() if not inputs.is_shipped_input(name)}
 
 
 def merge_batch(jobs: Sequence[Job]) -> dict:
@@ -292,8 +291,8 @@ def merge_batch(jobs: Sequence[Job]) -> dict:
     The jobs differ in the values of `BATCH_KEYS` only. Each key that varies gets a list with a
     value per picture, and `cells` is the list of conditions.
     """
-    conditions = [{**job.resolved, **wish} for job in jobs for wish in job.wishes]
-    list_keys = {key for job in jobs for key in job.wishes[0]}
+    conditions = [{**job.resolved, **condition} for job in jobs for condition in job.conditions]
+    list_keys = {key for job in jobs for key in job.conditions[0]}
     keys = []
     for key in BATCH_KEYS:
         differs = any(condition[key] != conditions[0][key] for condition in conditions)
@@ -302,7 +301,7 @@ def merge_batch(jobs: Sequence[Job]) -> dict:
     rows = [condition for condition in conditions for _ in range(jobs[0].samples)]
     lists = {key: [condition[key] for condition in rows] for key in keys}
     cells = [{key: condition[key] for key in keys} for condition in conditions]
-    batch = jobs[0].composed.known({**jobs[0].values, **lists, "cells": cells})
+    batch = jobs[0].composed.resolve({**jobs[0].values, **lists, "cells": cells})
     if "note" in batch["task"]:
         # the note as it was before the values became long lists
         batch["task"]["note"] = jobs[0].resolved["task"]["note"]
@@ -346,6 +345,7 @@ class ModelCache:
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[str, object]] = {}
+        self.uses_model = False  # whether the last task uses a model
 
     def __call__(self, name: str, node: Mapping):
         """The object of a resolved node; it replaces another one that has the same name."""
@@ -360,24 +360,25 @@ class ModelCache:
         node, model = known["task"], known["model"]
         shared = {"model": model.get("denoiser"), "judges": model.get("judges")}
         used = {key: part for key, part in shared.items() if part and node.get(key) == part}
+        self.uses_model = "model" in used
         return instantiate(node, **{key: self(key, part) for key, part in used.items()})
 
     def model(self):
         """The model of the last task, or None if the task needed none."""
-        return self.kept.get("model", ("", None))[1]
+        return self.kept["model"][1] if self.uses_model else None
 
 
 resident = ModelCache()
 
 
-def run_job(job: Job, folder: Path, leads: bool = True, about=None):
-    """Run a single job, write its folder and log it. Returns its Result."""
-    mirror = instantiate(job.resolved["logger"])["mirror"]
-    if leads:
-        mirror.check()
+def run_job(job: Job, folder: Path, is_main_process: bool = True, about=None):
+    """Run a single job, write its folder and log it. Returns its RunFolder."""
+    logger = instantiate(job.resolved["logger"])["mirror"]
+    if is_main_process:
+        logger.check()
     batch = merge_batch([job])
     task = resident.task(batch)
-    result = open_run(job, batch, folder, 0, mirror, leads, about)
+    result = open_run(job, batch, folder, 0, logger, is_main_process, about)
     task(result)
     if about:
         job.check_inputs()  # the name of a run in a sweep depends on the content of its inputs
@@ -390,35 +391,35 @@ def open_run(
     batch: Mapping,
     folder: Path,
     first: int,
-    mirror,
-    leads: bool = True,
+    logger,
+    is_main_process: bool = True,
     about=None,
 ):
-    """Create the Result of a run, with its recipe.
+    """Create the RunFolder of a run, with its recipe.
 
     Args:
         job: The run.
         batch: The resolved configuration of the batch that it is sampled in.
         folder: The output folder.
         first: The index in the batch of the first picture of the run.
-        mirror: The logger.
-        leads: Whether this is the main process of the run.
+        logger: The logger.
+        is_main_process: Whether this is the main process of the run.
         about: How loggers name the run.
     """
-    from expkit.results.run_folder import Result
+    from expkit.results.run_folder import RunFolder
     from expkit.runs.recipe import Recipe, current_facts
 
     ran = {"task": batch["task"], "pictures": None}
     if job.batches:
         ran |= {
             "pictures": [first, first + job.count],
-            "cells": job.wishes,
+            "cells": job.conditions,
             "note": job.resolved["task"].get("note", ""),
         }
     command = shell_command(job.arguments, job.composed.environment)
     facts = current_facts(resident.model(), user_files(job.inputs))
     recipe = Recipe(command, facts, job.resolved, ran)
-    return Result(folder, recipe.text, mirror, leads, about)
+    return RunFolder(folder, recipe.text, logger, is_main_process, about)
 
 
 def run_together(
@@ -435,7 +436,7 @@ def run_together(
         place: place(n) is a context manager in which run n is written; its value is the folder.
         about: How loggers name each run.
     """
-    from expkit.tasks.sampling import Part
+    from expkit.tasks.sampling import RunRows
 
     began = time.perf_counter()
     batch = merge_batch(jobs)
@@ -443,12 +444,12 @@ def run_together(
     parts = []
     for first, job in zip(firsts, jobs, strict=True):
         note = job.resolved["task"].get("note", "")
-        parts.append(Part(range(first, first + job.count), job.wishes, note))
-    writers = resident.task(batch).together(parts, say)
-    mirror = instantiate(batch["logger"])["mirror"]
+        parts.append(RunRows(range(first, first + job.count), job.conditions, note))
+    writers = resident.task(batch).sample_batch(parts, say)
+    logger = instantiate(batch["logger"])["mirror"]
     for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):
         with place(number) as folder:
-            result = open_run(job, batch, folder, first, mirror, about=about[number])
+            result = open_run(job, batch, folder, first, logger, about=about[number])
             result.began = began
             write(result)
             job.check_inputs()

@@ -143,12 +143,13 @@ def printable_name(name: str) -> str:
 
 
 def describe_device(device: str) -> str:
-    """The device, with the number of threads of a CPU or the name of a GPU."""
+    """The device, with the number of threads of a CPU or the name of a CUDA GPU."""
     import torch
 
-    if device == "cpu":
+    kind = torch.device(device).type
+    if kind == "cpu":
         return f"{device}, {torch.get_num_threads()} threads"
-    return f"{device}, {torch.cuda.get_device_name()}"
+    return f"{device}, {torch.cuda.get_device_name(device)}" if kind == "cuda" else device
 
 
 @cache

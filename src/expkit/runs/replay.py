@@ -19,13 +19,11 @@ from PIL import Image
 
 from expkit.errors import UserError
 from expkit.images import image_io
-from expkit.results.claims import ALWAYS, SAMPLED, hold_folder
-from expkit.results.run_folder import Result
+from expkit.results.claims import ALWAYS, RECIPE, SAMPLED, hold_folder
+from expkit.results.run_folder import RunFolder
 from expkit.runs.job import instantiate, resident, user_files
 from expkit.runs.recipe import Recipe, current_facts
 from expkit.storage import inputs
-
-RECIPE = "recipe.yaml"
 
 
 def replay_picture(place: str, arguments: Sequence[str]) -> int:
@@ -51,8 +49,8 @@ def replay_picture(place: str, arguments: Sequence[str]) -> int:
     result = run_again(recipe, folder)
     differences = {}
     for name, old in old_pictures.items():
-        differences[name] = largest_difference(Image.open(old), result.folder / name)
-    comparable = {name: levels for name, levels in differences.items() if levels is not None}
+        differences[name] = find_difference(Image.open(old), result.folder / name)
+    comparable = {name: value for name, value in differences.items() if isinstance(value, int)}
     result.numbers |= {
         "replayed": str(path),
         "largest_difference_in_grey_levels": comparable,
@@ -61,7 +59,7 @@ def replay_picture(place: str, arguments: Sequence[str]) -> int:
     report = comparison_report(differences, recipe.facts, facts_of(recipe))
     print("\n".join(report), file=sys.stderr)
     print(result.folder)
-    return int(any(differences.values()) or None in differences.values())
+    return int(any(differences.values()))
 
 
 def open_recipe(path: Path) -> tuple[Recipe, dict[str, Path]]:
@@ -96,54 +94,55 @@ def facts_of(recipe: Recipe) -> Mapping[str, str]:
     return current_facts(resident.model(), user_files(inputs.input_hashes(recipe.config)))
 
 
-def run_again(recipe: Recipe, folder: Path) -> Result:
+def run_again(recipe: Recipe, folder: Path) -> RunFolder:
     """Repeat a run with all pictures of its batch, and write it to a folder."""
-    from expkit.tasks.sampling import Part
+    from expkit.tasks.sampling import RunRows
 
     ran = recipe.ran
     task = resident.task({**recipe.config, "task": ran["task"]})
-    result = Result(
+    result = RunFolder(
         folder,
         replace(recipe, facts=facts_of(recipe)).text,
         instantiate({"_target_": "expkit.results.run_folder.NullLogger"}),
     )
     if ran["pictures"]:
-        part = Part(range(*ran["pictures"]), ran["cells"], ran["note"])
-        (write,) = task.together([part], result.say)
+        part = RunRows(range(*ran["pictures"]), ran["cells"], ran["note"])
+        (write,) = task.sample_batch([part], result.say)
         write(result)
     else:
         task(result)
     return result
 
 
-def largest_difference(old: Image.Image, new: Path) -> int | None:
-    """The largest difference in grey levels; None if the sizes differ or `new` does not exist."""
+def find_difference(old: Image.Image, new: Path) -> int | str:
+    """The largest difference in grey levels, or a text that says why there is none."""
     if not new.is_file():
-        return None
+        return "it was not made again"
     old_pixels = np.asarray(old, dtype=np.int16)
     new_pixels = np.asarray(Image.open(new), dtype=np.int16)
     if old_pixels.shape != new_pixels.shape:
-        return None
+        return "it is of another size"
     return int(np.abs(old_pixels - new_pixels).max())
 
 
 def comparison_report(
-    apart: Mapping[str, int | None], then: Mapping[str, str], now: Mapping[str, str]
+    apart: Mapping[str, int | str], then: Mapping[str, str], now: Mapping[str, str]
 ) -> list[str]:
     """The result of the comparison as lines of text.
 
     Args:
-        apart: {name of a picture: the largest difference in grey levels}.
+        apart: {name of a picture: what `find_difference` returns}.
         then: The facts in the recipe.
         now: The present facts.
     """
-    wrong = {name: levels for name, levels in apart.items() if levels != 0}
+    wrong = {name: difference for name, difference in apart.items() if difference != 0}
     if not wrong:
         return [f"equal to the bit: {', '.join(apart)}"]
     lines = []
-    for name, levels in wrong.items():
-        difference = "it is of another size" if levels is None else f"by up to {levels} grey levels"
-        lines.append(f"{name} differs: {difference}")
+    for name, difference in wrong.items():
+        is_number = isinstance(difference, int)
+        reason = f"by up to {difference} grey levels" if is_number else difference
+        lines.append(f"{name} differs: {reason}")
     changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     if not changed:
         return [*lines, "Versions, weights and device are as they were."]

@@ -28,6 +28,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def short_hash(data: str | bytes, size: int = 6) -> str:
+    """A hash of a text or of bytes, of 2 * size hexadecimal digits, for names of files."""
+    data = data.encode() if isinstance(data, str) else data
+    return hashlib.blake2b(data, digest_size=size).hexdigest()
+
+
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a hidden file in the same folder, then rename it to `path`.
 

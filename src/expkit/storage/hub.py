@@ -150,7 +150,7 @@ class Repository:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        path, is_certain = self.here(name)
+        path, is_certain = self.find_locally(name)
         if is_certain:
             return path
         self.check_reach()
@@ -160,7 +160,7 @@ class Repository:
             except RemoteEntryNotFoundError:
                 return None
 
-    def here(self, name: str) -> tuple[Path | None, bool]:
+    def find_locally(self, name: str) -> tuple[Path | None, bool]:
         """Look for a file on this machine only.
 
         Returns:
@@ -178,7 +178,7 @@ class Repository:
         """Whether the repository has a file. Nothing is downloaded."""
         from huggingface_hub import file_exists
 
-        path, is_certain = self.here(name)
+        path, is_certain = self.find_locally(name)
         if is_certain:
             return path is not None
         self.check_reach()
@@ -203,7 +203,7 @@ class Repository:
         """
         prefix = self.where(part)
         variants = ("fp16", None) if half else (None, "fp16")
-        for exists in (lambda name: self.here(name)[0], self.has):
+        for exists in (lambda name: self.find_locally(name)[0], self.has):
             for variant in variants:
                 if any(exists(prefix + name) for name in weight_file_names(variant)):
                     return variant
@@ -233,11 +233,11 @@ class Repository:
         single, index = weight_file_names(variant)
         try:
             files = [prefix + single]
-            index_path = self.here(prefix + index)[0]
-            if index_path and not self.here(prefix + single)[0]:
+            index_path = self.find_locally(prefix + index)[0]
+            if index_path and not self.find_locally(prefix + single)[0]:
                 weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
                 files = [prefix + name for name in sorted(set(weight_map.values()))]
-            paths = [self.here(name)[0] for name in files]
+            paths = [self.find_locally(name)[0] for name in files]
             headers = [tensor_header(path) for path in paths if path]
         except Exception as error:  # on a damaged file, readers raise errors of any type
             raise self.refusal(error) from None
@@ -268,12 +268,15 @@ class Repository:
         Args:
             kind: A class of diffusers or transformers.
             revision: The commit to load from the hub; unused for a folder.
-            variants: Variants of the weights in the order of preference.
+            variants: Variants of the weights in the order of preference, at least one.
             **options: Further arguments of from_pretrained.
 
         Raises:
             UserError: No variant could be loaded.
+            ValueError: `variants` is empty.
         """
+        if not variants:
+            raise ValueError(f"{self.name}: no variant of its weights to load")
         if not self.folder:
             options["revision"] = revision
         reason = None
@@ -303,11 +306,11 @@ class Repository:
         from huggingface_hub import constants, get_token
 
         if constants.HF_HUB_OFFLINE:
-            raise self.away("HF_HUB_OFFLINE is set")
+            raise self.unavailable_error("HF_HUB_OFFLINE is set")
         if self.name.startswith(LICENSED) and not get_token():
-            raise self.unlicensed()
+            raise self.licence_error()
         if not hub_is_reachable():
-            raise self.away(f"{HOST} cannot be reached")
+            raise self.unavailable_error(f"{HOST} cannot be reached")
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -323,7 +326,7 @@ class Repository:
         causes = list(exception_chain(error))
         caused_by = lambda *kinds: any(isinstance(cause, kinds) for cause in causes)
         if caused_by(errors.GatedRepoError):
-            return self.unlicensed()
+            return self.licence_error()
         if caused_by(errors.RepositoryNotFoundError):
             return UserError(
                 f"There is no repository {self.name} on {HOST} that you may see, "
@@ -336,10 +339,10 @@ class Repository:
             ConnectionError,
             socket.gaierror,
         ):
-            return self.away(f"{HOST} cannot be reached")
+            return self.unavailable_error(f"{HOST} cannot be reached")
         return UserError(f"{self.name} cannot be loaded ({first_line(error)}). {self.advice}")
 
-    def unlicensed(self) -> UserError:
+    def licence_error(self) -> UserError:
         from huggingface_hub import get_token
 
         reason = "nobody is logged in here"
@@ -351,7 +354,7 @@ class Repository:
             f"then run `{LOGIN}` and this command again. {self.advice}"
         )
 
-    def away(self, why: str) -> UserError:
+    def unavailable_error(self, why: str) -> UserError:
         return UserError(
             f"{self.name} is not, or not wholly, on this machine, and {why}. "
             f"Run this command again online. {self.advice}"

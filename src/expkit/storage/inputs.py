@@ -120,7 +120,7 @@ def existing_paths(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if os.path.exists(path)]
 
 
-def is_shipped(name: str) -> bool:
+def is_shipped_input(name: str) -> bool:
     """Whether every file that a name may mean ships with expkit."""
     return all(PACKAGE in path.parents for path in locate_files(name))
 
@@ -154,10 +154,10 @@ def path_digest(path: Path) -> str:
     """
     if not os.path.isdir(path):
         return content_hash(path)
-    return hash_words(f"{inner}\0{content_hash(file)}" for inner, file in files_below(path))
+    return hash_words(f"{inner}\0{content_hash(file)}" for inner, file in relative_files(path))
 
 
-def files_below(path: Path) -> Iterator[tuple[str, Path]]:
+def relative_files(path: Path) -> Iterator[tuple[str, Path]]:
     """(name relative to the folder, path) of each file in a folder, ordered by name.
 
     For a file, yields only that file, under the name "".
@@ -170,7 +170,7 @@ def yaml_files(folder: Path) -> list[tuple[str, Path]]:
     if not os.path.isdir(folder):
         return []
     paths = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "outputs"]
-    files = ((entry, file) for entry in sorted(paths) for _, file in files_below(entry))
+    files = ((entry, file) for entry in sorted(paths) for _, file in relative_files(entry))
     return [(f"{entry}\0{file}", file) for entry, file in files if file.suffix == ".yaml"]
 
 
@@ -204,7 +204,7 @@ def walk_folder(
 
 
 # {(path, size, times, inode): SHA-256} of files that have not changed recently
-KNOWN: dict[tuple, str] = {}
+HASH_CACHE: dict[tuple, str] = {}
 
 
 def content_hash(path: Path) -> str:
@@ -214,17 +214,17 @@ def content_hash(path: Path) -> str:
         if not os.path.isfile(path):
             return f"no file ({stat.st_mode:o})"
         key = (os.path.abspath(path), *stat_signature(stat))
-        if key not in KNOWN:
-            digest = sha256(path) if stat.st_size <= WHOLE else of_pieces(path, stat)
+        if key not in HASH_CACHE:
+            digest = sha256(path) if stat.st_size <= WHOLE else hash_pieces(path, stat)
             if not is_settled(stat):
                 return digest
-            KNOWN[key] = digest
-        return KNOWN[key]
+            HASH_CACHE[key] = digest
+        return HASH_CACHE[key]
     except OSError as error:
         return f"unreadable ({error.errno})"
 
 
-def of_pieces(path: Path, stat: os.stat_result) -> str:
+def hash_pieces(path: Path, stat: os.stat_result) -> str:
     """A hash of a large file's size, modification time and 16 pieces of its content."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
@@ -305,5 +305,5 @@ def all_files(name: str) -> list[tuple[str, Path]]:
     return [
         (f"{os.path.abspath(place)}\0{inner}", path)
         for place in locate_files(name)
-        for inner, path in files_below(place)
+        for inner, path in relative_files(place)
     ]

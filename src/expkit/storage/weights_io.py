@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from expkit.errors import UserError
-from expkit.storage.files import sha256
+from expkit.storage.files import atomic_write, sha256
 from expkit.storage.inputs import WEIGHTS
 
 
@@ -41,26 +40,30 @@ def write_weights(
     for name, tensor in tensors.items():
         target = dtype if tensor.dtype == torch.float32 else tensor.dtype
         converted[name] = tensor.detach().cpu().to(target).contiguous()
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
+
+    def write(temporary: Path) -> None:
         save_file(converted, temporary, metadata={"expkit": json.dumps(facts)})
         temporary.chmod(0o644)
-        os.replace(temporary, path)
+
+    try:
+        atomic_write(path, write)
     except (SafetensorError, OSError) as error:
         # safetensors reports a full disk as text that contains the error number
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def read_weights(path: Path, promised: str | None, made_by: str) -> tuple[dict[str, Tensor], dict]:
+def read_weights(
+    path: Path,
+    expected_sha256: str | None,
+    made_by: str,
+) -> tuple[dict[str, Tensor], dict]:
     """The tensors and metadata of a file that `write_weights` wrote.
 
     Args:
         path: The safetensors file.
-        promised: The expected SHA-256, or None to skip the check.
+        expected_sha256: The expected SHA-256, or None to skip the check.
         made_by: The command that writes such files, for messages.
 
     Raises:
@@ -71,10 +74,10 @@ def read_weights(path: Path, promised: str | None, made_by: str) -> tuple[dict[s
     if not path.is_file():
         expected = f"a model.safetensors that {made_by} has written"
         raise UserError(f"There are no weights at {path}. Expected {expected}.")
-    if promised and sha256(path) != promised:
+    if expected_sha256 and sha256(path) != expected_sha256:
         raise UserError(
             f"The weights {path} are damaged: expected the sha256 on their model card "
-            f"({promised[:12]}…), and theirs is another. "
+            f"({expected_sha256[:12]}…), and theirs is another. "
             f"Install expkit again, or give others that {made_by} has written."
         )
     try:

@@ -21,19 +21,19 @@ DEAR = ("model", "judges", "task", "sampler", "estimate")
 ROWS = 96  # of one forward pass, if neither the sweep nor the model sets a limit
 
 
-def launch_cells(config, tellings: Sequence[Sequence[str]]) -> list:
+def launch_cells(config, cell_arguments: Sequence[Sequence[str]]) -> list:
     """Run the cells of these arguments, and record for each cell that fails why it failed.
 
     Args:
         config: the configuration of the sweep, with Hydra's own node.
-        tellings: the arguments of each cell, which `compose_cells` has composed before.
+        cell_arguments: the arguments of each cell, which `compose_cells` has composed before.
 
     Returns:
         Always an empty list, in place of the job results that other launchers return to Hydra.
     """
     sweep = Path(config.hydra.sweep.dir)
     stops_on_error = config.sweep.on_error == "stop"
-    for group in group_cells([COMPOSED[tuple(arguments)] for arguments in tellings]):
+    for group in group_cells([COMPOSED[tuple(arguments)] for arguments in cell_arguments]):
         for batch in split_batches(group, config.sweep.rows):
             if not run_batch(batch, sweep) and stops_on_error:
                 warn("a cell failed and sweep.on_error=stop: the cells after it are left out.")
@@ -116,7 +116,7 @@ def run_batch(batch: Sequence[Cell], sweep: Path) -> bool:
         interrupts.raise_if_interrupted(error)
         cells = list(remaining.values())
         if len(batch) == 1:
-            record_failure(batch[0].folder(sweep), error, batch[0].told)
+            record_failure(batch[0].folder(sweep), error, batch[0].arguments)
             return False
         half = max(1, len(cells) // 2)
         # A list, so that the second half runs even if the first has failed

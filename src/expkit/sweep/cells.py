@@ -9,7 +9,6 @@ SWEEP/cells/3fa9c21b04d1.error.txt   why it failed the last time
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import traceback
@@ -21,19 +20,18 @@ from functools import cache
 from pathlib import Path
 
 from expkit.config.checks import error_message
-from expkit.config.command_line import shell_command
+from expkit.config.command_line import shell_command, without_hydra
 from expkit.errors import UserError
-from expkit.results.claims import NO_SPACE, list_names, matching_names, unwritable_error
+from expkit.results.claims import NO_SPACE, NUMBERS, list_names, matching_names, unwritable_error
 from expkit.results.run_folder import RunInfo
 from expkit.runs import interrupts
 from expkit.runs.job import BATCH_KEYS, ComposedConfig, Job, config_hash, run_job
-from expkit.storage.files import atomic_write
+from expkit.storage.files import atomic_write, short_hash
 from expkit.sweep.names import ASIDE, STAMP
 
-WRITTEN = "numbers.json"  # the last file that a run writes
 CLAIMED = ".expkit.sweep"  # an empty file that marks a folder as that of a sweep
 # The files, or patterns of files, that a sweep writes into its folder beside the cells
-SHOWN = (
+SWEEP_FILES = (
     "sheet.png",
     "sheet_[0-9]*.png",
     "table.csv",
@@ -53,7 +51,7 @@ class Cell:
     """One cell of a sweep: one combination of the swept values, which is one run.
 
     Attributes:
-        told: the arguments of the cell, as the sweeper makes them.
+        arguments: the arguments of the cell, as the sweeper makes them.
         axes: {key: value} of these arguments.
         id: the hash that names its folder.
         job: the run; None if the arguments cannot be composed.
@@ -62,7 +60,7 @@ class Cell:
         command: the shell command that makes this cell alone.
     """
 
-    told: tuple[str, ...]
+    arguments: tuple[str, ...]
     axes: dict
     id: str
     job: Job | None = None
@@ -78,7 +76,7 @@ class Cell:
 COMPOSED: dict[tuple[str, ...], Cell] = {}
 
 
-def compose_cells(context, config, tellings: Sequence[Sequence[str]]) -> list[Cell]:
+def compose_cells(context, config, cell_arguments: Sequence[Sequence[str]]) -> list[Cell]:
     """Compose the cells of these arguments, one sequence of arguments per cell.
 
     Hydra composes once for all cells that differ only in the values of `BATCH_KEYS`.
@@ -107,17 +105,17 @@ def compose_cells(context, config, tellings: Sequence[Sequence[str]]) -> list[Ce
             tuple(arguments): make_cell(
                 tuple(arguments), [parse(argument) for argument in arguments], compose, sweep_config
             )
-            for arguments in tellings
+            for arguments in cell_arguments
         }
     )
     return list(COMPOSED.values())
 
 
-def make_cell(told: tuple[str, ...], overrides, base, whole: ComposedConfig) -> Cell:
+def make_cell(arguments: tuple[str, ...], overrides, base, whole: ComposedConfig) -> Cell:
     """Make one cell.
 
     Args:
-        told: the arguments of the cell.
+        arguments: the arguments of the cell.
         overrides: the same arguments, parsed by Hydra.
         base: a function that composes a tuple of arguments to a `ComposedConfig`.
         whole: the configuration of the sweep. The command of a cell that cannot be composed is
@@ -132,19 +130,18 @@ def make_cell(told: tuple[str, ...], overrides, base, whole: ComposedConfig) -> 
     group = tuple(override.input_line for override in overrides if override not in batch_overrides)
     try:
         batch_values = {each.get_key_element(): each.value() for each in batch_overrides}
-        job = Job(base(group), own_arguments(told), batch_values)
+        job = Job(base(group), without_hydra(arguments), batch_values)
         cell_id = config_hash(job.resolved, job.inputs)
         command = shell_command(job.arguments, job.composed.environment)
-        return Cell(told, axes, cell_id, job, group=group, command=command)
+        return Cell(arguments, axes, cell_id, job, group=group, command=command)
     except Exception as error:
-        arguments = list(told)
         cause = error.__cause__ or error
         message = error_message(error, arguments) or error_message(cause, arguments)
         if message is None:
             raise
-        cell_id = hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
-        command = shell_command([*whole.origin, *own_arguments(told)], whole.environment)
-        return Cell(told, axes, cell_id, error=message, command=command)
+        cell_id = short_hash(repr(arguments))
+        command = shell_command([*whole.origin, *without_hydra(arguments)], whole.environment)
+        return Cell(arguments, axes, cell_id, error=message, command=command)
 
 
 def plain_value(value):
@@ -153,14 +150,9 @@ def plain_value(value):
     return value if is_plain else str(value)
 
 
-def own_arguments(told: Sequence[str]) -> list[str]:
-    """The arguments of the command that makes this cell alone: all but those of Hydra itself."""
-    return [argument for argument in told if not argument.startswith("hydra")]
-
-
 def run_info(sweep: Path, job: Job) -> RunInfo:
     """What loggers show of a cell: the arguments that decide its result, and the sweep's name."""
-    arguments = [argument for argument in job.told if not argument.startswith(ASIDE)]
+    arguments = [argument for argument in job.overrides if not argument.startswith(ASIDE)]
     return RunInfo(
         " ".join(arguments) or "as it is",
         sweep.name,
@@ -179,18 +171,18 @@ def value_of(argument: str) -> tuple[str, object]:
 
 def is_done(folder: Path) -> bool:
     """Whether a cell's folder holds a finished run."""
-    return (folder / WRITTEN).is_file()
+    return (folder / NUMBERS).is_file()
 
 
 def failure_reason(folder: Path) -> str:
     """Why a cell failed the last time; "" if it did not fail."""
     try:
-        return read_errors(folder).read_text(encoding="utf-8").strip()
+        return error_path(folder).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
 
-def read_errors(folder: Path) -> Path:
+def error_path(folder: Path) -> Path:
     """The path of the file that says why a cell failed."""
     return folder.with_name(f"{folder.name}.error.txt")
 
@@ -216,19 +208,19 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_done(folder):
                 raise
-        read_errors(folder).unlink(missing_ok=True)
+        error_path(folder).unlink(missing_ok=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # safe: the name is unique to this process
 
 
-def record_failure(folder: Path, error: BaseException, told: Sequence[str]) -> str:
+def record_failure(folder: Path, error: BaseException, arguments: Sequence[str]) -> str:
     """Write why a cell failed into its error file, and return that text.
 
     The text is one message, or the whole traceback if the error is a defect of expkit.
     """
-    text = error_message(error, list(told)) or "".join(traceback.format_exception(error))
+    text = error_message(error, arguments) or "".join(traceback.format_exception(error))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(read_errors(folder), lambda part: part.write_text(text, encoding="utf-8"))
+    atomic_write(error_path(folder), lambda part: part.write_text(text, encoding="utf-8"))
     return text
 
 
@@ -243,7 +235,7 @@ def run_cell(job: Job, folder: Path) -> None:
                 run_job(job, part, about=run_info(folder.parents[1], job))
     except Exception as error:
         interrupts.raise_if_interrupted(error)
-        record_failure(folder, error, job.told)
+        record_failure(folder, error, job.overrides)
     finally:
         with suppress(OSError):
             folder.rmdir()  # Hydra made this folder; it is still empty if the cell was not written
@@ -266,8 +258,8 @@ def claim_sweep(sweep: Path) -> None:
     """
     try:
         # Sweeps of older versions left no mark, but finished cells show that a sweep was here
-        is_own = (sweep / CLAIMED).exists() or any(sweep.glob(f"cells/*/{WRITTEN}"))
-        names = matching_names(sweep, SHOWN) if sweep.is_dir() else []
+        is_own = (sweep / CLAIMED).exists() or any(sweep.glob(f"cells/*/{NUMBERS}"))
+        names = matching_names(sweep, SWEEP_FILES) if sweep.is_dir() else []
         if names and not is_own:
             raise UserError(
                 f"The folder {sweep} already holds {list_names(names)}, "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from expkit.images.figures import render_figure, told_apart, wrap_for_figure
+from expkit.images.figures import distinct_labels, render_figure, wrap_for_figure
 from expkit.images.labels import axis_labels
 
 
@@ -38,7 +38,7 @@ def search_chart(book) -> Image.Image:
     for axes, key in zip(key_axes, book.keys, strict=False):
         positions = [trial.cell.axes[key] for trial in trials]
         if not is_numeric(positions):
-            positions = told_apart(axis_labels(positions), 3.4 / len(book.axes[key]), 8)
+            positions = distinct_labels(axis_labels(positions), 3.4 / len(book.axes[key]), 8)
         axes.scatter(positions, values, c=numbers, cmap="Blues", vmin=-len(values), edgecolors="C0")
         best_position = positions[trials.index(best)]
         axes.plot([best_position], [best.value], "*", color="C3", ms=12, label="best")

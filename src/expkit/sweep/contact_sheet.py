@@ -17,7 +17,7 @@ from expkit.images.labels import axis_labels, key_of, shorten_texts
 from expkit.images.sheets import fitting_side, lay_out_tiles, line_length
 
 DOWN = 40  # rows of a page; further rows are on the next page
-SHOWN = 16  # pictures of a cell in one tile; a cell with more is shown by its labelled sheet
+MAX_TILE_PICTURES = 16  # of a cell; a cell with more is shown by its labelled sheet
 HOLE = (238, 238, 238)  # colour of a tile without a picture
 FAILED = (252, 230, 226)  # colour of the tile of a cell that failed
 MEGAPIXELS = 100  # of a page at most

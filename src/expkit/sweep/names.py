@@ -10,7 +10,6 @@ all of these are unchanged, the sweep would make the same again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,12 +18,12 @@ from pathlib import Path
 
 from expkit import __version__
 from expkit.config.command_line import ELSEWHERE, CommandLine, is_hydra
+from expkit.results.claims import NUMBERS, RECIPE
 from expkit.storage import inputs
-from expkit.storage.files import atomic_write
+from expkit.storage.files import atomic_write, short_hash
 
 # Beginnings of arguments:
 ASIDE = ("hydra", "sweep.", "logger")  # do not change what is made
-SOUGHT = ("hydra/sweeper=", "hydra.sweeper.")  # among these, decide what a search looks for
 FURTHER = ("hydra.sweeper.trials=", "hydra.sweeper.batch=")  # decide how long a search runs
 CHANGING = ("${now:", "${short_id:")  # texts that have another meaning at each run
 STAMP = "finished.json"
@@ -47,7 +46,8 @@ def sweep_folder(line: CommandLine) -> Path:
     head = [values[key] for key in head_keys] or ["sample"]
     words = [re.sub(r"\W+", "_", word)[:40] for word in (*head, *axes)]
     decisive = sorted(filter(decides_result, line.overrides))
-    return Path("outputs/sweeps") / "-".join([*words[:5], short_hash([*line.sources, *decisive])])
+    digest = hash_arguments([*line.sources, *decisive])
+    return Path("outputs/sweeps") / "-".join([*words[:5], digest])
 
 
 def decides_result(argument: str) -> bool:
@@ -84,7 +84,7 @@ def is_finished(where: Path, line: CommandLine) -> bool:
     stamp = read_stamp(where)
     try:
         return (
-            stamp["command"] == short_hash(line.asked)
+            stamp["command"] == hash_arguments(line.identity_arguments)
             and stamp["code"] == __version__
             and all(os.environ.get(name) == value for name, value in stamp["environment"].items())
             and all(
@@ -109,8 +109,8 @@ def same_files(name: str, was: Mapping | None) -> bool:
     return bool(was) == bool(files) and (not was or inputs.is_unchanged(was, files))
 
 
-def made_from(
-    asked: Sequence[str],
+def input_state(
+    arguments: Sequence[str],
     environment: Mapping[str, str | None],
     folders: Iterable[Path],
     names: Iterable[str],
@@ -118,14 +118,14 @@ def made_from(
     """The present state of everything that decides what a sweep makes, recorded before it begins.
 
     Args:
-        asked: the arguments of the command.
+        arguments: the arguments of the command.
         environment: {name: value} of the environment variables that the configuration reads; None
             if a variable is not set.
         folders: the folders in which Hydra searched for YAML.
         names: texts that may name files or folders.
     """
     return {
-        "command": short_hash(asked),
+        "command": hash_arguments(arguments),
         "code": __version__,
         "environment": dict(environment),
         "configuration": {str(folder): _yaml_state(folder) for folder in folders},
@@ -144,18 +144,18 @@ def _named_files_state(name: str) -> dict | None:
     return inputs.file_state(files) if files else None
 
 
-def write_stamp(where: Path, made_from: Mapping, cells: Sequence[str]) -> None:
+def write_stamp(where: Path, input_state: Mapping, cells: Sequence[str]) -> None:
     """Record that all cells of a command are finished.
 
     Args:
         where: the folder of the sweep.
-        made_from: what the cells were made from, as the function `made_from` returns it.
+        input_state: what the cells were made from, as the function `input_state` returns it.
         cells: the names of the cells.
     """
     old_cells = read_stamp(where).get("made", {})
     others = {name: state for name, state in old_cells.items() if name not in cells}
     stamp = {
-        **made_from,
+        **input_state,
         "cells": [*dict.fromkeys(cells)],
         "made": others | {name: cell_files(where / "cells" / name) for name in cells},
     }
@@ -173,7 +173,7 @@ def read_stamp(where: Path) -> dict:
 
 def cell_files(cell: Path) -> dict:
     """The names and the state of the results in a cell's folder."""
-    below = inputs.files_below(cell)
+    below = inputs.relative_files(cell)
     files = [(name, path) for name, path in below if name.partition("/")[0] not in MIRRORS]
     return {"files": [name for name, _ in files], **inputs.file_state(files)}
 
@@ -193,7 +193,7 @@ def damaged_cells(where: Path, cells: Iterable[str]) -> list[str]:
     damaged = []
     for cell in dict.fromkeys(cells):
         folder = where / "cells" / cell
-        if not any((folder / name).is_file() for name in ("recipe.yaml", "numbers.json")):
+        if not any((folder / name).is_file() for name in (RECIPE, NUMBERS)):
             continue
         if cell in recorded:
             intact = is_whole(where, cell, recorded[cell])
@@ -210,12 +210,12 @@ def is_complete(cell: Path) -> bool:
     This is all that can be checked where the state of the results was not recorded.
     """
     try:
-        json.loads((cell / "numbers.json").read_text(encoding="utf-8"))
+        json.loads((cell / NUMBERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (cell / "recipe.yaml").is_file()
+    return (cell / RECIPE).is_file()
 
 
-def short_hash(words: Sequence[str]) -> str:
-    """A hash of texts, of 8 hexadecimal digits."""
-    return hashlib.blake2b(json.dumps([*words]).encode(), digest_size=4).hexdigest()
+def hash_arguments(arguments: Sequence[str]) -> str:
+    """A hash of the arguments of a command, of 8 hexadecimal digits."""
+    return short_hash(json.dumps([*arguments]), size=4)

@@ -51,7 +51,7 @@ def write_page(sweep: Mapping) -> str:
               instead, one for each picture
     distance  whether the page offers to view it from a distance, as for a hybrid
     """
-    data = told_apart(sweep)
+    data = with_axis_labels(sweep)
     faces = font_faces(json.dumps(data, ensure_ascii=False, default=str))
     css = read_part("page.css") + faces
     page = read_part("page.html").replace("/* page.css */", css)
@@ -75,7 +75,7 @@ def font_faces(text: str) -> str:
     characters = sorted(
         character
         for character in rare
-        if text_drawing.drawn_of(character) and not text_drawing.in_colour(character)
+        if text_drawing.visible_characters(character) and not text_drawing.in_colour(character)
     )
     characters_of: dict[str, str] = {}  # {path of a font: the characters taken from it}
     for character in characters:
@@ -105,7 +105,7 @@ def font_face(font: str, characters: str) -> str:
     )
 
 
-def told_apart(sweep: Mapping) -> dict:
+def with_axis_labels(sweep: Mapping) -> dict:
     """The data of a sweep with labels for the values of each axis.
 
     Where an axis has both 1 and 1.0, the float is written as {"number": "1.0"}, since JavaScript

@@ -20,13 +20,14 @@ from PIL import Image
 
 from expkit.errors import warn
 from expkit.images.labels import format_label
+from expkit.results.claims import LOOK, NUMBERS
 from expkit.storage.files import atomic_write
 from expkit.sweep import contact_sheet
 from expkit.sweep.cells import Cell, failure_reason, is_done
 from expkit.sweep.page import write_page
 
 SMALL = 64  # pixels of the longer side of a picture that the page holds at its own size
-SHOWN = 8  # pictures of a cell that the page itself holds
+MAX_EMBEDDED_PICTURES = 8  # pictures of a cell that the page itself holds
 ROOM = 6_000_000  # bytes of all pictures that the page itself holds, about
 PATIENCE = 5.0  # seconds between two checks of a running sweep, at least
 SHARE = 20  # the pause after writing the report, as a multiple of the time that writing took
@@ -68,10 +69,10 @@ class SweepReport:
         return list(dict.fromkeys(name for cell in self.read.values() for name in cell["numbers"]))
 
     @contextmanager
-    def kept_up(self) -> Iterator[None]:
+    def live(self) -> Iterator[None]:
         """Rewrite the report in a thread from time to time while cells are being finished.
 
-        The thread waits much longer than it writes.
+        The thread waits much longer than it writes. An error is reported, and does not end it.
         """
         stop = threading.Event()
 
@@ -83,7 +84,10 @@ class SweepReport:
                 if done_count != written_count:
                     start = time.perf_counter()
                     written_count = done_count
-                    self.write()
+                    try:
+                        self.write()
+                    except Exception as error:
+                        warn(f"the report was not updated ({error}); it is written again later.")
                     pause = max(PATIENCE, SHARE * (time.perf_counter() - start))
 
         thread = threading.Thread(target=update, daemon=True)
@@ -129,7 +133,7 @@ class SweepReport:
         """The data of the page. Adds thumbnails to the entries while there is room in the page."""
         room = ROOM
         for entry in entries:
-            for number, picture in enumerate(entry["pictures"][:SHOWN]):
+            for number, picture in enumerate(entry["pictures"][:MAX_EMBEDDED_PICTURES]):
                 if room > 0 and "thumb" not in picture:
                     picture["thumb"] = thumbnail(self.folder / picture["file"], number)
                 room -= len(picture.get("thumb") or "")
@@ -158,7 +162,7 @@ class SweepReport:
         files = [picture["file"] for picture in entry["pictures"]]
         if entry["status"] != "done":
             return None
-        if 0 < len(files) <= contact_sheet.SHOWN:
+        if 0 < len(files) <= contact_sheet.MAX_TILE_PICTURES:
             images = [Image.open(self.folder / file) for file in files]
             return contact_sheet.make_montage(images, side)
         if not entry["sheet"]:
@@ -200,7 +204,7 @@ NOTHING = {
     "original": None,
     "frames": None,
     "readings": [],
-    "distance": 0,
+    "distance": False,
 }
 
 
@@ -222,8 +226,8 @@ def read_cell(folder: Path, name: str) -> dict:
     """
     from expkit.results.run_folder import flatten_scalars
 
-    numbers = read_table(folder / "numbers.json")
-    look = read_table(folder / "look.json")
+    numbers = read_table(folder / NUMBERS)
+    look = read_table(folder / LOOK)
     pictures = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
     files = [picture["file"] for picture in pictures]
     captions = [_picture_caption(picture) for picture in pictures]

@@ -71,7 +71,7 @@ def run_search(context, job, config, arguments: Sequence[str], aim: SearchObject
             # The same command, with the environment variables that composing the cells has read
             book.command = typed_command(config)
             for proposal, cell in zip(proposals, cells, strict=True):
-                value = book.told(cell)
+                value = book.add_trial(cell)
                 state = optuna.trial.TrialState.FAIL if value is None else None
                 study.tell(proposal, value, state)
             failed = not all(is_done(cell.folder(folder)) for cell in cells)
@@ -154,7 +154,7 @@ def run_trials(
     folder: Path,
     config,
     context,
-    tellings: Sequence[Sequence[str]],
+    cell_arguments: Sequence[Sequence[str]],
     launch,
     first: int,
 ) -> list[Cell]:
@@ -164,15 +164,15 @@ def run_trials(
         folder: the folder of the search.
         config: the configuration of the search, with Hydra's own node.
         context: Hydra's context.
-        tellings: the arguments of each cell.
+        cell_arguments: the arguments of each cell.
         launch: the function that runs cells.
         first: the number of the first cell.
     """
-    compose_cells(context, config, tellings)
-    cells = [COMPOSED[tuple(arguments)] for arguments in tellings]
+    compose_cells(context, config, cell_arguments)
+    cells = [COMPOSED[tuple(arguments)] for arguments in cell_arguments]
     missing = missing_cells(folder, cells)
     if missing:
-        launch([cell.told for cell in missing], first)
+        launch([cell.arguments for cell in missing], first)
     return cells
 
 

@@ -109,7 +109,7 @@ def launch_external(
     name: str,
     launch: Launch,
     config,
-    tellings: Sequence[Sequence[str]],
+    cell_arguments: Sequence[Sequence[str]],
     first: int,
 ) -> None:
     """Run cells in other processes. They may die, or go on when this process is interrupted.
@@ -120,7 +120,7 @@ def launch_external(
         name: the name of the launcher.
         launch: the launcher's own function.
         config: the configuration of the sweep, with Hydra's own node.
-        tellings: the arguments of each cell.
+        cell_arguments: the arguments of each cell.
         first: the number of the first cell.
 
     Raises:
@@ -128,7 +128,7 @@ def launch_external(
     """
     from hydra.core.utils import env_override
 
-    threads = max(1, (os.cpu_count() or 1) // len(tellings))
+    threads = max(1, (os.cpu_count() or 1) // len(cell_arguments))
     variables = {"TQDM_DISABLE": "1"}
     if name == "submitit_local":  # it starts all cells at once
         variables["OMP_NUM_THREADS"] = str(threads)
@@ -136,7 +136,7 @@ def launch_external(
     try:
         # Variables that are set already stay as they are
         with env_override({key: os.environ.get(key, value) for key, value in variables.items()}):
-            launch(tellings, first)
+            launch(cell_arguments, first)
     except KeyboardInterrupt:
         if name == "submitit_slurm":
             print_line(
@@ -170,7 +170,7 @@ def complete_cells(folder: Path, cells: Sequence[Cell], config, launch: Launch) 
         raise UserError(errors.pop())
     claim_sweep(folder)
     files = [inputs.config_names(cell.job.resolved) for cell in cells if cell.job]
-    made_from = names.made_from(
+    input_state = names.input_state(
         decisive_settings(config),
         resolvers.READ,
         search_folders(config),
@@ -183,20 +183,20 @@ def complete_cells(folder: Path, cells: Sequence[Cell], config, launch: Launch) 
         instantiate(missing[0].job.resolved["logger"])["mirror"].check()
     with show_cells(SweepReport(folder, cells, typed_command(config))):
         if missing:
-            launch([cell.told for cell in missing], 0)
+            launch([cell.arguments for cell in missing], 0)
     check_cells(folder, cells)
-    names.write_stamp(folder, made_from, [cell.id for cell in cells])
+    names.write_stamp(folder, input_state, [cell.id for cell in cells])
     print(folder)
 
 
 def decisive_settings(config) -> list[str]:
     """The arguments that decide what a sweep makes.
 
-    They equal `command_line.CommandLine.asked` of the typed command.
+    They equal `command_line.CommandLine.identity_arguments` of the typed command.
     """
     hydra_overrides, task_overrides = overrides_of(config)
     line = CommandLine({}, (*hydra_overrides, *task_overrides))
-    return line.asked_of(sources_of(config))
+    return line.identity_arguments_with(sources_of(config))
 
 
 def search_folders(config) -> list[Path]:
@@ -232,7 +232,7 @@ def missing_cells(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     check_free(folder, missing)
     for cell in cells:
         if not cell.job:
-            record_failure(cell.folder(folder), Incomplete(cell.error), cell.told)
+            record_failure(cell.folder(folder), Incomplete(cell.error), cell.arguments)
     return missing
 
 
@@ -248,10 +248,10 @@ def set_aside(folder: Path) -> None:
 def show_cells(book: SweepReport) -> Iterator[None]:
     """Write the report while cells run, and at the end even if they fail or are interrupted."""
     try:
-        with book.kept_up():
+        with book.live():
             yield
     except KeyboardInterrupt as interrupt:
-        done = count_failures(book.folder, book.cells)
+        done = count_finished(book.folder, book.cells)
         interrupt.args = (f"{done} cells are there. The same command goes on.",)
         raise
     finally:
@@ -266,7 +266,7 @@ def log_sweep(book: SweepReport, cells: Sequence[Cell]) -> None:
         instantiate(logger)["mirror"].sweep(book.folder, book.axes, book.numbers)
 
 
-def count_failures(folder: Path, cells: Sequence[Cell]) -> str:
+def count_finished(folder: Path, cells: Sequence[Cell]) -> str:
     """How many cells are finished, as text: "3 of 6"."""
     return f"{sum(is_done(cell.folder(folder)) for cell in cells)} of {len(cells)}"
 
@@ -280,9 +280,9 @@ def check_cells(folder: Path, cells: Sequence[Cell]) -> None:
     unfinished = [cell for cell in cells if not is_done(cell.folder(folder))]
     if unfinished:
         reasons = (failure_reason(cell.folder(folder)) for cell in unfinished)
-        reason = next(filter(None, reasons), "it was not run")
+        reason = next(filter(None, reasons), "it was not run.")
         raise Incomplete(
-            f"{count_failures(folder, cells)} cells are there; {len(unfinished)} are not. "
+            f"{count_finished(folder, cells)} cells are there; {len(unfinished)} are not. "
             f"The first of them: {reason.splitlines()[-1]} "
             f"All are on {folder / 'sheet.png'} and in table.csv beside it; "
             "the same command runs them again."

@@ -124,7 +124,7 @@ class Trials(SweepReport):
         super().__init__(folder, [], command)
         self.keys, self.aim, self.trials = keys, aim, []
 
-    def told(self, cell: Cell) -> float | None:
+    def add_trial(self, cell: Cell) -> float | None:
         """Add the next trial, print its value, and return it; None if it has none."""
         folder = cell.folder(self.folder)
         value = self.aim.of(read_cell(folder, "")["numbers"]) if is_done(folder) else None
@@ -184,7 +184,8 @@ class Trials(SweepReport):
 
         They suffice to tell trials apart, and the labelled sheet of a trial would be wide.
         """
-        return super().tile({**entry, "pictures": entry["pictures"][: contact_sheet.SHOWN]}, side)
+        pictures = entry["pictures"][: contact_sheet.MAX_TILE_PICTURES]
+        return super().tile({**entry, "pictures": pictures}, side)
 
     def write(self) -> None:
         """Write the whole report, if there is a trial."""
@@ -209,22 +210,22 @@ class Trials(SweepReport):
             "trial": best.number,
             "trials": len(self.trials),
             "values": {key: best.cell.axes[key] for key in self.keys},
-            "command": Shown(entry["command"]),
+            "command": LiteralText(entry["command"]),
             "folder": entry["folder"],
         }
         return yaml.dump(fields, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
-class Shown(str):
+class LiteralText(str):
     """A text that is written to YAML as a literal block, so that it can be copied unchanged."""
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes YAML, with texts of the class `Shown` as literal blocks."""
+    """Writes YAML, with texts of the class `LiteralText` as literal blocks."""
 
 
 Dumper.add_representer(
-    Shown,
+    LiteralText,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"),
 )
 

@@ -22,14 +22,14 @@ from expkit.core.timesteps import count_updates, scaled_levels
 from expkit.errors import UserError
 from expkit.images.sheets import picture_sheet
 from expkit.metrics import similarity
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.tasks.pins import load_images, paper_notes
 from expkit.tasks.preflight import check_run, format_header
 from expkit.tasks.sampling import progress, run_note, usage
 
 WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
-# Sigmas of the blurs to try, in pixels at side 64. The blur with the best PSNR against the original
-# is shown, which favours blurring.
+# Sigmas of the blurs to try, in pixels at side 64; "no blur" is not among them. The blur with the
+# best PSNR against the original is shown, which favours blurring.
 BLURS = tuple(quarter / 4 for quarter in range(1, 33))
 
 
@@ -58,7 +58,7 @@ class Denoise:
     ways: Sequence[str] = WAYS
     note: str = ""
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         if not isinstance(self.image, str):
             raise UserError(
                 "task=denoise compares ways to denoise one picture, and was given "
@@ -89,7 +89,7 @@ class Denoise:
             values = [(score["psnr"], score["ssim"]) for score in scores.values()]
             captions.append(["", *[f"PSNR {psnr:.1f} · SSIM {ssim:.2f}" for psnr, ssim in values]])
             files = {
-                way: result.bare(image, f"t{t:04d}_{way.lower().replace(' ', '_')}")[0]
+                way: result.save_images(image, f"t{t:04d}_{way.lower().replace(' ', '_')}")[0]
                 for way, image in images.items()
             }
             table.append({"t": t, **scores, "files": files})
@@ -141,7 +141,7 @@ class Denoise:
         noisy_image = model.decode(noisy).cpu()
         ways = {
             "noisy": lambda: noisy_image,
-            "Gaussian blur": lambda: best_blur(noisy_image, source),
+            "Gaussian blur": lambda: blur_noisy(noisy_image, best_blur(noisy_image, source)),
             "one step": lambda: self.once(model, noisy, t),
             "iterative": lambda: self.many(model, clean, t, grid),
         }
@@ -168,11 +168,19 @@ def insert_level(t: int, grid: Sequence[int]) -> tuple[int, ...]:
     return (*grid[:index], t, *[s for s in grid[index:] if s < t])
 
 
-def best_blur(noisy: Tensor, source: Tensor) -> Tensor:
-    """The Gaussian blur of the noisy picture with the highest PSNR against the source."""
-    candidates = [LowPass(sigma * source.shape[-1] / 64)(noisy).clamp(0, 1) for sigma in BLURS]
-    psnrs = torch.stack([similarity.psnr(image, source)[0] for image in candidates])
-    return candidates[int(psnrs.argmax())]
+def blur_noisy(noisy: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of sigma pixels, in [0, 1]."""
+    return LowPass(sigma)(noisy).clamp(0, 1)
+
+
+def best_blur(noisy: Tensor, clean: Tensor, blurs: Sequence[float] = BLURS) -> float:
+    """The sigma in pixels of the Gaussian blur with the highest mean PSNR.
+
+    blurs: the sigmas to try, in pixels at side 64; 0 is no blur.
+    """
+    sigmas = [blur * clean.shape[-1] / 64 for blur in blurs]
+    psnr = lambda sigma: float(similarity.psnr(blur_noisy(noisy, sigma), clean).mean())
+    return max(sigmas, key=psnr)
 
 
 def measure(shown: Tensor, source: Tensor) -> dict[str, float]:

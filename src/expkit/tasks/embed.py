@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from expkit.errors import UserError
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.storage.files import without_replacing
 from expkit.text.embedding_store import Embedding, Entry, import_embeddings, write_embeddings
 from expkit.text.prompt_embeddings import Embeddings, shorten
@@ -32,7 +32,7 @@ class Embed:
     export: str | None = None
     source: str | None = None
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         if self.embeddings is None:
             raise UserError(
                 f"model={self.model} needs no embeddings: it reads no text. "
@@ -40,13 +40,13 @@ class Embed:
             )
         if self.export:
             check_export(self.export)
-        status = {entry: "imported" for entry in self.copied()}
+        status = {entry: "imported" for entry in self.import_source()}
         if self.texts():
-            status |= self.filled()
+            status |= self.encode()
         elif not self.source:
             status |= {entry: "" for entry in self.embeddings.store.list()}
         if self.export:
-            self.exported(list(status))
+            self.export_file(list(status))
         result.numbers |= {
             "store": str(self.embeddings.store.place),
             "encoded": sum(action == "encoded" for action in status.values()),
@@ -64,24 +64,24 @@ class Embed:
         prompts = [self.prompts] if isinstance(self.prompts, str | int) else self.prompts
         return list(dict.fromkeys(str(prompt) for prompt in prompts))
 
-    def copied(self) -> list[Entry]:
+    def import_source(self) -> list[Entry]:
         """Copy the embeddings of the source into the store; their entries."""
         embeddings = import_embeddings(self.source) if self.source else []
         for embedding in embeddings:
             self.embeddings.store.put(embedding)
         return [embedding.entry for embedding in embeddings]
 
-    def filled(self) -> dict[Entry, str]:
+    def encode(self) -> dict[Entry, str]:
         """Prepare the prompts' embeddings; {entry: "encoded" or "there already"}."""
         new_texts = self.embeddings.prepare(self.texts())
         return {
             embedding.entry: "encoded" if text in new_texts else "there already"
-            for text, embedding in self.embeddings.held.items()
+            for text, embedding in self.embeddings.loaded.items()
         }
 
-    def exported(self, entries: Sequence[Entry]) -> None:
+    def export_file(self, entries: Sequence[Entry]) -> None:
         """Write the embeddings of these entries to the export file; an existing file is refused."""
-        in_memory = {embedding.entry: embedding for embedding in self.embeddings.held.values()}
+        in_memory = {embedding.entry: embedding for embedding in self.embeddings.loaded.values()}
         candidates = [
             in_memory.get(entry) or self.embeddings.store.get(entry.text, entry.provenance)
             for entry in entries

@@ -13,7 +13,7 @@ from expkit.core.sampler import keyed_noise, seeded
 from expkit.core.timesteps import scaled_levels
 from expkit.images.labels import axis_labels
 from expkit.images.sheets import picture_sheet
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.tasks.pins import load_images, paper_notes
 
 
@@ -35,7 +35,7 @@ class Forward:
     fit: str = "crop"
     note: str = ""
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         model = self.model
         levels = scaled_levels(self.t, len(model.schedule))
         source = load_images(self.image, model, self.fit)
@@ -46,7 +46,7 @@ class Forward:
         clean = model.encode(source).to(noise)
         noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]
         pairs = zip(levels, noisy, strict=True)
-        files = {t: result.bare(images, f"t{t:04d}_{{:03d}}") for t, images in pairs}
+        files = {t: result.save_images(images, f"t{t:04d}_{{:03d}}") for t, images in pairs}
         result.numbers |= {"levels": [self.told(t, files[t]) for t in levels], "seed": self.seed}
         rows = [list(pictures) for pictures in zip(source, *noisy, strict=True)]
         down = axis_labels(self.image) if isinstance(self.image, list | tuple) else []

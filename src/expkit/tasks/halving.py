@@ -27,7 +27,7 @@ class Halving:
     Args:
         at: the numbers of updates after which samples are dropped, rising.
         samples: of each condition, at the start.
-        wishes: the number of conditions.
+        conditions: the number of conditions.
         least: how many samples of each condition remain at least.
         score: estimates of x0 (B, C, H, W) in the model's range -> (B,), higher is better.
         dropped: the rows dropped so far.
@@ -35,7 +35,7 @@ class Halving:
 
     at: Sequence[int]
     samples: int
-    wishes: int
+    conditions: int
     least: int
     score: Callable[[Tensor], Tensor]
     dropped: set[int] = field(default_factory=set)
@@ -53,7 +53,7 @@ class Halving:
         Which rows really remain is not known before sampling.
         """
         remaining = self.count(done)
-        starts = [wish * self.samples for wish in range(self.wishes)]
+        starts = [condition * self.samples for condition in range(self.conditions)]
         return {start + number for start in starts for number in range(remaining)}
 
     def __call__(self, done: int, step: Step) -> Collection[int]:
@@ -61,8 +61,9 @@ class Halving:
         if done in self.at and self.count(done) < self.count(done - 1):
             score = self.score(step.x0).double().cpu()
             score[sorted(self.dropped)] = -torch.inf
-            score = score.view(self.wishes, self.samples)
+            score = score.view(self.conditions, self.samples)
             order = score.argsort(dim=1, descending=True, stable=True)
-            worst = order[:, self.count(done) :] + self.samples * torch.arange(self.wishes)[:, None]
+            starts = self.samples * torch.arange(self.conditions)[:, None]
+            worst = order[:, self.count(done) :] + starts
             self.dropped |= set(worst.flatten().tolist())
         return self.dropped

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from expkit.core.denoiser import Counting, Denoiser, to_range
 from expkit.core.estimate import conditional
-from expkit.core.maps import LowPass
 from expkit.core.sampler import keyed_noise, seeded
 from expkit.errors import UserError
 from expkit.images.figures import render_figure, wrap_for_figure
 from expkit.images.sheets import picture_sheet
 from expkit.metrics import similarity
-from expkit.results.run_folder import Result
-from expkit.tasks.denoise import BLURS
+from expkit.results.run_folder import RunFolder
+from expkit.tasks.denoise import BLURS, best_blur, blur_noisy
 from expkit.tasks.evaluation import reference_set
 from expkit.tasks.sampling import usage
 
@@ -41,7 +40,7 @@ SHOWN = ("noisy", "denoised")
 CHUNK = 250  # rows of one network call
 
 
-class Held(NamedTuple):
+class EvaluationImages(NamedTuple):
     """Pictures (N, C, H, W) in [0, 1].
 
     Attributes:
@@ -78,13 +77,13 @@ class Generalize:
     ways: Sequence[str] = SHOWN
     note: str = ""
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         from tqdm import tqdm
 
         model = Counting(self.model)
         sigmas = list(self.sigma) if isinstance(self.sigma, Sequence) else [self.sigma]
         check_model(model)
-        pictures = self.held(model)
+        pictures = self.evaluation_images(model)
         levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
         header = f"{self.samples} test pictures, each in one step from sigma {levels}"
         result.say(f"generalize: {header}\n  {self.note}")
@@ -107,15 +106,15 @@ class Generalize:
         result.numbers["mean_picture"] = mean
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
-                result.bare(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
+                result.save_images(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
         images = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
         result.picture(comparison_page(sigmas, images, self.ways, self.note))
         if len(sigmas) > 1:
             blur = "the blur is the best on training pictures"
             about = f"{self.samples} test pictures; {blur} · {self.note}"
-            result.picture(plot_curves(sigmas, scores, mean, about), "curves")
+            result.picture(plot_noise_curves(sigmas, scores, mean, about), "curves")
 
-    def held(self, model: Denoiser) -> Held:
+    def evaluation_images(self, model: Denoiser) -> EvaluationImages:
         """The pictures that the run needs, from `data`."""
         train = reference_set.open_set(self.data, model, train=True)
         test = reference_set.open_set(self.data, model, train=False)
@@ -125,23 +124,24 @@ class Generalize:
             reference_set.of_each(test, 1, test.labels.unique().tolist(), "test pictures"),
         )
         mean = train.images.double().mean(0, keepdim=True).float() / 255
-        return Held(*[part.images.float() / 255 for part in parts], mean)
+        return EvaluationImages(*[part.images.float() / 255 for part in parts], mean)
 
     def noised(self, images: Tensor, sigma: float, which: str) -> Tensor:
         """images + sigma eps. which: the name of the set, which has a random stream of its own."""
         seeds = seeded(self.seed, len(images))
         return images + sigma * keyed_noise(seeds, which, 0, images.shape[1:])
 
-    def measured(self, model: Denoiser, held: Held, sigma: float) -> dict:
+    def measured(self, model: Denoiser, pictures: EvaluationImages, sigma: float) -> dict:
         """The scores of each way on test pictures; the blur is the best on training pictures."""
-        noisy = self.noised(held.test, sigma, "test")
-        blur = best_blur(self.noised(held.train, sigma, "train"), held.train)
+        noisy = self.noised(pictures.test, sigma, "test")
+        noisy_train = self.noised(pictures.train, sigma, "train")
+        blur = best_blur(noisy_train, pictures.train, (0, *BLURS))
         ways = {
             "denoised": denoise_once(model, noisy, sigma),
             "Gaussian blur": blur_noisy(noisy, blur),
             "noisy": noisy.clamp(0, 1),
         }
-        scores = {way: mean_scores(images, held.test) for way, images in ways.items()}
+        scores = {way: mean_scores(images, pictures.test) for way, images in ways.items()}
         return {"t": matching_level(model, sigma), "blur_in_pixels": blur} | scores
 
 
@@ -178,18 +178,6 @@ def denoise_once(model: Denoiser, noisy: Tensor, sigma: float) -> Tensor:
     return torch.cat(images)
 
 
-def blur_noisy(noisy: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of sigma pixels, in [0, 1]."""
-    return LowPass(sigma)(noisy).clamp(0, 1)
-
-
-def best_blur(noisy: Tensor, clean: Tensor) -> float:
-    """The sigma in pixels of the Gaussian blur with the best mean PSNR; 0 is no blur."""
-    sigmas = [blur * clean.shape[-1] / 64 for blur in (0, *BLURS)]
-    psnr = lambda sigma: float(similarity.psnr(blur_noisy(noisy, sigma), clean).mean())
-    return max(sigmas, key=psnr)
-
-
 def mean_scores(made: Tensor, clean: Tensor) -> dict[str, float | None]:
     """Mean PSNR and SSIM; PSNR is None if it is infinite: a picture is matched exactly."""
     psnr = float(similarity.psnr(made, clean).mean())
@@ -217,7 +205,7 @@ def comparison_page(
     return picture_sheet(rows, list(ways) * count, across, title, note)
 
 
-def plot_curves(
+def plot_noise_curves(
     sigmas: Sequence[float], found: Sequence[Mapping], mean: Mapping, note: str
 ) -> Image.Image:  # fmt: skip
     """PSNR and SSIM of each way against sigma.

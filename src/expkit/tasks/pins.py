@@ -54,7 +54,7 @@ class Pinned:
         indices = {self.starts[row] for row in rows} if len(self.starts) > 1 else set(self.starts)
         starts = [start for start in self.numbers.get("starts", []) if start["i_start"] in indices]
         numbers = self.numbers | {"starts": starts} if starts else self.numbers
-        return Pinned(self.pin and self.pin.only(rows), before, after, numbers)
+        return Pinned(self.pin and self.pin.select(rows), before, after, numbers)
 
     def finish(self, images: Tensor) -> Tensor:
         """Decoded pictures (B, C, H, W) in [0, 1] with the source put back as `returned` says.
@@ -169,7 +169,7 @@ def pin_part(
         fit: "crop" or "pad", see `image_io.load_image`.
     """
     source = load_images(image, model, fit)
-    pin = Pin(model.encode(source), of.scaled(times))
+    pin = Pin(model.encode(source), of.for_resolution(times))
     return Pinned(pin, before={"original": source}, notes=paper_notes(image))
 
 

@@ -81,7 +81,7 @@ def check_composition(
         clip(zeros, denoiser)
     update = next(((t, s) for t, s in pairwise(grid) if s < t), None)
     if rule and update:
-        variance = zeros if denoiser.learned else None
+        variance = zeros if denoiser.learns_variance else None
         rule(denoiser.schedule, zeros, zeros, variance, *update, zeros, None)
     return warnings
 
@@ -102,7 +102,7 @@ def plan_run(
     prompts = sorted(describe_prompts(estimate.terms))
     denoiser.prepare(prompts)
     notes = (
-        *denoiser.taken(prompts),
+        *denoiser.substitutions(prompts),
         *describe_guidance(estimate.terms),
         *(describe_pin(pin, grid) if pin else ()),
         *describe_resampling(grid),
@@ -170,7 +170,7 @@ class Echo(DenoiserWrapper):
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
         return Prediction(x)
 
-    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+    def concat_condition(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         return x
 
     def encode(self, images: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def check_stages(estimate: EstimateBase, denoiser: Denoiser, times: int) -> None
     """
     side = denoiser.shape[-1]
     sizes = f"at {times * side} pixels than at {side}"
-    pairs = zip(estimate.terms, estimate.scaled(times).terms, strict=True)
+    pairs = zip(estimate.terms, estimate.for_resolution(times).terms, strict=True)
     distinct = {(small.view, small.map): (small, large) for small, large in pairs}
     for small, large in distinct.values():
         if not view_is_consistent(small.view, side, times):
@@ -218,7 +218,7 @@ def check_stages(estimate: EstimateBase, denoiser: Denoiser, times: int) -> None
         if not maps_agree(small, large, side, times):
             raise UserError(
                 f"The map {small.map} takes other things of a picture {sizes}: "
-                "its `scaled` must grow with the picture."
+                "its `for_resolution` must grow with the picture."
             )
 
 

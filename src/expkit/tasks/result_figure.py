@@ -24,23 +24,23 @@ from expkit.tasks.scoring import Readout
 NUMBER = re.compile(r"-?[\d.]+(e[-+]?\d+)?")
 
 
-class Shown(NamedTuple):
+class ReadoutImages(NamedTuple):
     """The pictures as one readout shows them.
 
     Attributes:
         label: the name of the readout.
         images: (N, C, H, W).
-        said: the prompt of each picture.
+        prompts: the prompt of each picture.
     """
 
     label: str
     images: Tensor
-    said: Sequence[str]
+    prompts: Sequence[str]
 
 
 def readout_images(
     images: Tensor, readings: Mapping[str, Readout], rows: Sequence[int], count: int
-) -> list[Shown]:
+) -> list[ReadoutImages]:
     """The pictures through each readout; unchanged where there is no readout.
 
     rows: the numbers of these pictures in a run of `count` pictures.
@@ -48,25 +48,26 @@ def readout_images(
     looks = []
     for name, readout in readings.items():
         prompts = readout.prompts(count)
-        looks.append(Shown(name, readout.through(images), [prompts[row] for row in rows]))
-    return looks or [Shown("picture", images, [""] * len(rows))]
+        looks.append(ReadoutImages(name, readout.through(images), [prompts[row] for row in rows]))
+    return looks or [ReadoutImages("picture", images, [""] * len(rows))]
 
 
-def stage_images(small: Tensor, looks: Sequence[Shown]) -> list[Shown]:
+def stage_images(small: Tensor, looks: Sequence[ReadoutImages]) -> list[ReadoutImages]:
     """The results of the first stage, enlarged to the size of the second's, then the second's.
 
     If the second has one readout only, it is labelled with its stage.
     """
     blank = [""] * len(small)
-    first = Shown("stage I", interpolate(small, looks[0].images.shape[-2:], mode="nearest"), blank)
+    enlarged = interpolate(small, looks[0].images.shape[-2:], mode="nearest")
+    first = ReadoutImages("stage I", enlarged, blank)
     if len(looks) == 1:
-        looks = [looks[0]._replace(label="stage II", said=blank)]
+        looks = [looks[0]._replace(label="stage II", prompts=blank)]
     return [first, *looks]
 
 
 def result_sheet(
     name: str,
-    looks: Sequence[Shown],
+    looks: Sequence[ReadoutImages],
     cells: Sequence[Mapping],
     samples: int,
     before: Mapping[str, Tensor],
@@ -128,7 +129,7 @@ def columns_vary(before: Mapping[str, Tensor], after: Mapping[str, Tensor], line
 
 def in_lines(
     name: str,
-    looks: Sequence[Shown],
+    looks: Sequence[ReadoutImages],
     cells: Sequence[Mapping],
     samples: int,
     axes: Mapping[str, Sequence[str]],
@@ -158,10 +159,10 @@ def in_lines(
     return picture_sheet(rows, down, (), name, note, under=under)
 
 
-def line_label(look: Shown) -> str:
+def line_label(look: ReadoutImages) -> str:
     """The readout, with its prompt if that is the same for all pictures."""
-    prompt = look.said[0]
-    return label_value(look.label, prompt) if prompt and len({*look.said}) == 1 else look.label
+    prompt = look.prompts[0]
+    return label_value(look.label, prompt) if prompt and len({*look.prompts}) == 1 else look.label
 
 
 def describe_cell(cell: Mapping, axes: Mapping[str, Sequence[str]], last: str) -> str:
@@ -210,7 +211,7 @@ def cells_across(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, 
 
 
 def row_label(
-    look: Shown,
+    look: ReadoutImages,
     cells: Sequence[Mapping],
     here: range,
     samples: int,
@@ -229,7 +230,7 @@ def row_label(
     keys = [key for key in axes if first[key] == last[key]] if len(here) > 1 else list(axes)
     readout = ""
     if many != 1:
-        prompts = set(look.said[here[0] * samples : (here[-1] + 1) * samples])
+        prompts = set(look.prompts[here[0] * samples : (here[-1] + 1) * samples])
         prompt = prompts.pop() if len(prompts) == 1 else ""
         readout = label_value(look.label, prompt) if prompt else look.label
     values = [label_value(key, first[key]) for key in keys if not (readout and key == look.label)]
@@ -253,9 +254,9 @@ def column_labels(cells, across: int, samples: int, axes, before, after) -> list
     return labels if any(labels) else []
 
 
-def readout_frames(first: Shown, then: Shown, view: View) -> list[Image.Image]:
+def readout_frames(first: ReadoutImages, then: ReadoutImages, view: View) -> list[Image.Image]:
     """Frames in which the first picture turns, or fades, from one readout to another."""
-    captions = [f"{look.label}: {look.said[0]}" for look in (first, then)]
+    captions = [f"{look.label}: {look.prompts[0]}" for look in (first, then)]
     if view.degrees:
         return turn_frames(first.images[0], view.degrees, captions)
     return fade_frames(first.images[0], then.images[0], captions)

@@ -22,7 +22,7 @@ from expkit.core.timesteps import count_updates, find_rises
 from expkit.errors import UserError
 from expkit.images.animations import save_gif
 from expkit.metrics.judges import Judge
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.tasks import scoring, timing
 from expkit.tasks.halving import Halving
 from expkit.tasks.pins import Pinned, select_rows
@@ -36,7 +36,7 @@ from expkit.tasks.preflight import (
     plan_run,
 )
 from expkit.tasks.result_figure import (
-    Shown,
+    ReadoutImages,
     readout_frames,
     readout_images,
     result_sheet,
@@ -46,7 +46,7 @@ from expkit.tasks.scoring import Readout
 from expkit.tasks.trajectory import Film, Shot
 
 
-class Part(NamedTuple):
+class RunRows(NamedTuple):
     """One of the runs that are sampled in one batch.
 
     Attributes:
@@ -60,7 +60,7 @@ class Part(NamedTuple):
     note: str
 
 
-class Drawn(NamedTuple):
+class RunOutput(NamedTuple):
     """What was sampled for one run.
 
     Attributes:
@@ -147,13 +147,14 @@ class Sampling:
     second_gamma: float | None = None
     note: str = ""
 
-    def __call__(self, result: Result) -> None:
-        (write,) = self.together([Part(range(self.count), self.cells, self.note)], result.say)
+    def __call__(self, result: RunFolder) -> None:
+        rows = RunRows(range(self.count), self.cells, self.note)
+        (write,) = self.sample_batch([rows], result.say)
         write(result)
 
-    def together(
-        self, parts: Sequence[Part], say: Callable[[str], None]
-    ) -> list[Callable[[Result], None]]:  # fmt: skip
+    def sample_batch(
+        self, parts: Sequence[RunRows], say: Callable[[str], None]
+    ) -> list[Callable[[RunFolder], None]]:  # fmt: skip
         """Sample the pictures of several runs in one batch.
 
         All checks come before any sampling, cheap ones first; then prompts are encoded; networks
@@ -189,7 +190,7 @@ class Sampling:
         outcomes, batch_rows = [], []
         for run, part, scores in zip(runs, parts, self._score(images, parts), strict=True):
             every = [number for number, row in enumerate(part.rows) if row not in dropped_rows]
-            outcomes.append(run.judged(scores, every))
+            outcomes.append(run.select_and_summarise(scores, every))
             rows, *_ = outcomes[-1]
             batch_rows.append([part.rows[row] for row in rows])
         small = [images[rows] for rows in batch_rows]
@@ -197,7 +198,7 @@ class Sampling:
         if self.upscale:
             self.model.release()
             every = [row for rows in batch_rows for row in rows]
-            large, second_usage = self.larger(second, x[every], every, seeds, say)
+            large, second_usage = self.upscale_images(second, x[every], every, seeds, say)
             shared_numbers["second_stage"] = second_usage
             pinned = replace(pinned, before=second.pinned.before, after=second.pinned.after)
             final = large.split([len(rows) for rows in batch_rows])
@@ -206,8 +207,8 @@ class Sampling:
         for run, part, (rows, numbers, scores), pictures, before in results:
             own_pinned = pinned.only(part.rows)
             numbers = shared_numbers | {"seed": run.seed} | own_pinned.numbers | numbers
-            film = self.starring(part, shots_of_row, images)
-            output = Drawn(pictures, before, rows, own_pinned, numbers, scores, *film)
+            film = self.frames_of(part, shots_of_row, images)
+            output = RunOutput(pictures, before, rows, own_pinned, numbers, scores, *film)
             writers.append(partial(run.write, output))
         return writers
 
@@ -223,8 +224,8 @@ class Sampling:
             return self.estimate
         return self.estimate.with_guidance(self.second_gamma)
 
-    def starring(
-        self, part: Part, filmed: Mapping[int, list[Shot]], images: Tensor
+    def frames_of(
+        self, part: RunRows, filmed: Mapping[int, list[Shot]], images: Tensor
     ) -> tuple[list[Shot], Tensor | None]:
         """The recorded frames of one run, and the result of the recorded picture."""
         if not self.film:
@@ -232,7 +233,7 @@ class Sampling:
         row = part.rows[self.film.picture]
         return filmed[row], images[row]
 
-    def only(self, part: Part, grid: Sequence[int], pin: Pin | None = None) -> Sampling:
+    def only(self, part: RunRows, grid: Sequence[int], pin: Pin | None = None) -> Sampling:
         """This task for one run of the batch, to score and write its pictures.
 
         Its note says what was really done.
@@ -243,18 +244,18 @@ class Sampling:
             seed = one_of([seed[row] for row in part.rows])
         is_unchanged = False  # whether the picture stays pinned, so that stage I makes no update
         if pin is not None:
-            own_pin, count = pin.only(part.rows), len(part.rows)
-            is_unchanged = not any(own_pin.free(s, count) for s in grid[1:])
+            own_pin, count = pin.select(part.rows), len(part.rows)
+            is_unchanged = not any(own_pin.rows_to_update(s, count) for s in grid[1:])
         stages = [] if is_unchanged and self.upscale else [self.estimate]
         where = ""
         if self.upscale:
             stages.append(self.second)
             where = " in stage II" if is_unchanged else " in each stage"
-        stages = [stage.only(part.rows) for stage in stages]
+        stages = [stage.select(part.rows) for stage in stages]
         note = run_note(part.note, stages, f"{count_updates(grid)} updates from noise{where}", seed)
         return replace(self, cells=part.cells, readings=readings, seed=seed, note=note)
 
-    def halving(self, parts: Sequence[Part]) -> Halving:
+    def halving(self, parts: Sequence[RunRows]) -> Halving:
         """Drops samples during sampling by the first judge's scores of their estimates of x0."""
 
         def score(x0: Tensor) -> Tensor:
@@ -263,12 +264,12 @@ class Sampling:
 
         return Halving(self.prune, self.samples, len(self.cells), self.keep or 1, score)
 
-    def _score(self, images: Tensor, parts: Sequence[Part]) -> list[list[scoring.Scores]]:
+    def _score(self, images: Tensor, parts: Sequence[RunRows]) -> list[list[scoring.Scores]]:
         """The scores of each run by each judge and readout."""
         rows = [part.rows for part in parts]
         return scoring.score_images(self.readings, self.judges or {}, self.model, images, rows)
 
-    def check(self, parts: Sequence[Part], grid: Sequence[int]) -> None:
+    def check(self, parts: Sequence[RunRows], grid: Sequence[int]) -> None:
         """Refuse options that do not fit the model or each other."""
         if self.upscale and not self.upscaler:
             raise UserError(
@@ -309,14 +310,23 @@ class Sampling:
                 f"they are numbered from 0 to {fewest - 1}."
             )
 
-    def check_readings(self, parts: Sequence[Part]) -> None:
+    def check_readings(self, parts: Sequence[RunRows]) -> None:
         """Refuse judges that cannot read the pictures, and rankings that no judge can make."""
         rows, judges = [part.rows for part in parts], self.judges or {}
         readable = scoring.check_judges(self.readings, judges, self.model, self.count, rows)
-        if (self.keep or self.prune) and not all(readable):
+        if not (self.keep or self.prune):
+            return
+        if not all(readable):
             raise UserError(
                 "keep=… and prune=… rank by what a judge reads, "
                 "and this wish cannot be read by a judge: leave them out."
+            )
+        unranked = scoring.unranked_readouts(self.readings, judges, self.model, self.count, rows)
+        if unranked:
+            raise UserError(
+                f"keep=… and prune=… rank by what the judge {next(iter(judges))} reads, and it "
+                f"cannot read what is asked for in {' and '.join(unranked)}: leave them out, "
+                "or give a judge that can, with judges@model.judges=clip."
             )
 
     def blank_stage(self) -> Denoiser:
@@ -327,7 +337,7 @@ class Sampling:
         """What the second stage will do; it is checked now, before the work of the first stage."""
         model, sampler = self.blank_stage(), self.sampler
         times, grid = model.shape[-1] // self.model.shape[-1], sampler.timesteps(model.schedule)
-        estimate, pinned = self.second.scaled(times), self.pin(model, grid, times=times)
+        estimate, pinned = self.second.for_resolution(times), self.pin(model, grid, times=times)
         if pinned.pin and pinned.pin.part == IdentityMap():
             pinned = replace(pinned, pin=None)
         warnings = check_composition(
@@ -358,13 +368,13 @@ class Sampling:
             x = step.x
             if not filmed or step.s not in grid:
                 continue
-            updated_rows = set(pin.free(step.s, len(seeds)) if pin else filmed)
+            updated_rows = set(pin.rows_to_update(step.s, len(seeds)) if pin else filmed)
             for row, shots in filmed.items():
                 if row in updated_rows:
                     shots.append(self.film.shot(model, step, row))
         return x
 
-    def larger(
+    def upscale_images(
         self,
         second: SecondStage,
         low: Tensor,
@@ -383,9 +393,9 @@ class Sampling:
             Pictures (B, C, H, W) in [0, 1], and the usage of the network.
         """
         seeds = [seeds[row] for row in kept]
-        grid, estimate = second.grid, second.estimate.only(kept)
+        grid, estimate = second.grid, second.estimate.select(kept)
         model = Counting(self.upscaler(low, lambda shape: keyed_noise(seeds, "low", 0, shape)))
-        pin = second.pinned.pin and second.pinned.pin.only(kept)
+        pin = second.pinned.pin and second.pinned.pin.select(kept)
         plan = plan_run(model, estimate, grid, len(seeds), pin, second.warnings)
         extra = [timing.describe_duration(model.name, sum(plan.calls))]
         say(format_header("upscale", model, grid, plan, len(seeds), extra))
@@ -394,7 +404,7 @@ class Sampling:
         *_, end = progress(steps, "upscale", grid, pin)
         return model.decode(end.x).cpu(), usage(model)
 
-    def judged(
+    def select_and_summarise(
         self, found: Sequence[scoring.Scores], every: list[int]
     ) -> tuple[list[int], dict, list[dict]]:  # fmt: skip
         """Choose the rows to keep, and summarise the scores.
@@ -412,7 +422,7 @@ class Sampling:
         if self.judges and self.readings:
             views = scoring.view_scores(found, list(self.readings), self.judges)
         if found:
-            numbers["judged"] = scoring.as_asked(found, every)
+            numbers["judged"] = scoring.accuracy(found, every)
             distances = {name: judge.distance for name, judge in self.judges.items()}
             numbers["judges_read_from"] = distances
             far = [readout.through.times for readout in self.readings.values() if readout.far]
@@ -425,7 +435,7 @@ class Sampling:
         dropped_rows = [row for row in range(self.count) if row not in every]
         score[dropped_rows] = -1  # below every probability
         kept_rows = scoring.best_rows(score, self.samples, self.keep)
-        numbers["judged_of_kept"] = scoring.as_asked(found, kept_rows)
+        numbers["judged_of_kept"] = scoring.accuracy(found, kept_rows)
         numbers |= scoring.mean_view_scores(views, kept_rows, "_of_kept")
         numbers["ranking"] = self.ranking(found, score, views)
         return kept_rows, numbers, [scoring.view_scores_of(views, row) for row in kept_rows]
@@ -441,53 +451,53 @@ class Sampling:
         order = scoring.best_rows(score, self.samples, self.samples)
         table = []
         for row in [row for row in order if score[row] >= 0]:
-            entry = self.wish(row) | {"score": round(float(score[row]), 4)}
+            entry = self.describe_row(row) | {"score": round(float(score[row]), 4)}
             for scores in found:
-                entry[f"{scores.reading}_{scores.judge}"] = round(float(scores.sure[row]), 4)
+                entry[f"{scores.reading}_{scores.judge}"] = round(float(scores.probability[row]), 4)
             table.append(entry | scoring.view_scores_of(views, row))
         return table
 
-    def wish(self, row: int) -> dict:
+    def describe_row(self, row: int) -> dict:
         """What distinguishes the picture of a row: its condition, and which sample it is."""
         return {**self.cells[row // self.samples], "sample": row % self.samples}
 
-    def write(self, drawn: Drawn, result: Result) -> None:
+    def write(self, output: RunOutput, result: RunFolder) -> None:
         """Write the bare pictures, the sheet, the film, and what the page of a sweep can show."""
-        images, rows, pinned = drawn.images, drawn.kept, drawn.pinned
-        files = result.bare(images)
-        result.numbers |= drawn.numbers
+        images, rows, pinned = output.images, output.kept, output.pinned
+        files = result.save_images(images)
+        result.numbers |= output.numbers
         result.numbers["pictures"] = [
-            {"file": file, **self.wish(row)} | ({"scores": scores} if scores else {})
-            for file, row, scores in zip(files, rows, drawn.scores, strict=True)
+            {"file": file, **self.describe_row(row)} | ({"scores": scores} if scores else {})
+            for file, row, scores in zip(files, rows, output.scores, strict=True)
         ]
         if self.film:
-            self.film.develop(result, drawn.shots, drawn.end, self.note)
+            self.film.develop(result, output.shots, output.end, self.note)
         before, after = select_rows(pinned.before, rows), select_rows(pinned.after, rows)
         original = {**before, **after}.get("original")
         if original is not None:
-            result.look["original"] = result.bare(original, folder="original")
-        times = images.shape[-1] // drawn.small.shape[-1]
+            result.look["original"] = result.save_images(original, folder="original")
+        times = images.shape[-1] // output.small.shape[-1]
         readings = {name: readout.scaled(times) for name, readout in self.readings.items()}
         looks = readout_images(images, readings, rows, self.count)
         for look in looks:
             if self.readings and self.readings[look.label].moving:
                 self.move(looks[0], look, result)
         if self.upscale:
-            result.bare(drawn.small, folder="first_stage")
-            looks = stage_images(drawn.small, looks)
+            result.save_images(output.small, folder="first_stage")
+            looks = stage_images(output.small, looks)
         result.look["distance"] = any(readout.far for readout in self.readings.values())
         samples = len(rows) // len(self.cells)
         sheet = result_sheet(self.name, looks, self.cells, samples, before, after, self.note)
         result.picture(sheet)
 
-    def move(self, first: Shown, then: Shown, result: Result) -> None:
+    def move(self, first: ReadoutImages, then: ReadoutImages, result: RunFolder) -> None:
         """Write an animation from the first readout to another, and all pictures through that."""
         view = self.readings[then.label].through
         path = result.folder / f"{then.label}.gif"
         save_gif(readout_frames(first, then, view), path, result.recipe)
-        files = result.bare(then.images, f"{then.label}_{{:03d}}", "readings")
+        files = result.save_images(then.images, f"{then.label}_{{:03d}}", "readings")
         result.look.setdefault("readings", []).append(
-            {"label": then.label, "said": then.said[0], "degrees": view.degrees, "files": files}
+            {"label": then.label, "said": then.prompts[0], "degrees": view.degrees, "files": files}
         )
 
 

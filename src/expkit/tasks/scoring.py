@@ -86,22 +86,22 @@ class Scores(NamedTuple):
     Attributes:
         reading: the name of the readout.
         judge: the name of the judge.
-        read: the likeliest answer for each picture.
-        asked: the right answer for each picture.
-        sure: (N,), the probability of the right answer.
+        answers: the likeliest answer for each picture.
+        right_answers: the right answer for each picture.
+        probability: (N,), the probability of the right answer.
         likelier: (N,), how many answers are likelier than the right one.
-        answers: how many answers the judge chooses from.
+        answer_count: how many answers the judge chooses from.
         scores: (N, R), how well the picture fits the prompt of each of the R readouts that this
             judge can read, in their order.
     """
 
     reading: str
     judge: str
-    read: list[str]
-    asked: list[str]
-    sure: Tensor
+    answers: list[str]
+    right_answers: list[str]
+    probability: Tensor
     likelier: Tensor
-    answers: int
+    answer_count: int
     scores: Tensor
 
 
@@ -173,24 +173,49 @@ def find_questions(
         For each run, the distinct prompts of its readouts; for each run, {(readout, judge): the
         right answer for each of its pictures}.
     """
-    prompts = {
-        name: [model.canonical_prompt(prompt) for prompt in readout.prompts(count)]
-        for name, readout in readings.items()
-    }
     run_prompts, questions = [], []
-    for run in runs:
-        texts = {name: [batch_texts[row] for row in run] for name, batch_texts in prompts.items()}
-        texts = {name: run_texts for name, run_texts in texts.items() if all(run_texts)}
+    for texts in _requested_texts(readings, model, count, runs):
         distinct = dict.fromkeys(text for run_texts in texts.values() for text in run_texts)
         run_prompts.append(list(distinct))
         answers = {}
         for name, run_texts in texts.items():
             for judge_name, judge in judges.items():
-                right = [judge.meant(text) for text in run_texts]
+                right = [judge.answer_for(text) for text in run_texts]
                 if None not in right:
                     answers[name, judge_name] = right
         questions.append(answers)
     return run_prompts, questions
+
+
+def _requested_texts(
+    readings: Mapping[str, Readout], model: Denoiser, count: int, runs: Sequence[range]
+) -> list[dict[str, list[str]]]:
+    """For each run, the canonical prompts of the readouts that ask for something."""
+    prompts = {
+        name: [model.canonical_prompt(prompt) for prompt in readout.prompts(count)]
+        for name, readout in readings.items()
+    }
+    tables = []
+    for run in runs:
+        texts = {name: [batch_texts[row] for row in run] for name, batch_texts in prompts.items()}
+        tables.append({name: run_texts for name, run_texts in texts.items() if all(run_texts)})
+    return tables
+
+
+def unranked_readouts(
+    readings: Mapping[str, Readout],
+    judges: Mapping[str, Judge],
+    model: Denoiser,
+    count: int,
+    runs: Sequence[range],
+) -> list[str]:
+    """The readouts, of any run, that ask for something that the first judge cannot read."""
+    first = next(iter(judges.values()))
+    names: list[str] = []
+    for texts in _requested_texts(readings, model, count, runs):
+        answers = {name: [first.answer_for(text) for text in texts[name]] for name in texts}
+        names += [name for name in texts if None in answers[name]]
+    return list(dict.fromkeys(names))
 
 
 def check_judges(
@@ -247,11 +272,11 @@ def _readout_scores(
         [[columns[answer] for answer in readout_answers] for readout_answers in (right, *readable)],
         device=table.scores.device,
     ).T
-    sure = table.probabilities.gather(1, index[:, :1])[:, 0]
+    probability = table.probabilities.gather(1, index[:, :1])[:, 0]
     scores = table.scores.gather(1, index[:, 1:])
-    likelier = (table.probabilities > sure[:, None]).sum(1)
+    likelier = (table.probabilities > probability[:, None]).sum(1)
     likeliest = [answers[column] for column in table.probabilities.argmax(1)]
-    return Scores(name, judge, likeliest, right, sure, likelier, len(answers), scores)
+    return Scores(name, judge, likeliest, right, probability, likelier, len(answers), scores)
 
 
 def view_scores(
@@ -277,7 +302,7 @@ def _judge_view_scores(
         reason = f"{', '.join(unreadable)} asks for nothing that this judge can read"
         return ViewScores(name, [], [], {"alignment": reason, "concealment": reason})
     scores = torch.stack([readout.scores for readout in readouts], 1).double()
-    prompts = zip(*[readout.asked for readout in readouts], strict=True)
+    prompts = zip(*[readout.right_answers for readout in readouts], strict=True)
     alike = [len(set(picture_prompts)) < len(readings) for picture_prompts in prompts]
     alignments = alignment(scores).tolist()
     concealments = concealment(scores, judge.temperature).tolist()
@@ -320,7 +345,7 @@ def view_scores_of(scores: Sequence[ViewScores], row: int) -> dict:
     return {name: values for name, values in table.items() if not name.endswith("_left_out")}
 
 
-def as_asked(found: Sequence[Scores], rows: Sequence[int], most: int = 64) -> dict:
+def accuracy(found: Sequence[Scores], rows: Sequence[int], most: int = 64) -> dict:
     """Accuracy over these rows: {readout: {judge: the share of rows that it reads as asked}}.
 
     For judges with many answers there is also {"JUDGE, in its first five": top-5 accuracy}. With at
@@ -330,19 +355,19 @@ def as_asked(found: Sequence[Scores], rows: Sequence[int], most: int = 64) -> di
     table: dict = {}
     for scores in found:
         shares = table.setdefault(scores.reading, {})
-        for within, label in first_so_many(scores):
+        for within, label in top_k_labels(scores):
             shares[label] = sum(is_right(scores, row, within) for row in rows) / len(rows)
         if len(rows) <= most:
-            separator = ", " if scores.answers > MANY else " "
-            shares[f"read_by_{scores.judge}"] = separator.join(scores.read[row] for row in rows)
-    return table | all_as_asked(found, rows) if len(table) > 1 else table
+            separator = ", " if scores.answer_count > MANY else " "
+            shares[f"read_by_{scores.judge}"] = separator.join(scores.answers[row] for row in rows)
+    return table | joint_accuracy(found, rows) if len(table) > 1 else table
 
 
-def all_as_asked(found: Sequence[Scores], rows: Sequence[int]) -> dict:
+def joint_accuracy(found: Sequence[Scores], rows: Sequence[int]) -> dict:
     """{"all readings": {judge: the share of rows of which every readout is read as asked}}."""
     by_label: dict[str, list[tuple[Scores, int]]] = {}
     for scores in found:
-        for within, label in first_so_many(scores):
+        for within, label in top_k_labels(scores):
             by_label.setdefault(label, []).append((scores, within))
     shares = {}
     for label, pairs in by_label.items():
@@ -351,10 +376,10 @@ def all_as_asked(found: Sequence[Scores], rows: Sequence[int]) -> dict:
     return {"all readings": shares}
 
 
-def first_so_many(one: Scores) -> list[tuple[int, str]]:
+def top_k_labels(one: Scores) -> list[tuple[int, str]]:
     """[(1 or 5, label)]: top-1 accuracy, and top-5 accuracy where the judge has many answers."""
     labels = [(1, one.judge)]
-    if one.answers > MANY:
+    if one.answer_count > MANY:
         labels.append((5, f"{one.judge}, in its first five"))
     return labels
 
@@ -365,8 +390,12 @@ def is_right(one: Scores, row: int, within: int) -> bool:
 
 
 def worst_probability(found: Sequence[Scores]) -> Tensor:
-    """(N,): the probability of the right answer in the worst readout, by the first judge."""
-    return torch.stack([scores.sure for scores in found if scores.judge == found[0].judge]).amin(0)
+    """(N,): the probability of the right answer in the worst readout, by the first judge.
+
+    found: the scores of one run; its first judge reads all readouts, see `unranked_readouts`.
+    """
+    first = found[0].judge
+    return torch.stack([scores.probability for scores in found if scores.judge == first]).amin(0)
 
 
 def best_rows(score: Tensor, samples: int, keep: int) -> list[int]:

@@ -6,9 +6,9 @@ seconds = rows · seconds per row
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from expkit.storage.files import atomic_write
 from expkit.storage.weights_io import cache_folder
 
 
@@ -25,12 +25,11 @@ def record_speed(network: str, seconds: float, rows: int) -> None:
     """Store the mean of the stored seconds per row and this run's; write errors are ignored."""
     table = _read_table()
     speed = seconds / rows
+    table[network] = (table.get(network, speed) + speed) / 2
+    text = json.dumps(table)
     try:
         timing_file().parent.mkdir(parents=True, exist_ok=True)
-        part = timing_file().with_name(f".speed.{os.getpid()}.part")
-        table[network] = (table.get(network, speed) + speed) / 2
-        part.write_text(json.dumps(table), encoding="utf-8")
-        os.replace(part, timing_file())
+        atomic_write(timing_file(), lambda part: part.write_text(text, encoding="utf-8"))
     except OSError:
         pass
 

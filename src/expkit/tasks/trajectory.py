@@ -14,7 +14,7 @@ from expkit.core.solvers import Step
 from expkit.images.animations import save_gif
 from expkit.images.image_io import as_image
 from expkit.images.sheets import picture_sheet
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 
 
 class Shot(NamedTuple):
@@ -41,10 +41,10 @@ class Film:
 
     def shot(self, model: Denoiser, step: Step, row: int) -> Shot:
         """The frame of one row at this update."""
-        state, clean = (model.decode(x[row : row + 1]).cpu()[0] for x in (step.seen, step.x0))
+        state, clean = (model.decode(x[row : row + 1]).cpu()[0] for x in (step.x_t, step.x0))
         return Shot(step.t, state, clean)
 
-    def develop(self, result: Result, shots: Sequence[Shot], end: Tensor, note: str) -> None:
+    def develop(self, result: RunFolder, shots: Sequence[Shot], end: Tensor, note: str) -> None:
         """Write trajectory.png, trajectory.gif, and frames.png with all frames side by side.
 
         end: the result, (C, H, W) in [0, 1].

@@ -20,7 +20,11 @@ LEADS = {
     LINES: ("a line drawing of", "an outline of", "a pencil sketch of", "a lithograph of"),
     SOFT: ("a soft picture of", "a blurred picture of", "an oil painting of"),
 }  # fmt: skip
-WORDS = {PLAIN: (), LINES: ("line drawing", "outlined", "lithograph"), SOFT: ("soft", "blurred")}
+STYLE_WORDS = {
+    PLAIN: (),
+    LINES: ("line drawing", "outlined", "lithograph"),
+    SOFT: ("soft", "blurred"),
+}
 GREYS = ("grey", "gray", "in grey", "in gray", "black and white")
 GROUNDS = {
     "white": (1.0, 1.0, 1.0), "black": (0.04, 0.04, 0.04), "grey": (0.55, 0.55, 0.55),
@@ -29,10 +33,9 @@ GROUNDS = {
     "blue": (0.16, 0.37, 0.85), "purple": (0.5, 0.25, 0.7), "pink": (0.97, 0.62, 0.75),
     "brown": (0.45, 0.29, 0.17), "beige": (0.93, 0.87, 0.74),
 }  # fmt: skip
-OFTEN = ("a line drawing of {}", "{} in grey")  # their embeddings ship, 6 kB each
+FREQUENT_TEMPLATES = ("a line drawing of {}", "{} in grey")  # their embeddings ship, 6 kB each
 COLOURS = tuple(GROUNDS)
 ANY = len(COLOURS)  # a background that the caption does not mention
-NULL = ""
 
 
 class Scene(NamedTuple):
@@ -82,7 +85,7 @@ def phrase(thing: str, scene: Scene, random: Random) -> str:
         behind = random.choice((f"on {colour}", background if is_list else in_prose))
     if not is_list and (scene.style != PLAIN or random.random() >= 0.5):
         lead = random.choice(LEADS[scene.style])
-    manner = [] if lead or scene.style == PLAIN else [random.choice(WORDS[scene.style])]
+    manner = [] if lead or scene.style == PLAIN else [random.choice(STYLE_WORDS[scene.style])]
     manner += [random.choice(GREYS)] if scene.grey else []
     if is_list:
         return ", ".join(part for part in (thing, *manner, behind) if part)
@@ -98,14 +101,13 @@ def usual_phrase(thing: str) -> str:
 
 
 COLOURED = "|".join(["gray", *sorted(COLOURS, key=len, reverse=True)])
-MANNERS = "|".join(
-    sorted({word for words in (*WORDS.values(), GREYS) for word in words}, key=len, reverse=True)
-)
+MANNER_WORDS = {word for words in (*STYLE_WORDS.values(), GREYS) for word in words}
+MANNERS = "|".join(sorted(MANNER_WORDS, key=len, reverse=True))
 KINDS = (
     "picture|photo|photograph|image|drawing|painting|icon|pictogram|emoji|sketch|outline|"
     "lithograph|watercolou?r|illustration|cartoon|rendering|engraving|sculpture|logo|symbol"
 )
-WHOLE = re.compile(
+CAPTION_PATTERN = re.compile(
     rf"(?P<lead>(?:(?:an? |the )?(?:[\w-]+ ){{0,3}}?(?:{KINDS}) of )?)"
     rf"(?:(?:an?|the|some|my|one) )?(?P<manner>(?:(?:{MANNERS}) )*)(?P<thing>.+?)"
     rf"(?P<words>(?:,? (?:{MANNERS}|on (?:an? )?(?:{COLOURED})(?: background)?|"
@@ -138,7 +140,7 @@ def parse_caption(text: str, known: Iterable[str] = ()) -> Parts:
         text: the caption, as `normalize_text` returns it, not empty.
         known: things that are not split further, although they begin with a manner.
     """
-    parts = Parts(**WHOLE.fullmatch(text).groupdict())
+    parts = Parts(**CAPTION_PATTERN.fullmatch(text).groupdict())
     whole = parts.manner + parts.thing
     if parts.manner and whole in known:
         return Parts(parts.lead, "", whole, parts.words)

@@ -57,8 +57,8 @@ def null_only(prompt: str, why: str) -> str:
     if str(prompt).strip():
         raise UserError(
             f"This model {why}, so it does not know the prompt {str(prompt)!r}: the null prompt, "
-            'prompt="", is the only one. Models that are told are deepfloyd, stable_diffusion and '
-            "digits."
+            'prompt="", is the only one. Models that are told are digits and pictograms, which '
+            "ship, deepfloyd and stable_diffusion."
         )
     return ""
 

@@ -282,7 +282,7 @@ def import_embeddings(path: str | Path) -> list[Embedding]:
         )
     if path.suffix == ".safetensors":
         return read_export(path)
-    table = check_table(load_tensors(path), path)
+    table = check_table(load_pth(path), path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return [
         Embedding(foreign_embedding(text, values, path.name, sha256), values)
@@ -309,7 +309,7 @@ def foreign_embedding(text: str, values: Tensor, file: str, sha256: str) -> Entr
     return Entry(text, provenance, tuple(values.shape))
 
 
-def load_tensors(path: Path):
+def load_pth(path: Path):
     """Load a file of torch.save as data; raises UserError for a pickle that would run code."""
     try:
         # torch warns about a plain pickle before it rejects it.

@@ -55,7 +55,7 @@ class Encoder(ABC):
         """The network, and the loading information of from_pretrained."""
 
     @abstractmethod
-    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode token ids (R, L), with their attention mask (R, L), as embeddings (R, L, D)."""
 
     @cached_property
@@ -103,10 +103,10 @@ class Encoder(ABC):
     @cached_property
     def tokenizer(self):
         """The tokenizer."""
-        return self.repository.load(self.tokenizers(), self.commit, subfolder="tokenizer")
+        return self.repository.load(self.tokenizer_class(), self.commit, subfolder="tokenizer")
 
     @abstractmethod
-    def tokenizers(self):
+    def tokenizer_class(self):
         """The class of the tokenizer."""
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
@@ -137,7 +137,7 @@ class Encoder(ABC):
         try:
             ids, masks = tokens.input_ids.split(AT_ONCE), tokens.attention_mask.split(AT_ONCE)
             values = [
-                self.ask(network, rows.to(device), mask.to(device)).to("cpu", network.dtype)
+                self.forward(network, rows.to(device), mask.to(device)).to("cpu", network.dtype)
                 for rows, mask in zip(ids, masks, strict=True)
             ]
         finally:
@@ -195,7 +195,7 @@ class T5(Encoder):
     def prepared(self, texts: Sequence[str]) -> list[str]:
         return clean_captions(texts) if self.cleaning else super().prepared(texts)
 
-    def tokenizers(self):
+    def tokenizer_class(self):
         from transformers import T5Tokenizer
 
         return T5Tokenizer
@@ -214,7 +214,7 @@ class T5(Encoder):
 
         return self.repository.load(T5EncoderModel, **how)
 
-    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask)[0]
 
 
@@ -258,7 +258,7 @@ class CLIPText(Encoder):
     def normal(self, text: str) -> str:
         return text
 
-    def tokenizers(self):
+    def tokenizer_class(self):
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer
@@ -268,6 +268,6 @@ class CLIPText(Encoder):
 
         return self.repository.load(CLIPTextModel, **how)
 
-    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         uses_mask = getattr(network.config, "use_attention_mask", False)
         return network(ids, attention_mask=mask if uses_mask else None)[0]

@@ -47,39 +47,39 @@ class Embeddings:
     ) -> None:
         self.store, self.imported, self.warn = store, imported, warn
         self.encoder = encoder if encoder and encoder.weights else None
-        self.held: dict[str, Embedding] = {}
+        self.loaded: dict[str, Embedding] = {}
         self.warned: set[str] = set()
 
     def __call__(self, text: str) -> Tensor:
         """The embedding of a text, (L, D)."""
-        if text not in self.held:
-            self.prepare([*self.held, text])
-        return self.held[text].values
+        if text not in self.loaded:
+            self.prepare([*self.loaded, text])
+        return self.loaded[text].values
 
     @property
     def widths(self) -> set[int]:
         """The widths D of the import's and the encoder's embeddings, as far as they are known."""
-        encoder_widths = {self.asked.width} - {None} if self.asked else set()
-        return encoder_widths | {embedding.values.shape[-1] for embedding in self.given.values()}
+        encoder_widths = {self.resolved_encoder.width} - {None} if self.resolved_encoder else set()
+        return encoder_widths | {embedding.values.shape[-1] for embedding in self.imports.values()}
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """The embeddings of texts, (R, L, D)."""
-        if not set(texts) <= set(self.held):
-            self.prepare([*self.held, *texts])
-        return torch.stack([self.held[text].values for text in texts])
+        if not set(texts) <= set(self.loaded):
+            self.prepare([*self.loaded, *texts])
+        return torch.stack([self.loaded[text].values for text in texts])
 
     def canonical_prompt(self, prompt: str) -> str:
         """The text whose embedding stands for a prompt."""
         return str(prompt)
 
-    def taken(self, prompts: Iterable[str]) -> list[str]:
+    def substitutions(self, prompts: Iterable[str]) -> list[str]:
         """Notes on what is unknown in these prompts, and what replaces it."""
         return []
 
     @property
     def used(self) -> dict[str, Provenance]:
         """The provenance of each text of the run."""
-        return {text: embedding.entry.provenance for text, embedding in self.held.items()}
+        return {text: embedding.entry.provenance for text, embedding in self.loaded.items()}
 
     def prepare(
         self, texts: Iterable[str], make_room: Callable[[], None] = lambda: None
@@ -97,20 +97,20 @@ class Embeddings:
             UserError: the import cannot be read, a text has no embedding, or the shapes differ.
         """
         # Read the import even if it is not needed: a file that cannot be read is always an error.
-        self.given  # noqa: B018
-        embeddings = {text: self.held.get(text) or self.found(text) for text in texts}
+        self.imports  # noqa: B018
+        embeddings = {text: self.loaded.get(text) or self.lookup(text) for text in texts}
         missing = [text for text, embedding in embeddings.items() if embedding is None]
         if missing:
             make_room()
-            embeddings |= self.obtained(missing)
+            embeddings |= self.encode_or_import(missing)
         check_agreement(embeddings)
-        self.held = embeddings
+        self.loaded = embeddings
         self.remark()
         return [text for text in missing if not embeddings[text].entry.provenance.imported]
 
-    def found(self, text: str) -> Embedding | None:
+    def lookup(self, text: str) -> Embedding | None:
         """A text's embedding from the import, else from the store, else None."""
-        embedding = self.given.get(text) or self.given.get(self.normal(text))
+        embedding = self.imports.get(text) or self.imports.get(self.normal(text))
         if embedding or not self.origin:
             return embedding
         return self.store.get(self.normal(text), self.origin)
@@ -120,14 +120,14 @@ class Embeddings:
         return self.encoder.normal(text) if self.encoder else text.lower().strip()
 
     @cached_property
-    def given(self) -> dict[str, Embedding]:
+    def imports(self) -> dict[str, Embedding]:
         """The import's embeddings by text, and by the normal form of the text."""
         table = import_embeddings(self.imported) if self.imported else []
         by_normal_form = {self.normal(embedding.entry.text): embedding for embedding in table}
         return by_normal_form | {embedding.entry.text: embedding for embedding in table}
 
     @cached_property
-    def asked(self) -> Encoder | None:
+    def resolved_encoder(self) -> Encoder | None:
         """The encoder; if not on this machine, at the revision of its newest stored embedding."""
         if self.encoder is None or self.encoder.at_hand:
             return self.encoder
@@ -137,49 +137,51 @@ class Embeddings:
     @cached_property
     def origin(self) -> Provenance | None:
         """The encoder's provenance; if not on this machine, that of its newest stored embedding."""
-        if self.asked is None:
+        encoder = self.resolved_encoder
+        if encoder is None:
             return None
-        entry = None if self.asked.at_hand else self.store.newest(self.asked.may_have_made)
+        entry = None if encoder.at_hand else self.store.newest(encoder.may_have_made)
         try:
-            return entry.provenance if entry else self.asked.provenance
+            return entry.provenance if entry else encoder.provenance
         except UserError:  # is raised again when there is something to encode
             return None
 
-    def obtained(self, texts: Sequence[str]) -> dict[str, Embedding]:
+    def encode_or_import(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """Encode texts, or else take them from imports that were copied into the store."""
         try:
-            return self.encoded(texts)
+            return self.encode(texts)
         except UserError as reason:
-            return self.borrowed(texts, str(reason))
+            return self.from_stored_imports(texts, str(reason))
 
-    def encoded(self, texts: Sequence[str]) -> dict[str, Embedding]:
+    def encode(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """Encode texts in one batch and store their embeddings."""
-        if self.asked is None:
+        encoder = self.resolved_encoder
+        if encoder is None:
             raise UserError("No encoder is named.")
         normal = list(dict.fromkeys(map(self.normal, texts)))
         embeddings = {}
-        for text, values in zip(normal, self.asked.encode(normal), strict=True):
-            entry = Entry(
-                text,
-                self.asked.provenance,
-                tuple(values.shape),
-                self.asked.tokens(text),
-                self.asked.cut(text),
-            )
+        for text, values in zip(normal, encoder.encode(normal), strict=True):
+            shape, tokens, cut = tuple(values.shape), encoder.tokens(text), encoder.cut(text)
+            entry = Entry(text, encoder.provenance, shape, tokens, cut)
             embeddings[text] = Embedding(entry, values.clone())
         for embedding in embeddings.values():
             self.store.put(embedding)
         return {text: embeddings[self.normal(text)] for text in texts}
 
-    def borrowed(self, texts: Sequence[str], reason: str) -> dict[str, Embedding]:
+    def from_stored_imports(self, texts: Sequence[str], reason: str) -> dict[str, Embedding]:
         """Texts from the newest imports in the store; `reason` says why they were not encoded."""
         stored = [entry for _, entry in self.store.newest_first()]
-        imports = {entry.text: entry for entry in reversed(stored) if entry.provenance.imported}
-        entries = {text: imports.get(text) or imports.get(self.normal(text)) for text in texts}
-        if missing := [text for text, entry in entries.items() if entry is None]:
-            raise missing_error(missing, stored, self.given, reason)
-        get = self.store.get
-        return {text: get(entry.text, entry.provenance) for text, entry in entries.items()}
+        newest = {entry.text: entry for entry in reversed(stored) if entry.provenance.imported}
+        entries = {text: newest.get(text) or newest.get(self.normal(text)) for text in texts}
+        embeddings = {}
+        for text, entry in entries.items():
+            embeddings[text] = entry and self.store.get(entry.text, entry.provenance)
+        missing = [text for text, embedding in embeddings.items() if embedding is None]
+        if missing:
+            unreadable = [entries[text] for text in missing]  # gone or damaged behind its header
+            readable = [entry for entry in stored if entry not in unreadable]
+            raise missing_error(missing, readable, self.imports, reason)
+        return embeddings
 
     def remark(self) -> None:
         """Warn of mixed provenance and of texts that were cut, once for each message."""
@@ -190,7 +192,7 @@ class Embeddings:
                 f"the embeddings of this run are of different provenance: {'; '.join(parts)}. "
                 "Guidance compares them all the same."
             )
-        for text, embedding in self.held.items():
+        for text, embedding in self.loaded.items():
             entry = embedding.entry
             if entry.cut:
                 length = entry.provenance.length
@@ -213,11 +215,11 @@ def missing_error(
 
     Args:
         texts: the texts, at least one.
-        stored: all entries of the store.
+        stored: the entries of the store, the newest first.
         given: the texts of the import.
         reason: why the texts were not encoded.
     """
-    origins = {entry.text: str(entry.provenance) for entry in stored}
+    origins = {entry.text: str(entry.provenance) for entry in reversed(stored)}  # the newest stays
     if texts[0] in origins:
         hint = f" The store has it of {origins[texts[0]]}."
     else:

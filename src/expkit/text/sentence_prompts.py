@@ -38,7 +38,7 @@ WIDTH, AT_ONCE = 384, 64
 LIMIT = 0.4
 
 
-def encoder_of(encoder: str | None = None) -> str:
+def sentence_encoder_location(encoder: str | None = None) -> str:
     """The folder or id of the sentence encoder.
 
     Args:
@@ -90,9 +90,9 @@ class MiniLM(Encoder):
 
     @cached_property
     def tokenizer(self):
-        return self.repository.load(self.tokenizers(), self.commit)
+        return self.repository.load(self.tokenizer_class(), self.commit)
 
-    def tokenizers(self):
+    def tokenizer_class(self):
         from transformers import BertTokenizerFast
 
         return BertTokenizerFast
@@ -107,7 +107,7 @@ class MiniLM(Encoder):
             BertModel, self.commit, dtype=torch.float32, output_loading_info=True
         )  # fmt: skip
 
-    def ask(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, attention_mask=mask)[0]
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class MiniLM(Encoder):
                 rows = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
                 lengths = torch.tensor([len(ids[place]) for place in batch], device=device)
                 mask = torch.arange(rows.shape[1], device=device) < lengths[:, None]
-                output = self.ask(network, rows, mask.long()).half().cpu()
+                output = self.forward(network, rows, mask.long()).half().cpu()
                 for place, row in zip(batch, output, strict=True):
                     states[place] = row[: len(ids[place])]
         finally:
@@ -159,15 +159,15 @@ def known_things(
 ) -> PackedEmbeddings:  # fmt: skip
     """The embeddings that a model ships, so that these texts need no encoder.
 
-    They are the null prompt, the usual phrase of every thing, and `caption_grammar.OFTEN` of the
-    familiar ones.
+    They are the null prompt, the usual phrase of every thing, and
+    `caption_grammar.FREQUENT_TEMPLATES` of the familiar ones.
 
     Args:
         names: the names of the things.
         encoder: the text encoder.
         familiar: names of things that people ask for most.
     """
-    things, templates = tuple(dict.fromkeys(names)), caption_grammar.OFTEN
+    things, templates = tuple(dict.fromkeys(names)), caption_grammar.FREQUENT_TEMPLATES
     phrases = (caption_grammar.usual_phrase(name) for name in familiar)
     others = [template.format(phrase) for phrase in phrases for template in templates]
     return encoder.packed(["", *map(caption_grammar.usual_phrase, things), *others], things)
@@ -192,29 +192,31 @@ class ConceptPrompts(Embeddings):
     ) -> None:  # fmt: skip
         super().__init__(store, encoder, imported, warn)
         self.known = known
-        self.understood: dict[str, str] = {}
+        self.resolved: dict[str, str] = {}
         self.replaced: dict[str, str] = {}
 
     @cached_property
-    def bank(self) -> PackedEmbeddings | None:
+    def concept_embeddings(self) -> PackedEmbeddings | None:
         """The embeddings that ship with the model."""
         return PackedEmbeddings.read(Path(self.known).expanduser()) if self.known else None
 
     @cached_property
     def things(self) -> dict[str, int]:
-        """The index in `bank` of each thing's usual phrase, by name."""
-        return {name: 1 + place for place, name in enumerate(self.bank.names)} if self.bank else {}
+        """The index in `concept_embeddings` of each thing's usual phrase, by name."""
+        names = self.concept_embeddings.names if self.concept_embeddings else ()
+        return {name: 1 + place for place, name in enumerate(names)}
 
     @cached_property
-    def asked(self) -> MiniLM | None:
+    def resolved_encoder(self) -> MiniLM | None:
         return self.encoder
 
     def normal(self, text: str) -> str:
         text = caption_grammar.normalize_text(text)
         return caption_grammar.usual_phrase(text) if text in self.things else text
 
-    def found(self, text: str) -> Embedding | None:
-        return (self.bank.get(self.normal(text)) if self.bank else None) or super().found(text)
+    def lookup(self, text: str) -> Embedding | None:
+        packed = self.concept_embeddings
+        return (packed and packed.get(self.normal(text))) or super().lookup(text)
 
     def canonical_prompt(self, prompt: str) -> str:
         """The prompt in normal form, with the nearest known thing in place of an unknown one.
@@ -222,14 +224,14 @@ class ConceptPrompts(Embeddings):
         Raises:
             UserError: the nearest known thing is farther than `LIMIT`.
         """
-        if prompt not in self.understood:
-            self.understood[prompt] = self.meant(prompt)
-        return self.understood[prompt]
+        if prompt not in self.resolved:
+            self.resolved[prompt] = self.resolve(prompt)
+        return self.resolved[prompt]
 
-    def meant(self, prompt: str) -> str:
+    def resolve(self, prompt: str) -> str:
         """`canonical_prompt` without its cache; notes a replacement in `replaced`."""
         text = self.normal(prompt)
-        if not text or not self.bank or text in self.bank.places:
+        if not text or not self.concept_embeddings or text in self.concept_embeddings.places:
             return text
         parts = caption_grammar.parse_caption(text, self.things)
         if parts.thing in self.things:
@@ -245,7 +247,7 @@ class ConceptPrompts(Embeddings):
         self.replaced[prompt] = f"“{parts.thing}” is taken for “{name}”, {distance:.2f} away"
         return parts.of(name)
 
-    def taken(self, prompts: Iterable[str]) -> list[str]:
+    def substitutions(self, prompts: Iterable[str]) -> list[str]:
         """Notes on what is unknown in these prompts, what replaces it, and the distance."""
         notes = (self.replaced[prompt] for prompt in prompts if prompt in self.replaced)
         return list(dict.fromkeys(notes))
@@ -258,20 +260,21 @@ class ConceptPrompts(Embeddings):
         values = self.values(caption_grammar.usual_phrase(thing))
         similarity = self.sentences @ pool_tokens(values[None])[0]
         place = int(similarity.argmax())
-        return self.bank.names[place], 1 - float(similarity[place])
+        return self.concept_embeddings.names[place], 1 - float(similarity[place])
 
     @cached_property
     def sentences(self) -> Tensor:
         """The sentence embeddings of the known things, (K, 384)."""
-        chunks = torch.arange(1, 1 + len(self.bank.names)).split(1000)
-        return torch.cat([pool_tokens(self.bank.rows(chunk)) for chunk in chunks])
+        chunks = torch.arange(1, 1 + len(self.concept_embeddings.names)).split(1000)
+        return torch.cat([pool_tokens(self.concept_embeddings.rows(chunk)) for chunk in chunks])
 
     def values(self, text: str) -> Tensor:
         """The embedding (L, D) of any text, also of one that is not part of the run."""
         try:
-            return (self.found(text) or self.encoded([text])[text]).values
+            return (self.lookup(text) or self.encode([text])[text]).values
         except UserError as reason:
-            close = suggest(text, self.bank.texts, " The nearest in spelling is {!r}.")
+            known_texts = self.concept_embeddings.texts
+            close = suggest(text, known_texts, " The nearest in spelling is {!r}.")
             raise UserError(
                 f"{text!r} is not among the {len(self.things):,} things that this model knows "
                 "without an encoder of text, and none is here."

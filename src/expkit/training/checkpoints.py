@@ -15,6 +15,7 @@ from expkit.errors import UserError
 from expkit.models import trained
 from expkit.models.pretrained.base import DeviceSpec, Network
 from expkit.models.pretrained.pictogram_unet import model_repository
+from expkit.results.claims import NUMBERS
 from expkit.storage import weights_io
 from expkit.training.settings import (
     REFUSED,
@@ -55,7 +56,7 @@ class Checkpoint(NamedTuple):
     settings: Mapping
     complete: bool
 
-    def apart(self, training: Training) -> dict[str, tuple]:
+    def differences(self, training: Training) -> dict[str, tuple]:
         """The settings that differ: {key: (value in the checkpoint, value in the command)}."""
         if self.complete:
             return setting_differences(self.settings, training.settings)
@@ -82,12 +83,12 @@ def find_checkpoint(
     if resume == "auto":
         checkpoint = newest_checkpoint(folder, training, say)
     else:
-        checkpoint = check_agreement(read_checkpoint(resume), resume, training)
+        checkpoint = check_resumable(read_checkpoint(resume), resume, training)
     if checkpoint is None:
         return None
     total_steps = training.steps * training.epochs
     say(f"  resuming from {checkpoint.path}, {checkpoint.done} of {total_steps} steps done")
-    for key, values in checkpoint.apart(training).items():
+    for key, values in checkpoint.differences(training).items():
         say(f"  from here on, {describe_differences({key: values})}: the command is obeyed")
     missing_keys = [key for key in training.settings if key not in checkpoint.settings]
     missing_groups = dict.fromkeys(".".join(key.split(".")[:2]) for key in missing_keys)
@@ -99,14 +100,14 @@ def find_checkpoint(
     return checkpoint.path
 
 
-def check_agreement(found: Checkpoint, resume: str, training: Training) -> Checkpoint:
+def check_resumable(found: Checkpoint, resume: str, training: Training) -> Checkpoint:
     """Return the checkpoint if the command may resume from it.
 
     Raises:
         UserError: a setting differs that must not change (the text names both values), or no steps
             are left to train.
     """
-    differences = found.apart(training)
+    differences = found.differences(training)
     conflicts = {key: both for key, both in differences.items() if on_resume(key) == REFUSED}
     if conflicts:
         raise UserError(
@@ -134,17 +135,18 @@ def newest_checkpoint(
     """
     runs = folder.parent
     paths = runs.glob("*/checkpoints/*.ckpt")
-    paths = [path for path in paths if not (path.parents[1] / "numbers.json").exists()]
+    paths = [path for path in paths if not (path.parents[1] / NUMBERS).exists()]
     checkpoints = map(checkpoint_if_readable, sorted(paths, key=modified_time, reverse=True))
     readable = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
     for checkpoint in readable:
-        if checkpoint.done < training.steps * training.epochs and not checkpoint.apart(training):
+        has_steps_left = checkpoint.done < training.steps * training.epochs
+        if has_steps_left and not checkpoint.differences(training):
             return checkpoint
     if not readable:
         say(f"  resume=auto: there is no unfinished run in {runs}, so this one starts anew")
         return None
     newest = readable[0]
-    differences = newest.apart(training)
+    differences = newest.differences(training)
     if differences:
         reason = f"is another training: {describe_differences(differences)}"
     else:
@@ -222,7 +224,8 @@ def epochs_done(found: Checkpoint, training: Training) -> str:
 def init_from(network: nn.Module, weights: str) -> None:
     """Initialize `network` with the weights of another training of the same network.
 
-    A network with a method `enlarged` also accepts the weights of such a network of half its size.
+    A network with a method `state_for_double_size` also accepts the weights of such a network of
+    half its size.
     Only the weights are copied: the learning rate, averages and step count start anew.
 
     Args:
@@ -232,10 +235,10 @@ def init_from(network: nn.Module, weights: str) -> None:
         UserError: there are no such weights, or their tensors differ from the network's in name or
             shape.
     """
-    source = load_tensors(weights)
+    source = initial_tensors(weights)
     target = network.state_dict()
-    if hasattr(network, "enlarged"):
-        source = network.enlarged(source)
+    if hasattr(network, "state_for_double_size"):
+        source = network.state_for_double_size(source)
     mismatches = [
         name
         for name in {**target, **source}
@@ -252,7 +255,7 @@ def init_from(network: nn.Module, weights: str) -> None:
     network.load_state_dict(source)
 
 
-def load_tensors(weights: str) -> dict[str, Tensor]:
+def initial_tensors(weights: str) -> dict[str, Tensor]:
     """The state_dict in a file that task=train has written, or in a folder of diffusers' format."""
     is_shipped = (weights_io.WEIGHTS / f"{weights}.json").is_file()
     if is_shipped or Path(weights).suffix == ".safetensors":

@@ -37,8 +37,8 @@ class PictogramClassification(DigitClassification):
             background).
         soft: whether blurred images are among them.
         vary: how much the images of a concept differ otherwise.
-        scenes: set by `told`.
-        concepts: set by `told`.
+        scenes: set by `adapt_to`.
+        concepts: set by `adapt_to`.
     """
 
     shift: float = 0.0
@@ -50,7 +50,7 @@ class PictogramClassification(DigitClassification):
     scenes: Scenes | None = None
     concepts: tuple[Concept, ...] = ()
 
-    def told(self, images: Pictures) -> PictogramClassification:
+    def adapt_to(self, images: Pictures) -> PictogramClassification:
         scenes = Scenes.of(images, self.captions, self.vary)
         if not self.soft:
             scenes = scenes.sharp()
@@ -58,14 +58,16 @@ class PictogramClassification(DigitClassification):
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,)."""
-        pictures, _ = self.scenes.to(images.device).shown(images, labels, draws)
-        return self.named(network, pictures, labels, draws)
+        pictures, _ = self.scenes.to(images.device).render(images, labels, draws)
+        return self.rendered_loss(network, pictures, labels, draws)
 
-    def named(self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def rendered_loss(
+        self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:  # fmt: skip
         """The loss for rendered images (N, 3, S, S) in [0, 1]."""
         return super().__call__(network, pictures, labels, draws)
 
-    def called(self, names: Sequence[str]) -> list[Sequence[str]]:
+    def class_names(self, names: Sequence[str]) -> list[Sequence[str]]:
         return [(concept.name, *concept.others) for concept in self.concepts]
 
 
@@ -86,7 +88,9 @@ class CompositeClassification(PictogramClassification):
     sigma: tuple[float, float] = (1.5, 4.0)
     nearest: float = 3.0
 
-    def named(self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def rendered_loss(
+        self, network: nn.Module, pictures: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:  # fmt: skip
         chance = draws.uniform((5,))
         # 0: ordinary; 1: composite from near; 2: composite from afar
         kind = (3 * chance[:, 0]).long().view(-1, 1, 1, 1)

@@ -14,7 +14,7 @@ from expkit.errors import UserError, suggest
 
 LIMIT = Declaration(
     "int >= 1 | float > 0 <= 1",
-    words="a whole number of batches, or a share of them",
+    description="a whole number of batches, or a share of them",
 )
 COUNT = Declaration("int >= 1")
 SWITCH = Declaration("bool")

@@ -85,7 +85,7 @@ class TrainingModule(LightningModule):
             self.losses.append(sum(self.parts) / self.trainer.accumulate_grad_batches)
             self.parts.clear()
             if len(self.losses) % self.trainer.log_every_n_steps == 0:
-                self.settle()
+                self.flush_losses()
                 self.log("train/loss", self.losses[-1], prog_bar=True)
         return loss
 
@@ -100,7 +100,7 @@ class TrainingModule(LightningModule):
         self.count_tested = 0
 
     def on_train_epoch_end(self) -> None:
-        self.settle()
+        self.flush_losses()
         epoch_losses = self.losses[-self.steps :]
         self.row["train_loss"] = sum(epoch_losses) / len(epoch_losses)
         self.log("train/loss_of_epoch", self.row["train_loss"], rank_zero_only=True)
@@ -112,7 +112,7 @@ class TrainingModule(LightningModule):
             self.epochs.append({"epoch": self.current_epoch + 1})
         return self.epochs[-1]
 
-    def settle(self) -> None:
+    def flush_losses(self) -> None:
         """Convert the losses to floats, and check that the last ones are finite.
 
         On a GPU this waits for the computation, so it is not done at every step.
@@ -126,7 +126,7 @@ class TrainingModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        self.settle()
+        self.flush_losses()
         checkpoint["history"] = {
             "losses": self.losses,
             "epochs": self.epochs,

@@ -21,7 +21,7 @@ def tenth(done: float, epochs: int) -> float:
     return 0.1 ** (math.floor(done * epochs + 1e-9) / epochs)
 
 
-def cosine(done: float, epochs: int, warm: float = 0.03) -> float:
+def cosine_decay(done: float, epochs: int, warm: float = 0.03) -> float:
     """Linear warm-up from 0 to 1 over the first fraction `warm`, then cosine decay to 0."""
     if done < warm:
         return done / warm

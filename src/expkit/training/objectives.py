@@ -49,7 +49,7 @@ class Objective(ABC):
 
     file: ClassVar[str] = "model.safetensors"
 
-    def told(self, images: Pictures) -> Objective:
+    def adapt_to(self, images: Pictures) -> Objective:
         """This objective, adapted to the training data.
 
         Raises:
@@ -72,7 +72,9 @@ class Objective(ABC):
         """Write the network, its description and the names of its classes atomically."""
 
     @abstractmethod
-    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+    def sample_figures(
+        self, network: nn.Module, held_out: Pictures, seed: int
+    ) -> dict[str, Image.Image]:  # fmt: skip
         """Figures of what the network can do now, {name: figure}; the network is not changed."""
 
     @abstractmethod
@@ -178,20 +180,22 @@ class Diffusion(Objective):
         weight = snr.clamp(max=self.min_snr).mul(slope[self.kind] ** 2)
         return weight.float().view(-1, 1, 1, 1)
 
-    def made(self, network: nn.Module, names: Sequence[str]) -> trained.ModelSpec:
+    def model_spec(self, network: nn.Module, names: Sequence[str]) -> trained.ModelSpec:
         """The description that is saved with the network."""
         return trained.ModelSpec.of(network, self.kind, self.low, self.high, names)
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        trained.save_model(path, network, self.schedule, self.made(network, names))
+        trained.save_model(path, network, self.schedule, self.model_spec(network, names))
 
-    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
-        spec = self.made(network, held_out.names)
+    def sample_figures(
+        self, network: nn.Module, held_out: Pictures, seed: int
+    ) -> dict[str, Image.Image]:  # fmt: skip
+        spec = self.model_spec(network, held_out.names)
         device = str(next(network.parameters()).device)
         model = trained.TrainedUNet(deepcopy(network), self.schedule, spec, device)
         sheets = {"denoised": self.denoised(model, held_out, seed)}
         if model.can_sample:
-            sheets["samples"] = sample_sheet(model, seed)
+            sheets["samples"] = class_sample_sheet(model, seed)
         return sheets
 
     def denoised(
@@ -226,7 +230,7 @@ class Diffusion(Objective):
         return {"leak": self.schedule.terminal_alpha, "parameters": count_parameters(network)}
 
 
-def sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
+def class_sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
     """A sheet of samples in four rows, sampled as in CS180 project 5.
 
     Four samples of each of the first ten classes at guidance gamma = 5, or 40 unconditional samples
@@ -237,8 +241,8 @@ def sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
     else:
         grid = strided(len(model.schedule))
     rule = DDPM() if model.schedule.preserves_variance else Euler()
-    if model.classes:
-        names, gamma = model.classes[:10], 5.0
+    if model.class_prompts:
+        names, gamma = model.class_prompts[:10], 5.0
         pictures = list(range(4)) * len(names)
     else:
         names, gamma = [""] * 10, 1.0
@@ -248,7 +252,9 @@ def sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
     *_, end = sample(model, guided(prompts, gamma), grid, seeds, rule)
     columns = model.decode(end.x).cpu().split(4)
     rows = [[*row] for row in zip(*columns, strict=True)]
-    title = f"samples, {len(grid) - 1} updates" + (f", gamma {gamma:g}" if model.classes else "")
+    title = f"samples, {len(grid) - 1} updates"
+    if model.class_prompts:
+        title += f", gamma {gamma:g}"
     return picture_sheet(rows, across=names, title=title)
 
 
@@ -293,14 +299,16 @@ class DigitClassification(Objective):
         images = random_distance(images, chance[:, 4:7], self.far, self.farthest)
         return random_light(images, chance[:, 7:], self.gain, self.offset, self.noise * grain)
 
-    def called(self, names: Sequence[str]) -> list[Sequence[str]]:
+    def class_names(self, names: Sequence[str]) -> list[Sequence[str]]:
         """All names of each class, its main name first."""
         return [(name,) for name in names]
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        classifiers.save_classifier(path, network, self.called(names))
+        classifiers.save_classifier(path, network, self.class_names(names))
 
-    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+    def sample_figures(
+        self, network: nn.Module, held_out: Pictures, seed: int
+    ) -> dict[str, Image.Image]:  # fmt: skip
         return {}
 
     def facts(self, network: nn.Module) -> dict:

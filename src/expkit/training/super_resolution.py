@@ -31,7 +31,7 @@ from expkit.errors import UserError
 from expkit.images.sheets import picture_sheet
 from expkit.metrics.similarity import psnr
 from expkit.models.pretrained import deepfloyd, pictogram_unet
-from expkit.models.pretrained.base import machine
+from expkit.models.pretrained.base import device_spec
 from expkit.text.embedding_store import Store
 from expkit.text.sentence_prompts import ConceptPrompts
 from expkit.training.text_to_image import TextDiffusion
@@ -49,7 +49,7 @@ class SuperResolution(TextDiffusion):
     times: int = 2
     noisiest: int = 200
 
-    def told(self, images: Pictures) -> SuperResolution:
+    def adapt_to(self, images: Pictures) -> SuperResolution:
         if images.shape[-1] % self.times:
             raise UserError(
                 f"trainer.objective.times={self.times} does not fit pictures of "
@@ -60,9 +60,9 @@ class SuperResolution(TextDiffusion):
                 f"trainer.objective.noisiest={self.noisiest} is no level of this schedule: "
                 f"give 0 to {len(self.schedule) - 1}."
             )
-        return super().told(images)
+        return super().adapt_to(images)
 
-    def beside(
+    def condition_network(
         self,
         network: nn.Module,
         pictures: Tensor,
@@ -84,7 +84,9 @@ class SuperResolution(TextDiffusion):
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         pictogram_unet.save_pipeline(path, network, self.schedule, self.kind)
 
-    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+    def sample_figures(
+        self, network: nn.Module, held_out: Pictures, seed: int
+    ) -> dict[str, Image.Image]:  # fmt: skip
         rows = torch.arange(min(10, len(held_out.labels)))
         originals, captions = render_rows(held_out, rows, seed, self.of.scenes)
         small = F.avg_pool2d(originals, self.times)
@@ -121,13 +123,13 @@ class SuperResolution(TextDiffusion):
             (N, 3, H, W) in [0, 1].
         """
         seeds = seeded(seed, len(small))
-        device = machine(str(next(network.parameters()).device), "float32")
+        device = device_spec(str(next(network.parameters()).device), "float32")
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
             super().save(network, path, ())  # also writes the embeddings of the known concepts
-            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN)
+            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.CONCEPTS_FILE)
             noise = partial(keyed_noise, seeds, "low", 0)
-            model = deepfloyd.upscaler(
+            model = deepfloyd.deepfloyd_upscaler(
                 2 * small - 1,
                 noise,
                 prompts,

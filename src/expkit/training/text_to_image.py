@@ -27,16 +27,16 @@ from expkit.data.labelled_pictures import Pictures
 from expkit.errors import UserError
 from expkit.images.sheets import picture_sheet
 from expkit.models.pretrained import pictogram_unet
-from expkit.models.pretrained.base import machine
+from expkit.models.pretrained.base import device_spec
 from expkit.storage import weights_io
-from expkit.text.caption_grammar import OFTEN, usual_phrase
+from expkit.text.caption_grammar import FREQUENT_TEMPLATES, usual_phrase
 from expkit.text.embedding_store import PackedEmbeddings, Store
 from expkit.text.sentence_prompts import ConceptPrompts, MiniLM, known_things
 from expkit.training.objectives import Diffusion, count_parameters
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class TextData:
     """The scenes and text embeddings of a training.
 
     scenes: how images are rendered, and their captions. bank: the embeddings of all captions.
@@ -46,15 +46,15 @@ class Told:
     scenes: Scenes
     bank: PackedEmbeddings
     known: PackedEmbeddings
-    moved: dict[torch.device, Told] = field(default_factory=dict)
+    moved: dict[torch.device, TextData] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: dict) -> Told:
+    def __deepcopy__(self, memo: dict) -> TextData:
         return self  # it is large and immutable
 
-    def on(self, device: torch.device) -> Told:
+    def on(self, device: torch.device) -> TextData:
         """The scenes and the embeddings of captions on this device; `known` stays where it is."""
         if device not in self.moved:
-            self.moved[device] = Told(self.scenes.to(device), self.bank.to(device), self.known)
+            self.moved[device] = TextData(self.scenes.to(device), self.bank.to(device), self.known)
         return self.moved[device]
 
 
@@ -68,29 +68,30 @@ class TextDiffusion(Diffusion):
         encoder: the text encoder of the captions.
         captions: number of captions of each concept.
         vary: how much the images of a concept differ.
-        of: set by `told`.
+        of: set by `adapt_to`.
     """
 
     low: float = -1.0
     encoder: MiniLM = MiniLM()  # noqa: RUF009  frozen
     captions: int = 48
     vary: AugmentStrength = AugmentStrength()  # noqa: RUF009  frozen
-    of: Told | None = None
+    of: TextData | None = None
 
     file: ClassVar[str] = "model"
 
-    def told(self, images: Pictures) -> TextDiffusion:
+    def adapt_to(self, images: Pictures) -> TextDiffusion:
         if (self.low, self.high, self.only) != (-1.0, 1.0, None):
             raise UserError(
                 "trainer=text_conditional trains all levels on pictures in [-1, 1]: "
                 "leave low, high and only of the objective."
             )
-        pictogram_unet.check_kept(self.schedule, self.kind)  # before captions are encoded
+        # Raises before captions are encoded.
+        pictogram_unet.diffusers_prediction_types(self.schedule, self.kind)
         scenes = Scenes.of(images, self.captions, self.vary)
         texts = scenes.captions.texts
         names = [name for concept in images.concepts for name in (concept.name, *concept.others)]
         thing_embeddings = cached_embeddings(
-            ["known", *OFTEN, *images.names, *names],
+            ["known", *FREQUENT_TEMPLATES, *images.names, *names],
             self.encoder,
             lambda: known_things(names, self.encoder, images.names),
         )
@@ -99,18 +100,18 @@ class TextDiffusion(Diffusion):
             self.encoder,
             lambda: self.encoder.packed(texts),
         )
-        return replace(self, of=Told(scenes, caption_embeddings, thing_embeddings))
+        return replace(self, of=TextData(scenes, caption_embeddings, thing_embeddings))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,).
 
         Each is rendered as one of its captions says.
         """
-        pictures, caption_indices = self.of.on(images.device).scenes.shown(images, labels, draws)
-        network = self.beside(network, pictures, draws)
+        pictures, caption_indices = self.of.on(images.device).scenes.render(images, labels, draws)
+        network = self.condition_network(network, pictures, draws)
         return super().__call__(network, pictures, caption_indices, draws)
 
-    def beside(
+    def condition_network(
         self,
         network: nn.Module,
         pictures: Tensor,
@@ -149,17 +150,19 @@ class TextDiffusion(Diffusion):
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         pictogram_unet.save_pipeline(path, network, self.schedule, self.kind)
-        self.of.known.write(path / pictogram_unet.KNOWN)
+        self.of.known.write(path / pictogram_unet.CONCEPTS_FILE)
 
-    def shown(self, network: nn.Module, held_out: Pictures, seed: int) -> dict[str, Image.Image]:
+    def sample_figures(
+        self, network: nn.Module, held_out: Pictures, seed: int
+    ) -> dict[str, Image.Image]:  # fmt: skip
         """Samples of this model, loaded from a saved folder as a user would load it."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            device = machine(str(next(network.parameters()).device), "float32")
+            device = device_spec(str(next(network.parameters()).device), "float32")
             self.save(network, path, held_out.names)
-            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.KNOWN)
-            model = pictogram_unet.worded(prompts, device, str(path), 32)
-            return {"samples": sample_sheet(model, held_out.names, seed)}
+            prompts = ConceptPrompts(Store(), self.encoder, path / pictogram_unet.CONCEPTS_FILE)
+            model = pictogram_unet.pictogram_denoiser(prompts, device, str(path), 32)
+            return {"samples": text_sample_sheet(model, held_out.names, seed)}
 
     def facts(self, network: nn.Module) -> dict:
         return {
@@ -171,7 +174,7 @@ class TextDiffusion(Diffusion):
         }
 
 
-def sample_sheet(model, names: Sequence[str], seed: int, gamma: float = 4.0) -> Image.Image:
+def text_sample_sheet(model, names: Sequence[str], seed: int, gamma: float = 4.0) -> Image.Image:
     """Four samples of each of the first six concepts, and of the last of them in other styles."""
     things = [usual_phrase(name) for name in names[:6]]
     last = things[-1]

@@ -16,7 +16,7 @@ from expkit.data.image_folders import merge_remarks
 from expkit.data.labelled_pictures import Batches, Pictures, count_batches
 from expkit.errors import UserError, warn
 from expkit.images.sheets import stack_pages
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.storage import devices
 from expkit.training import checkpoints, lightning_arguments
 from expkit.training.lightning_arguments import batches_of
@@ -39,7 +39,7 @@ class TrainConfig:
         show: epochs after which figures and a copy of the weights are written.
         checkpoint_every: optimizer steps between two checkpoints.
         accelerator, devices, num_nodes, strategy: arguments of Lightning's Trainer.
-        precision: also Lightning's; "auto" is bfloat16 if the machine has instructions for it, else
+        precision: also Lightning's; "auto" is bfloat16 if the device has instructions for it, else
             float32.
         compile: whether the network is compiled with torch.compile.
         lightning: further arguments of Lightning's Trainer; `lightning_arguments` has the allowed
@@ -71,6 +71,11 @@ class TrainConfig:
     def accumulate(self) -> int:
         """The number of batches of one optimizer step."""
         return self.lightning.get("accumulate_grad_batches") or 1
+
+    @property
+    def uses_cuda(self) -> bool:
+        """Whether `accelerator` stands for CUDA on this machine."""
+        return self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +120,7 @@ class Train:
                 "Give one of them."
             )
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         if self.resume and self.resume != "auto":
             checkpoints.read_checkpoint(self.resume)
         images, held_out = self.pictures()
@@ -125,11 +130,11 @@ class Train:
         training = self.training(network, batches, tests)
         checkpoint = checkpoints.find_checkpoint(self.resume, result.folder, training, result.say)
         # All settings are checked by now. Encoding the captions takes minutes, so it comes last.
-        self.told(images).train(network, batches, tests, training, checkpoint, result)
+        self.adapt_to(images).train(network, batches, tests, training, checkpoint, result)
 
-    def told(self, images: Pictures) -> Train:
+    def adapt_to(self, images: Pictures) -> Train:
         """This training, with its objective adapted to the images."""
-        objective = self.recipe.objective.told(images)
+        objective = self.recipe.objective.adapt_to(images)
         return replace(self, recipe=replace(self.recipe, objective=objective))
 
     def training(self, network, batches: Batches, tests: Batches) -> checkpoints.Training:
@@ -152,7 +157,7 @@ class Train:
         tests: Batches,
         training: checkpoints.Training,
         checkpoint: Path | None,
-        result: Result,
+        result: RunFolder,
     ) -> None:
         images, held_out = batches.pictures, tests.pictures
         silence_lightning()
@@ -225,7 +230,9 @@ class Train:
             raise UserError(f"trainer.optimizer cannot be made: {error}.") from None
 
     def precision(self) -> str:
-        return auto_precision() if self.recipe.precision == "auto" else self.recipe.precision
+        if self.recipe.precision != "auto":
+            return self.recipe.precision
+        return auto_precision("cuda" if self.recipe.uses_cuda else "cpu")
 
     def network(self, images: Pictures):
         """The initialized network, in channels-last memory format."""
@@ -238,7 +245,7 @@ class Train:
             network.compile()
         return network.to(memory_format=torch.channels_last)
 
-    def trainer(self, result: Result, held_out: Pictures):
+    def trainer(self, result: RunFolder, held_out: Pictures):
         from lightning_fabric.utilities.exceptions import MisconfigurationException
         from pytorch_lightning import Trainer
 
@@ -253,9 +260,9 @@ class Train:
                 num_nodes=recipe.num_nodes,
                 strategy=recipe.strategy,
                 precision=self.precision(),
-                sync_batchnorm=torch.cuda.is_available(),
+                sync_batchnorm=recipe.uses_cuda,
                 default_root_dir=result.folder,
-                logger=result.mirror.lightning(result),
+                logger=result.logger.lightning(result),
                 callbacks=self.callbacks(result, held_out),
                 plugins=[AtomicCheckpointIO()],
                 num_sanity_val_steps=0,
@@ -270,7 +277,7 @@ class Train:
                 f"precision={recipe.precision} here: {str(error).splitlines()[0]}"
             ) from None
 
-    def lightning(self, result: Result) -> dict:
+    def lightning(self, result: RunFolder) -> dict:
         """The arguments in `recipe.lightning` for the Trainer, without limits (see `Batches`)."""
         arguments = {
             name: value
@@ -307,7 +314,8 @@ class Train:
         """Warn if several processes on CPUs train a network with batch normalization."""
         batch_norm = torch.nn.modules.batchnorm._BatchNorm
         has_batch_norm = any(isinstance(layer, batch_norm) for layer in network.modules())
-        if trainer.world_size > 1 and has_batch_norm and not torch.cuda.is_available():
+        on_cpus = trainer.strategy.root_device.type == "cpu"
+        if trainer.world_size > 1 and has_batch_norm and on_cpus:
             warn(
                 f"{trainer.world_size} processes on CPUs do not share the statistics of BatchNorm: "
                 "each normalises by its own rows, so the model is not that of one process. "
@@ -328,7 +336,7 @@ class Train:
             dict(training.settings),
         )
 
-    def callbacks(self, result: Result, held_out: Pictures) -> list:
+    def callbacks(self, result: RunFolder, held_out: Pictures) -> list:
         from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar
 
         from expkit.training.callbacks import AfterEpoch, Checkpoints
@@ -352,7 +360,7 @@ class Train:
         )
         return [*callbacks, checkpoint_callback]
 
-    def keep(self, module, epoch: int, held_out: Pictures, result: Result) -> None:
+    def keep(self, module, epoch: int, held_out: Pictures, result: RunFolder) -> None:
         """Write the weights each epoch; after the epochs `recipe.show` also a copy and figures."""
         from expkit.training.callbacks import draw_curve
 
@@ -363,21 +371,21 @@ class Train:
             return
         (folder / "epochs").mkdir(exist_ok=True)
         copy_tree(folder / objective.file, folder / "epochs" / f"{epoch:02d}_{objective.file}")
-        module.settle()
-        figures = objective.shown(module.network, held_out, self.seed)
+        module.flush_losses()
+        figures = objective.sample_figures(module.network, held_out, self.seed)
         figures = figures | {"loss": draw_curve(module.losses, module.epochs)}
         for name, figure in figures.items():
             file = f"epochs/{epoch:02d}_{name}"
             result.picture(figure, file)
-            result.mirror.glimpse(result, name, folder / f"{file}.png", epoch)
+            result.logger.glimpse(result, name, folder / f"{file}.png", epoch)
 
-    def report(self, module, names: Sequence[str], result: Result) -> None:
+    def report(self, module, names: Sequence[str], result: RunFolder) -> None:
         """Write losses, figure, weights and numbers at the end, in the main process only."""
         from expkit.training.callbacks import draw_curve, write_losses
 
-        if not result.leads:
+        if not result.is_main_process:
             return
-        module.settle()
+        module.flush_losses()
         write_losses(module.losses, result.folder / "losses.csv")
         curve = draw_curve(module.losses, module.epochs)
         result.picture(training_page(curve, result.folder / "epochs"))
@@ -442,7 +450,6 @@ def stopped_because(error: RuntimeError) -> str | None:
     return None
 
 
-def auto_precision() -> str:
-    """bfloat16 mixed precision if the machine has instructions for it, else float32."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def auto_precision(device: str) -> str:
+    """bfloat16 mixed precision if the device has instructions for it, else float32."""
     return "bf16-mixed" if devices.fast_bfloat16(device) else "32-true"

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from expkit.core.denoiser import ChunkedRows, Denoiser
+from expkit.core.denoiser import Denoiser
 from expkit.errors import UserError
 from expkit.models.pretrained.configs import kind_of, schedule_of
 from expkit.storage.devices import device_of, precision_of, release_memory
@@ -20,7 +20,7 @@ HAAR = "HaarUNet2DConditionModel"
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """Where and how a network runs; `machine` resolves "auto".
+    """Where and how a network runs; `device_spec` resolves "auto".
 
     Attributes:
         device: the device's name.
@@ -40,7 +40,7 @@ class DeviceSpec:
         return torch.compile(module) if self.compile else module
 
 
-def machine(
+def device_spec(
     device: str = "auto", dtype: str = "auto", offload: bool = False, compile: bool = False
 ) -> DeviceSpec:
     """The `DeviceSpec` for these settings.
@@ -209,7 +209,7 @@ class Pretrained(Denoiser):
         config = repository.config("scheduler")
         self.schedule, self.prediction_type = schedule_of(config), kind_of(config)
         self.sample_max_value = config.get("sample_max_value", 1.0)
-        self.learned = config.get("variance_type") == "learned_range"
+        self.learns_variance = config.get("variance_type") == "learned_range"
         self.device = torch.device(machine.device)
         self.network = Network(repository, "unet", kind, machine)
 
@@ -247,10 +247,10 @@ class TextConditioned(Pretrained):
     def canonical_prompt(self, prompt: str) -> str:
         return self.embeddings.canonical_prompt(prompt)
 
-    def taken(self, prompts: Iterable[str]) -> list[str]:
-        return self.embeddings.taken(prompts)
+    def substitutions(self, prompts: Iterable[str]) -> list[str]:
+        return self.embeddings.substitutions(prompts)
 
-    def told(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def condition_kwargs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """The keyword arguments that condition the UNet on the prompts of its rows."""
         rows = self.rows([self.canonical_prompt(prompt) for prompt in prompts])
         condition = {"encoder_hidden_states": rows}
@@ -278,8 +278,3 @@ class TextConditioned(Pretrained):
     def release(self) -> None:
         super().release()
         self.rows.release()
-
-
-def limit_rows(model: Denoiser, max_rows: int | None) -> Denoiser:
-    """The model, with at most `max_rows` rows in one forward; None: no limit."""
-    return ChunkedRows(model, max_rows) if max_rows else model

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expkit.core.denoiser import Denoiser, Prediction
+from expkit.core.denoiser import Denoiser, Prediction, limit_rows
 from expkit.errors import UserError, suggest
-from expkit.models.pretrained.base import HAAR, DeviceSpec, Pretrained, TextConditioned, limit_rows
+from expkit.models.pretrained.base import HAAR, DeviceSpec, Pretrained, TextConditioned
 from expkit.models.pretrained.configs import check_class, schedule_of, size_of
 from expkit.storage.hub import Repository
 from expkit.text.class_names import null_only
@@ -83,7 +83,7 @@ class Unconditional(Pretrained):
         return null_only(prompt, "is not told what to show")
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        return split_variance(self.network(x, t), self.shape[0], self.learned)
+        return split_variance(self.network(x, t), self.shape[0], self.learns_variance)
 
 
 class IFStageOne(TextConditioned):
@@ -109,7 +109,8 @@ class IFStageOne(TextConditioned):
         self.shape = (3, *size_of(unet, None))
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str], **more) -> Prediction:
-        return split_variance(self.network(x, t, **self.told(prompts), **more), 3, self.learned)
+        output = self.network(x, t, **self.condition_kwargs(prompts), **more)
+        return split_variance(output, 3, self.learns_variance)
 
 
 class IFStageTwo(IFStageOne):
@@ -153,7 +154,7 @@ class IFStageTwo(IFStageOne):
         self.low = schedule.noised(upsampled, noise_level, noise_image).to(self.device)
         self.level = noise_level
 
-    def beside(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
+    def concat_condition(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
         """Concatenate x (B, 3, H, W) and the noised small images, so that a view acts on both."""
         return torch.cat([x, self.low[list(pictures)].to(x)], 1)
 
@@ -192,7 +193,7 @@ def deepfloyd(
     return limit_rows(IFStageOne(first_stage(weights, size), embeddings, machine), max_rows)
 
 
-def upscaler(
+def deepfloyd_upscaler(
     low: Tensor,
     noise: Noise,
     embeddings,
@@ -221,7 +222,7 @@ def upscaler(
     return limit_rows(model, max_rows)
 
 
-def encoder_of(encoder: str | None, weights: str | None) -> str:
+def t5_location(encoder: str | None, weights: str | None) -> str:
     """The folder or id of T5.
 
     Args:

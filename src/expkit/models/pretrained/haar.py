@@ -11,7 +11,8 @@ preconditioned as in Karras et al. 2022 (table 1), written for a network that pr
 
 The mean band is twice the image of half the size: d = 2 and n = 4 alpha² + sigma². Its input is
 what a network of the small images sees at the level whose alpha/sigma is twice as large, and the
-output is that network's. So a new network can start from one of half the size (see `enlarged`).
+output is that network's. So a new network can start from one of half the size (see
+`state_for_double_size`).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class HaarUNet2DConditionModel(ModelMixin, ConfigMixin):
         bands = torch.tensor(self.config.deviations, device=sample.device, dtype=torch.float32)
         return bands.repeat_interleave(self.config.in_channels).view(1, -1, 1, 1)
 
-    def enlarged(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def state_for_double_size(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict for this network, initialised from that of a network of half the size.
 
         The weights of the mean bands' channels are the small network's; those of the other bands'

@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from expkit.core.denoiser import Denoiser
+from expkit.core.denoiser import Denoiser, limit_rows
 from expkit.core.schedules import Schedule
 from expkit.errors import UserError
 from expkit.models.pretrained import deepfloyd
-from expkit.models.pretrained.base import DeviceSpec, limit_rows
+from expkit.models.pretrained.base import DeviceSpec
 from expkit.models.pretrained.configs import KINDS
 from expkit.models.pretrained.deepfloyd import IFStageOne, Noise
 from expkit.storage import weights_io
 from expkit.storage.hub import Repository
 from expkit.text.sentence_prompts import WIDTH
 
-KNOWN, SHIPPED = "known.safetensors", "pictograms"
+CONCEPTS_FILE, SHIPPED = "known.safetensors", "pictograms"
 
 
 def unet(
@@ -145,14 +145,11 @@ def second_unet(
     return unet(classes, channels, size, width, layers, attend, **options)
 
 
-def check_kept(schedule: Schedule, kind: str) -> dict[str, str]:
-    """Check that diffusers' format can hold this schedule and prediction type.
-
-    Returns:
-        The name in diffusers of each prediction type.
+def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, str]:
+    """The name in diffusers of each prediction type.
 
     Raises:
-        UserError: it cannot hold them.
+        UserError: diffusers' format cannot hold this schedule and prediction type.
     """
     names = {prediction_type: name for name, prediction_type in KINDS.items()}
     if kind not in names or not schedule.preserves_variance:
@@ -167,11 +164,12 @@ def save_pipeline(folder: Path, network: nn.Module, schedule: Schedule, kind: st
     """Write network and schedule in diffusers' format: unet/ and scheduler/ in `folder`.
 
     They are written into a hidden sibling folder first. It is then renamed; if `folder` exists, its
-    files are moved there one by one.
+    files are moved there one by one, and other files stay. Between two epochs only the weights
+    differ, one file that is replaced at once.
     """
     from diffusers import DDPMScheduler
 
-    names = check_kept(schedule, kind)
+    names = diffusers_prediction_types(schedule, kind)
     alpha_bar = schedule.alpha**2
     previous = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
     betas = 1 - alpha_bar / previous
@@ -196,7 +194,7 @@ def model_repository(weights: str) -> Repository:
     return Repository(str(weights_io.WEIGHTS / SHIPPED if str(weights) == SHIPPED else weights))
 
 
-def worded(
+def pictogram_denoiser(
     embeddings, machine: DeviceSpec, weights: str = SHIPPED, max_rows: int | None = None
 ) -> Denoiser:  # fmt: skip
     """The denoiser of model=pictograms.
@@ -210,7 +208,7 @@ def worded(
     return limit_rows(IFStageOne(model_repository(weights), embeddings, machine), max_rows)
 
 
-def upscaler(
+def pictogram_upscaler(
     low: Tensor, noise: Noise, embeddings, machine: DeviceSpec, weights: str = SHIPPED,
     second: str | None = None, noise_level: int = 50, max_rows: int | None = None,
 ) -> Denoiser:  # fmt: skip
@@ -229,13 +227,13 @@ def upscaler(
     Raises:
         UserError: there is no second stage, or noise_level does not fit.
     """
-    if weights == SHIPPED and second is None:
+    if str(weights) == SHIPPED and second is None:
         raise UserError(
             "upscale=true: the pictograms that ship have 64 pixels and no second stage. Train one "
             "with task=train trainer=upscaler and give its folder as model.second=…, "
             "or leave upscale=true out."
         )
-    return deepfloyd.upscaler(
+    return deepfloyd.deepfloyd_upscaler(
         low,
         noise,
         embeddings,
@@ -256,10 +254,10 @@ def concepts_file(weights: str) -> Path:
     Raises:
         UserError: the model has no such file.
     """
-    path = model_repository(weights).file(KNOWN)
+    path = model_repository(weights).file(CONCEPTS_FILE)
     if path is None:
         raise UserError(
-            f"{weights} has no {KNOWN}, which says what it was shown: "
+            f"{weights} has no {CONCEPTS_FILE}, which says what it was shown: "
             "give a folder that trainer=text_conditional has written."
         )
     return path

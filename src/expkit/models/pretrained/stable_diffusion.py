@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expkit.core.denoiser import Denoiser, Prediction
+from expkit.core.denoiser import Denoiser, Prediction, limit_rows
 from expkit.errors import UserError
-from expkit.models.pretrained.base import DeviceSpec, Network, TextConditioned, limit_rows
+from expkit.models.pretrained.base import DeviceSpec, Network, TextConditioned
 from expkit.models.pretrained.configs import check_class, size_of
 from expkit.storage.hub import Repository
 
@@ -52,7 +52,7 @@ class StableDiffusion(TextConditioned):
         return (3, self.shape[1] * self.shrink, self.shape[2] * self.shrink)
 
     def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
-        return Prediction(self.network(x, t, **self.told(prompts)))
+        return Prediction(self.network(x, t, **self.condition_kwargs(prompts)))
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:

@@ -27,11 +27,11 @@ from expkit.core.timesteps import count_updates
 from expkit.errors import UserError
 from expkit.metrics import fidelity
 from expkit.metrics.judges import Judge
-from expkit.results.run_folder import Result
+from expkit.results.run_folder import RunFolder
 from expkit.tasks import timing
 from expkit.tasks.evaluation import reference_set
 from expkit.tasks.evaluation.eps_error import eps_error
-from expkit.tasks.evaluation.judge_panel import Panel, Set
+from expkit.tasks.evaluation.judge_panel import JudgedSet, Panel
 from expkit.tasks.evaluation.tradeoff_figure import Row, tradeoff_page
 from expkit.tasks.preflight import Plan, check_run, format_header
 from expkit.tasks.sampling import usage
@@ -70,27 +70,27 @@ class Evaluate:
     chunk: int = 250
     note: str = ""
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: RunFolder) -> None:
         self.check()
         model = Counting(self.model)
-        grid, estimate = self.sampler.timesteps(self.model.schedule), self.wish()
+        grid, estimate = self.sampler.timesteps(self.model.schedule), self.estimate()
         plan = self.plan(model, estimate, grid)
         tests = reference_set.open_set(self.data, model, train=False)
         trains = reference_set.open_set(self.data, model, train=True)
         panel = Panel(self.judges, tests.names, fidelity.inception_at_hand())
-        test, train = self.known(panel, tests, TEST), self.known(panel, trains, TRAIN)
+        test, train = self.real_set(panel, tests, TEST), self.real_set(panel, trains, TRAIN)
         panel.check(test)
         extra = [self.noted, timing.describe_duration(model.name, sum(plan.calls))]
         extra += self.remarks(panel, test)
         result.say(format_header("evaluate", model, grid, plan, self.count, extra))
-        generated_sets = self.made(panel, self.sampled(model, estimate, grid))
-        read_statistics = panel.accuracy if self.model.classes else panel.shares
+        generated_sets = self.generated_sets(panel, self.sample_images(model, estimate, grid))
+        read_statistics = panel.accuracy if self.model.class_prompts else panel.shares
         measurements = {
-            name: read_statistics(pictures) | panel.compared(pictures, test)
+            name: read_statistics(pictures) | panel.compare(pictures, test)
             for name, pictures in generated_sets.items()
         }
-        measurements |= {TRAIN: panel.compared(train, test), TEST: read_statistics(test)}
-        prompts = self.turns(self.model.classes or ("",))
+        measurements |= {TRAIN: panel.compare(train, test), TEST: read_statistics(test)}
+        prompts = self.turns(self.model.class_prompts or ("",))
         result.numbers |= {
             "samples": self.samples,
             "seed": self.seed,
@@ -106,7 +106,10 @@ class Evaluate:
             "measured": measurements,
         }
         result.numbers["files"] = {
-            name: result.bare(first_pictures(pictures, FILED), f"{name.replace(' ', '_')}_{{:02d}}")
+            name: result.save_images(
+                first_pictures(pictures, FILED),
+                f"{name.replace(' ', '_')}_{{:02d}}",
+            )
             for name, pictures in generated_sets.items()
         }
         sets = generated_sets | {TRAIN: train, TEST: test}
@@ -124,7 +127,7 @@ class Evaluate:
                 "task=evaluate samples with one seed, and was given several: "
                 "give one, or sweep with -m seed=1,2."
             )
-        classes = len(self.model.classes) or 1
+        classes = len(self.model.class_prompts) or 1
         least = classes * -(-max(2 * classes, fidelity.K + 1) // classes)
         if self.samples < least or self.samples % classes:
             raise UserError(
@@ -136,7 +139,7 @@ class Evaluate:
     @cached_property
     def gammas(self) -> dict[str, float]:
         """{label: gamma}; one entry for a model without classes."""
-        if not self.model.classes:
+        if not self.model.class_prompts:
             return {"unconditional": 0.0}
         gammas = self.gamma if isinstance(self.gamma, Sequence) else [self.gamma]
         return {f"gamma {gamma:g}": gamma for gamma in gammas}
@@ -162,42 +165,42 @@ class Evaluate:
         """The class of each picture of one gamma: the classes take turns."""
         return [classes[index % len(classes)] for index in range(self.samples)]
 
-    def wish(self) -> Estimate:
+    def estimate(self) -> Estimate:
         """The estimate, for the pictures of all gammas."""
-        if not self.model.classes:
+        if not self.model.class_prompts:
             return conditional("", condition=False)
-        prompts = self.turns(self.model.classes)
+        prompts = self.turns(self.model.class_prompts)
         gammas = [gamma for gamma in self.gammas.values() for _ in prompts]
         return guided(prompts * len(self.gammas), gammas)
 
-    def plan(self, model: Denoiser, wish: Estimate, grid: Sequence[int]) -> Plan:
+    def plan(self, model: Denoiser, estimate: Estimate, grid: Sequence[int]) -> Plan:
         """The plan of the run, whose calls are those of all chunks."""
         rule, clip = self.sampler.rule, self.sampler.clip
-        plan = check_run(model, wish, grid, self.count, clip=clip, rule=rule)
+        plan = check_run(model, estimate, grid, self.count, clip=clip, rule=rule)
         calls = []
         for rows in self.parts:
-            calls += count_rows(wish.only(rows), model.schedule, grid, len(rows))
+            calls += count_rows(estimate.select(rows), model.schedule, grid, len(rows))
         return replace(plan, calls=calls)
 
-    def known(self, panel: Panel, pictures: Pictures, name: str) -> Set:
+    def real_set(self, panel: Panel, pictures: Pictures, name: str) -> JudgedSet:
         """As many pictures of the data as are sampled; equally many of each class of the model."""
-        classes = panel.labels(self.model.classes)
+        classes = panel.labels(self.model.class_prompts)
         if classes:
             count = self.samples // len(classes)
             subset = reference_set.of_each(pictures, count, classes, name)
         else:
             subset = reference_set.draw_pictures(pictures, self.samples, name)
-        return panel.seen(subset.images, subset.labels)
+        return panel.read(subset.images, subset.labels)
 
-    def made(self, panel: Panel, images: Tensor) -> dict[str, Set]:
+    def generated_sets(self, panel: Panel, images: Tensor) -> dict[str, JudgedSet]:
         """The sampled pictures of each gamma, as the judges read them."""
         labels = None
-        if self.model.classes:
-            labels = torch.tensor(self.turns(panel.labels(self.model.classes)))
+        if self.model.class_prompts:
+            labels = torch.tensor(self.turns(panel.labels(self.model.class_prompts)))
         parts = zip(self.gammas, images.split(self.samples), strict=True)
-        return {name: panel.seen(part, labels) for name, part in parts}
+        return {name: panel.read(part, labels) for name, part in parts}
 
-    def remarks(self, panel: Panel, test: Set) -> list[str]:
+    def remarks(self, panel: Panel, test: JudgedSet) -> list[str]:
         """The limits of the numbers, for the header."""
         size = test.features.shape[1]
         remarks = []
@@ -206,7 +209,7 @@ class Evaluate:
                 f"WARNING: {self.samples} pictures say little of {size} features: "
                 f"take {4 * size} or more for a Fréchet distance"
             )
-        if not self.model.classes:
+        if not self.model.class_prompts:
             effect = "gamma has no say, and there is no accuracy"
             remarks.append(f"this model is told no classes: {effect}")
         if not panel.inception:
@@ -215,7 +218,7 @@ class Evaluate:
             )
         return remarks
 
-    def sampled(self, model: Denoiser, wish: Estimate, grid: Sequence[int]) -> Tensor:
+    def sample_images(self, model: Denoiser, estimate: Estimate, grid: Sequence[int]) -> Tensor:
         """The pictures of all gammas, uint8 (N, C, H, W)."""
         from tqdm import tqdm
 
@@ -225,14 +228,18 @@ class Evaluate:
         with tqdm(total=total, desc="evaluate", unit="step", leave=False, mininterval=0.2) as bar:
             for rows in self.parts:
                 seeds = [Seed(self.seed, row % self.samples) for row in rows]
-                for step in sample(model, wish.only(rows), grid, seeds, rule, clip=clip):
+                for step in sample(model, estimate.select(rows), grid, seeds, rule, clip=clip):
                     x = step.x
                     bar.update()
                 chunks.append((model.decode(x) * 255).round().byte().cpu())
         return torch.cat(chunks)
 
     def page(
-        self, sets: Mapping[str, Set], measured: Mapping[str, dict], panel: Panel, error: float
+        self,
+        sets: Mapping[str, JudgedSet],
+        measured: Mapping[str, dict],
+        panel: Panel,
+        error: float,
     ) -> Image.Image:
         """The page with all numbers, curves against gamma, and some pictures of each set."""
         rows = [
@@ -248,6 +255,6 @@ class Evaluate:
         return tradeoff_page(rows, panel.name, about)
 
 
-def first_pictures(one: Set, count: int) -> Tensor:
+def first_pictures(one: JudgedSet, count: int) -> Tensor:
     """The first `count` pictures of a set, in [0, 1]."""
     return one.images[:count].float() / 255

@@ -16,20 +16,20 @@ from expkit.metrics.judges import Judge
 LEAST = 0.5  # a judge with a lower accuracy on the test pictures is refused
 
 
-class Set(NamedTuple):
+class JudgedSet(NamedTuple):
     """A set of pictures as the judges read it.
 
     Attributes:
         images: uint8 (N, C, H, W).
         labels: the class of each picture, (N,).
         features: of the judge that counts, (N, F).
-        read: {judge: the class that it reads, (N,)}.
+        answers: {judge: the class that it reads, (N,)}.
     """
 
     images: Tensor
     labels: Tensor
     features: Tensor
-    read: Mapping[str, Tensor]
+    answers: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Panel:
             )
         return [self.names.index(prompt) for prompt in prompts]
 
-    def seen(self, images: Tensor, labels: Tensor | None = None) -> Set:
+    def read(self, images: Tensor, labels: Tensor | None = None) -> JudgedSet:
         """The set of these uint8 pictures; without labels, those that the counting judge reads."""
         unit_images = images.float() / 255
         answers = {
@@ -82,9 +82,9 @@ class Panel:
             for name, judge in self.judges.items()
         }
         labels = answers[self.name] if labels is None else labels
-        return Set(images, labels, self.judges[self.name].features(unit_images), answers)
+        return JudgedSet(images, labels, self.judges[self.name].features(unit_images), answers)
 
-    def check(self, test: Set) -> None:
+    def check(self, test: JudgedSet) -> None:
         """Refuse a counting judge that reads too few of the test pictures right."""
         right = self.accuracy(test)["accuracy"][self.name]
         if right < LEAST:
@@ -94,9 +94,9 @@ class Panel:
                 f"with model.judges.{self.name}=…, or other data."
             )
 
-    def accuracy(self, one: Set) -> dict:
+    def accuracy(self, one: JudgedSet) -> dict:
         """The accuracy of each judge, and that of the counting judge for each class."""
-        right = {name: (answers == one.labels).double() for name, answers in one.read.items()}
+        right = {name: (answers == one.labels).double() for name, answers in one.answers.items()}
         class_accuracy = {
             self.names[label]: right[self.name][one.labels == label].mean().item()
             for label in one.labels.unique()
@@ -106,15 +106,16 @@ class Panel:
             "accuracy_of_class": class_accuracy,
         }
 
-    def shares(self, one: Set) -> dict:
+    def shares(self, one: JudgedSet) -> dict:
         """The share of each class among the counting judge's answers, and their entropy."""
-        shares = one.read[self.name].bincount(minlength=len(self.names)).double() / len(one.images)
+        counts = one.answers[self.name].bincount(minlength=len(self.names))
+        shares = counts.double() / len(one.images)
         return {
             "share_read": dict(zip(self.names, shares.tolist(), strict=True)),
             "entropy_in_bits": fidelity.entropy_bits(shares),
         }
 
-    def compared(self, one: Set, test: Set) -> dict[str, float]:
+    def compare(self, one: JudgedSet, test: JudgedSet) -> dict[str, float]:
         """How close a set is to the test pictures, and how diverse it is relative to them."""
         precision, recall = fidelity.precision_recall(test.features, one.features)
         sets = (one.features, one.labels, test.features, test.labels)

@@ -49,7 +49,7 @@ def draw_pictures(pictures: Pictures, count: int, name: str) -> Pictures:
             f"samples={count} is more than the {len(pictures.labels)} {name} there are "
             "to compare with: give fewer."
         )
-    return pictures.only(shuffle_rows(pictures, name)[:count])
+    return pictures.select(shuffle_rows(pictures, name)[:count])
 
 
 def of_each(pictures: Pictures, each: int, classes: Sequence[int], name: str) -> Pictures:
@@ -62,7 +62,7 @@ def of_each(pictures: Pictures, each: int, classes: Sequence[int], name: str) ->
             f"samples={each * len(classes)} is more than there are {name} to compare with: "
             f"of one class there are {least}. Give {least * len(classes)} at the most."
         )
-    return pictures.only(torch.stack([class_rows[:each] for class_rows in rows], 1).flatten())
+    return pictures.select(torch.stack([class_rows[:each] for class_rows in rows], 1).flatten())
 
 
 def shuffle_rows(pictures: Pictures, name: str) -> Tensor:

@@ -54,12 +54,12 @@ def tradeoff_page(rows: Sequence[Row], judge: str, about: str) -> Image.Image:
     subfigures = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     *charts, below = subfigures[:, 0]
     for chart in charts:
-        plot_curves(chart.subplots(1, 4), rows, judge)
+        plot_tradeoff(chart.subplots(1, 4), rows, judge)
     add_strips(below, rows, judge)
     return render_figure(figure)
 
 
-def plot_curves(axes, rows: Sequence[Row], judge: str) -> None:
+def plot_tradeoff(axes, rows: Sequence[Row], judge: str) -> None:
     """Precision against recall; Fréchet distance, accuracy and diversity against gamma.
 
     Each chart also shows the value of the real pictures.
