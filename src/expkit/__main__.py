@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from expkit.config import checks, schema
 from expkit.config.command_line import CommandLine
 from expkit.results import claims
 from expkit.results.claims import is_follower_process
 from expkit.runs import interrupts
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -143,20 +147,22 @@ def hydra_app(failed: list[Exception]):
     @hydra.main(config_path=str(schema.config_folder()), config_name="config", version_base="1.3")
     def job(config) -> None:
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
         from expkit.runs.job import ComposedConfig, Job, overrides_of, run_job
 
         hydra_config = HydraConfig.get()
-        config_with_hydra = HydraConfig.instance().cfg
+        # Hydra declares the class that describes it; what it holds is a DictConfig of that class.
+        config_with_hydra = cast("DictConfig", HydraConfig.instance().cfg)
         folder = Path(hydra_config.runtime.output_dir)
         run = Job(ComposedConfig(config, config_with_hydra), overrides_of(config_with_hydra)[1])
-        if hydra_config.mode.name == "MULTIRUN":  # a run of a sweep, started by another launcher
+        if hydra_config.mode == RunMode.MULTIRUN:  # a run of a sweep, started by another launcher
             from expkit.sweep.cells import run_cell
 
             return run_cell(run, folder)
         try:
             choices = hydra_config.runtime.choices
-            names = claims.written_names(choices.task, choices.logger)
+            names = claims.written_names(choices["task"], choices["logger"])
             claims.hold_folder(folder, names, not is_follower_process())
             result = run_job(run, folder, is_main_process=not is_follower_process())
             if result.is_main_process:

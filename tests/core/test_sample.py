@@ -53,11 +53,12 @@ def test_a_sampler_reproduces_the_mean_and_covariance_of_a_mixture(rule):
         .double()
         .flatten(1)
     )
-    mean = net.weights @ net.means
-    within = (net.weights * net.deviations**2).sum() * torch.eye(2)
-    covariance = within + (net.weights[:, None] * net.means).T @ net.means - mean[:, None] * mean
+    mean = net.proportions @ net.means
+    within = (net.proportions * net.deviations**2).sum() * torch.eye(2)
+    covariance = within + (net.proportions[:, None] * net.means).T @ net.means - mean[:, None] * mean
     assert torch.allclose(ends.mean(0), mean, atol=4 * (covariance.diag().max() / count) ** 0.5)
     assert torch.allclose(torch.cov(ends.T), covariance, atol=0.09)
+    assert net.weights == ""  # the hash of its weights file, of which it has none
 
 
 def test_one_forward_a_step_and_the_rows_that_were_planned(toy):

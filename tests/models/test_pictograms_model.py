@@ -150,3 +150,8 @@ def test_a_picture_that_ships_is_asked_for_as_what_it_shows_where_the_model_does
 ):
     resolvers.register_resolvers()
     assert compose_config([f"model={model}", "experiment=a2_9_tower", f"image={image}"]).prompt == prompt
+
+
+def test_the_first_figure_is_one_stage_where_the_model_has_no_second(expkit):
+    done = expkit("experiment=a1", "model=pictograms", "hydra.sweeper.params.steps='1,2'", "logger=none")
+    assert done.code == 0, done.err

@@ -20,9 +20,12 @@ from expkit.errors import UserError
 from expkit.images import image_io, sheets
 from expkit.metrics.judges import Judge
 from expkit.results.run_folder import RunFolder
-from expkit.tasks import denoise, pins, result_figure, scoring
+from expkit.tasks import denoise, pins, result_figure
+from expkit.tasks.generation.accuracy import accuracy
+from expkit.tasks.generation.run_scorer import best_rows, worst_probability
+from expkit.tasks.generation.view_scores import mean_view_scores, view_scores
 from expkit.tasks.sampling import RunRows, Sampling
-from expkit.tasks.scoring import Readout
+from expkit.tasks.scoring import BatchScorer, Readout
 from expkit.tasks.trajectory import Film
 from tests.conftest import Toy
 
@@ -106,19 +109,23 @@ def test_the_best_of_each_wish_are_kept_and_the_ranking_says_why(toy, tmp_path):
         assert torch.equal(image_io.as_tensor(Image.open(tmp_path / "kept" / file["file"])), wanted)
 
 
+def score_images(readings, judges, toy, images, runs=None):
+    return BatchScorer(readings, judges, toy, runs or [range(len(images))]).score_images(images)
+
+
 def test_a_picture_is_as_good_as_its_worst_reading(toy):
     images = torch.tensor([[0.9, 0.9], [0.2, 0.9], [0.9, 0.6]])[:, None, :, None].expand(-1, 1, -1, 2)
     top, bottom = (lambda x: x[:, :, :1]), (lambda x: x[:, :, 1:])
-    (found,) = scoring.score_images(
+    (found,) = score_images(
         {"top": Readout("light", top), "bottom": Readout("light", bottom)}, {"eye": Brightness()}, toy, images
     )
-    assert torch.allclose(scoring.worst_probability(found), torch.tensor([0.9, 0.2, 0.6]))
-    assert scoring.best_rows(scoring.worst_probability(found), 3, 2) == [0, 2]
-    assert scoring.accuracy(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
+    assert torch.allclose(worst_probability(found), torch.tensor([0.9, 0.2, 0.6]))
+    assert best_rows(worst_probability(found), 3, 2) == [0, 2]
+    assert accuracy(found, [0, 1, 2])["all readings"] == {"eye": 2 / 3}
 
 
 def test_a_reading_that_asks_for_nothing_is_not_judged(toy):
-    assert scoring.score_images(
+    assert score_images(
         {"far": Readout("", Identity())}, {"eye": Brightness()}, toy, torch.rand(2, 1, 8, 8)
     ) == [[]]
 
@@ -129,8 +136,8 @@ TOP, BOTTOM = (lambda x: x[:, :, :1]), (lambda x: x[:, :, 1:])
 def view_scores_of(toy, images, **given):
     readings_of = {name: Readout(prompt, through) for name, (prompt, through) in given.items()}
     judges = {"eye": Brightness()}
-    (found,) = scoring.score_images(readings_of, judges, toy, images)
-    return scoring.view_scores(found, list(readings_of), judges)
+    (found,) = score_images(readings_of, judges, toy, images)
+    return view_scores(found, list(readings_of), judges)
 
 
 def test_alignment_and_concealment_are_those_of_the_matrix_of_log_probabilities(toy):
@@ -145,7 +152,7 @@ def test_alignment_and_concealment_are_those_of_the_matrix_of_log_probabilities(
         "alignment": {"eye": (math.log(0.8) + math.log(0.5)) / 2},
         "concealment": {"eye": (rows + columns) / 8 + 0.25},
     }
-    told = scoring.mean_view_scores(scores, [0, 1])
+    told = mean_view_scores(scores, [0, 1])
     assert told.keys() == mean.keys() and all(
         told[name]["eye"] == pytest.approx(mean[name]["eye"], abs=1e-6) for name in mean
     )
@@ -153,19 +160,17 @@ def test_alignment_and_concealment_are_those_of_the_matrix_of_log_probabilities(
 
 def test_what_of_alignment_and_concealment_is_left_out_is_said(toy):
     images = torch.tensor([[0.8, 0.1], [0.5, 0.5]])[:, None, :, None].expand(-1, 1, -1, 2)
-    one = scoring.mean_view_scores(view_scores_of(toy, images, picture=("light", TOP)), [0, 1])
+    one = mean_view_scores(view_scores_of(toy, images, picture=("light", TOP)), [0, 1])
     assert one == {"alignment": {"eye": pytest.approx((math.log(0.8) + math.log(0.5)) / 2, abs=1e-6)}} | {
         "concealment_left_out": {"eye": "there is one reading, from which no other is to be hidden"}
     }
-    alike = scoring.mean_view_scores(
+    alike = mean_view_scores(
         view_scores_of(toy, images, top=("light", TOP), bottom=(["light", "dark"], BOTTOM)), [0, 1]
     )
     assert alike["concealment_left_out"] == {"eye": "two readings ask for the same, in 1 of 2 pictures"}
     assert alike["concealment"] == {"eye": 0.5}
     assert alike["alignment"]["eye"] == pytest.approx((math.log(0.1) + math.log(0.5)) / 2, abs=1e-6)
-    nothing = scoring.mean_view_scores(
-        view_scores_of(toy, images, top=("light", TOP), bottom=("", BOTTOM)), [0, 1]
-    )
+    nothing = mean_view_scores(view_scores_of(toy, images, top=("light", TOP), bottom=("", BOTTOM)), [0, 1])
     why = {"eye": "bottom asks for nothing that this judge can read"}
     assert nothing == {"alignment_left_out": why, "concealment_left_out": why}
 
@@ -228,14 +233,14 @@ def test_runs_of_a_batch_are_read_at_once_where_the_answers_are_the_same_and_apa
     reading, images = Readout(["a", "b", "a", "b", "c", "c"], Identity()), torch.rand(6, 1, 8, 8)
     runs = [range(2), range(2, 4), range(4, 6)]
     eye, chooser = Brightness(), Chooser()
-    found = scoring.score_images({"picture": reading}, {"chooser": chooser}, toy, images, runs)
+    found = score_images({"picture": reading}, {"chooser": chooser}, toy, images, runs)
     assert chooser.sizes == [4, 2] and [one[0].right_answers for one in found] == [
         ["a", "b"],
         ["a", "b"],
         ["c", "c"],
     ]
     light = Readout("light", Identity())
-    together, alone = (scoring.score_images({"p": light}, {"eye": eye}, toy, images, r) for r in (runs, None))
+    together, alone = (score_images({"p": light}, {"eye": eye}, toy, images, r) for r in (runs, None))
     assert torch.equal(torch.cat([one[0].probability for one in together]), alone[0][0].probability)
 
 
@@ -289,7 +294,7 @@ WISHES = {
 def test_a_note_says_what_is_asked(said, toy):
     one = task(toy, estimate=WISHES[said])
     assert (
-        one.only(RunRows(range(6), ({},), "model toy"), timesteps.strided(100, 6)).note
+        one.describe_run(RunRows(range(6), ({},), "model toy"), timesteps.strided(100, 6)).note
         == f"model toy · {said} · seed 5"
     )
 
@@ -298,8 +303,10 @@ def test_a_run_of_a_batch_is_noted_as_if_it_were_alone(toy):
     grid = timesteps.strided(100, 6)
     batch = task(toy, estimate=guided(["a", "a", "b", "b"], [1, 1, 7, 7]), samples=2, seed=[5, 5, 6, 6])
     for wish, seed, rows in ((guided("a", 1), 5, range(2)), (guided("b", 7), 6, range(2, 4))):
-        alone = task(toy, estimate=wish, samples=2, seed=seed).only(RunRows(range(2), ({},), "toy"), grid)
-        assert batch.only(RunRows(rows, ({},), "toy"), grid).note == alone.note
+        alone = task(toy, estimate=wish, samples=2, seed=seed).describe_run(
+            RunRows(range(2), ({},), "toy"), grid
+        )
+        assert batch.describe_run(RunRows(rows, ({},), "toy"), grid).note == alone.note
 
 
 def test_a_note_says_which_stages_did_something(toy):
@@ -310,8 +317,8 @@ def test_a_note_says_which_stages_did_something(toy):
     )
     whole = pins.pin_whole(toy, grid, "hook", None).pin
     assert (
-        "updates from noise in each stage" in one.only(part, grid).note
-        and "in stage II" in one.only(part, grid, whole).note
+        "updates from noise in each stage" in one.describe_run(part, grid).note
+        and "in stage II" in one.describe_run(part, grid, whole).note
     )
 
 
@@ -324,8 +331,11 @@ def test_the_second_stage_may_have_a_guidance_of_its_own(second_gamma, rows, sai
     numbers = run(one, tmp_path / "run")
     assert numbers["rows_per_call"] == 12 and numbers["second_stage"]["rows_per_call"] == rows
     grid, part = timesteps.strided(100, 6), RunRows(range(6), ({},), "toy")
-    alone = one.only(part, grid, pins.pin_whole(toy, grid, "hook", None).pin)
-    assert f" · {said} · " in one.only(part, grid).note and f" · {said.split(', then ')[-1]} · " in alone.note
+    alone = one.describe_run(part, grid, pins.pin_whole(toy, grid, "hook", None).pin)
+    assert (
+        f" · {said} · " in one.describe_run(part, grid).note
+        and f" · {said.split(', then ')[-1]} · " in alone.note
+    )
 
 
 def test_what_the_second_stage_refuses_is_said_before_the_first_has_worked(toy, tmp_path):

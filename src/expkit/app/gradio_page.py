@@ -262,7 +262,7 @@ def image_editor(label: str, background, colours: Sequence, name: str) -> gr.Ima
         layers=False, buttons=[], elem_id=name, canvas_size=(SIDE, SIDE), height=480,
         eraser=gr.Eraser(default_size=36),
         brush=gr.Brush(
-            default_size=36, colors=colours, default_color=colours[0], color_mode="fixed"
+            default_size=36, colors=[*colours], default_color=colours[0], color_mode="fixed"
         ),
     )  # fmt: skip
 

@@ -64,10 +64,13 @@ def save_mask(sheet: Mapping | None, size: tuple[int, int]) -> str:
     Raises:
         UserError: if nothing or the whole picture is painted.
     """
-    has_picture = sheet and sheet["background"]
-    layer = paint_thickness(sheet) if has_picture else Image.new("L", size)
-    mask = layer.point(lambda level: 255 * (level >= MIN_ALPHA))
-    mask = mask.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level >= 128))
+    if sheet and sheet["background"]:
+        layer = paint_thickness(sheet)
+    else:
+        layer = Image.new("L", size)
+    mask = layer.point([255 * (level >= MIN_ALPHA) for level in range(256)])
+    mask = mask.resize(size, Image.Resampling.BOX)
+    mask = mask.point([255 * (level >= 128) for level in range(256)])
     if mask.getextrema()[1] == 0:
         raise UserError(
             "Nothing is painted yet: paint over the part of the picture "

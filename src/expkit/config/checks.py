@@ -247,8 +247,9 @@ def error_message(error: BaseException, arguments: Sequence[str]) -> str | None:
     is_hydra_error = kind in ("HydraException", "ConfigCompositionException")
     if is_hydra_error and isinstance(error.__cause__, UserError):
         return str(error.__cause__)
-    if "MissingConfigException" in causes and getattr(error, "options", None) is not None:
-        return no_option(error.missing_cfg_file, error.options)
+    options = getattr(error, "options", None)
+    if "MissingConfigException" in causes and options is not None:
+        return no_option(getattr(error, "missing_cfg_file", ""), options)
     if kind == "MissingConfigException":
         return no_configuration(error, text)
     if kind in (
@@ -492,9 +493,10 @@ def compose_error_message(error: BaseException, text: str, arguments: Sequence[s
     """The message about a configuration that Hydra cannot compose."""
     first = (text.splitlines() or ["The configuration cannot be composed"])[0]
     cause = error.__cause__
-    if type(cause).__name__.startswith(("Interpolation", "GrammarParse")):
+    kind = type(cause).__name__
+    if cause and kind.startswith(("Interpolation", "GrammarParse")):
         return interpolation_error_message(cause, str(cause), arguments)
-    if type(cause).__name__ == "ValidationError":
+    if cause and kind == "ValidationError":
         return error_with_key(cause, str(cause))
     if key := getattr(cause, "full_key", None):
         parent, _, last = str(key).rpartition(".")

@@ -136,7 +136,7 @@ class CommandLine:
             raise UserError(f"{problem}: {example}")
         for name in ("config_dir", "config_path"):
             place = self.options.get(name)
-            if place is not None and "://" not in place and not os.path.isdir(place):
+            if isinstance(place, str) and "://" not in place and not os.path.isdir(place):
                 problem = "is a file" if os.path.exists(place) else "is not there"
                 expected = f"{PLACES[name]} expects a folder of YAML files"
                 raise UserError(f"{expected}, and {place!r} {problem}.")
@@ -205,7 +205,9 @@ def quote_non_ascii(argument: str) -> str:
         piece = match[0]
         if piece[0] in "\"'" or piece.isascii():
             return piece
-        return TEXT.fullmatch(piece).expand(r'\1"\2"\3')
+        text = TEXT.fullmatch(piece)
+        assert text is not None  # it matches every text
+        return text.expand(r'\1"\2"\3')
 
     return key + equals + PIECE.sub(quote, value)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache, reduce
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,12 @@ from torch import Tensor
 from expkit.core.denoiser import Denoiser, Prediction
 from expkit.core.maps import LinearMap
 from expkit.core.views import Identity, View
+
+if TYPE_CHECKING:
+    from expkit.core.estimate import EstimateBase
+
+Key = TypeVar("Key", bound=Hashable)
+Operator = TypeVar("Operator", LinearMap, View)
 
 
 class Query(NamedTuple):
@@ -55,7 +61,11 @@ class WeightedQuery(NamedTuple):
 
 
 def evaluate(
-    estimates: tuple, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
+    estimates: tuple[EstimateBase, ...],
+    denoiser: Denoiser,
+    x: Tensor,
+    t: float,
+    pictures: Sequence[int] | None = None,
 ) -> list[Prediction]:
     """Evaluate several estimates in one forward pass of the network.
 
@@ -74,7 +84,7 @@ def evaluate(
     """
     pictures = tuple(range(len(x)) if pictures is None else pictures)
     invariant = all(estimate.is_time_invariant for estimate in estimates)
-    clock = None if invariant else (t + 1) / len(denoiser.schedule)
+    clock = 1.0 if invariant else (t + 1) / len(denoiser.schedule)  # 1: one plan for all levels
     plan = _make_plan(estimates, pictures, clock, x.device)
     if not plan.prompts:
         return [Prediction(torch.zeros_like(x))] * len(estimates)
@@ -158,7 +168,10 @@ class ForwardPlan(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _make_plan(
-    estimates: tuple, pictures: tuple[int, ...], clock: float | None, device: torch.device
+    estimates: tuple[EstimateBase, ...],
+    pictures: tuple[int, ...],
+    clock: float,
+    device: torch.device,
 ) -> ForwardPlan:
     queries_per_estimate = [estimate.queries(pictures, clock) for estimate in estimates]
     distinct = {query.key: query.query for queries in queries_per_estimate for query in queries}
@@ -176,7 +189,10 @@ def _make_plan(
 
 
 def _make_recombination(
-    queries: list[WeightedQuery], rows: Mapping, targets: Mapping, device: torch.device
+    queries: list[WeightedQuery],
+    rows: Mapping[tuple[int, View, str], int],
+    targets: Mapping[int, int],
+    device: torch.device,
 ) -> Recombination:
     conditional = {item.picture for item in queries if item.query.condition}
     averaged = [item for item in queries if item.query.condition or item.picture not in conditional]
@@ -190,10 +206,13 @@ def _make_recombination(
 
 
 def _group_row_weights(
-    weighted: list[tuple], rows: Mapping, targets: Mapping, device: torch.device
-) -> list[tuple]:
+    weighted: list[tuple[Operator, WeightedQuery, float]],
+    rows: Mapping[tuple[int, View, str], int],
+    targets: Mapping[int, int],
+    device: torch.device,
+) -> list[tuple[Operator, RowWeights]]:
     """Group (map or view, query, weight) into (map or view, RowWeights), each map or view once."""
-    groups = []
+    groups: list[tuple[Operator, RowWeights]] = []
     for operator, indices in _indices_by_key([operator for operator, _, _ in weighted]).items():
         members = [weighted[i] for i in indices]
         row_indices = [rows[query.key] for _, query, _ in members]
@@ -207,9 +226,9 @@ def _group_row_weights(
     return groups
 
 
-def _indices_by_key(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+def _indices_by_key(keys: Sequence[Key]) -> dict[Key, list[int]]:
     """{key: the indices at which it occurs}."""
-    indices: dict = {}
+    indices: dict[Key, list[int]] = {}
     for index, key in enumerate(keys):
         indices.setdefault(key, []).append(index)
     return indices

@@ -3,6 +3,9 @@
 Input: noisy states at one level, and one prompt per row. Output: the network's own prediction.
 """
 
+# A property may stand for what a base class has as an attribute.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import time
@@ -169,7 +172,7 @@ class DenoiserWrapper(Denoiser):
     def weights(self) -> str:
         return self.inner.weights
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         return self.inner.predict(x, t, prompts)
 
     def canonical_prompt(self, prompt: str) -> str:
@@ -205,7 +208,7 @@ class Counting(DenoiserWrapper):
         self.rows: list[int] = []
         self.seconds = 0.0
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         self.rows.append(len(x))
         start = time.perf_counter()
         prediction = self.inner.predict(x, t, prompts)
@@ -220,7 +223,7 @@ class ChunkedRows(DenoiserWrapper):
         super().__init__(inner)
         self.max_rows = max_rows
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         starts = range(0, len(x), self.max_rows)
         chunks = [slice(start, start + self.max_rows) for start in starts]
         parts = [self.inner.predict(x[chunk], t, prompts[chunk]) for chunk in chunks]

@@ -18,6 +18,9 @@ sums to zero are left out, and all queries share one forward pass.
 `Rescaled` is an estimate that is not such a sum. It can only be the outermost one.
 """
 
+# A property may stand for what a base class has as an attribute.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import math
@@ -25,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
+from typing import overload
 
 from torch import Tensor
 
@@ -88,8 +91,7 @@ class Term:
     @property
     def is_time_invariant(self) -> bool:
         """Whether the weight is the same at every level."""
-        per_image = [weight if isinstance(weight, tuple) else (weight,) for weight in self.factors]
-        return not any(callable(factor) for factors in per_image for factor in factors)
+        return not any(_varies(weight) for weight in self.factors)
 
     def weight(self, picture: int, clock: float) -> float:
         """w for image number `picture` of the run at `clock`, from 1 (noisiest) to 0 (clean)."""
@@ -110,12 +112,31 @@ class Term:
         return Query(self.view, _value_for(self.prompt, picture), self.condition)
 
 
-def _value_for(value, picture: int):
+def _varies(weight: Weight) -> bool:
+    """Whether the weight of any image is a function of the clock."""
+    if callable(weight):
+        return True
+    return isinstance(weight, tuple) and any(callable(factor) for factor in weight)
+
+
+@overload
+def _value_for(value: Prompt, picture: int) -> str: ...
+@overload
+def _value_for(value: Weight, picture: int) -> Factor: ...
+def _value_for(value: Prompt | Weight, picture: int) -> str | Factor:
     """The value for one image: a tuple has one entry per image."""
+    if callable(value):
+        return value
     return value[picture] if isinstance(value, tuple) else value
 
 
-def _select_images(value, pictures: Sequence[int]):
+@overload
+def _select_images(value: Prompt, pictures: Sequence[int]) -> Prompt: ...
+@overload
+def _select_images(value: Weight, pictures: Sequence[int]) -> Weight: ...
+def _select_images(value: Prompt | Weight, pictures: Sequence[int]) -> object:
+    if callable(value):
+        return value
     return tuple(value[k] for k in pictures) if isinstance(value, tuple) else value
 
 
@@ -159,7 +180,7 @@ class EstimateBase(ABC):
 
     @abstractmethod
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
+        self, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
     ) -> Prediction:
         """Evaluate the estimate with one forward pass of the network.
 
@@ -174,7 +195,7 @@ class EstimateBase(ABC):
             The prediction (B, C, H, W) in the network's own parametrization.
         """
 
-    def _refuse(self, *_) -> EstimateBase:
+    def _refuse(self, *_: object) -> EstimateBase:
         return _as_sum_of_terms(self)
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = through = _refuse
@@ -198,7 +219,7 @@ class Estimate(EstimateBase):
 
     def __radd__(self, other: int) -> Estimate:
         """`sum` of estimates starts with 0; nothing else stands before an estimate."""
-        return self if other == 0 else self + other
+        return self if other == 0 else self + _as_sum_of_terms(other)
 
     def __rsub__(self, other: object) -> Estimate:
         return _as_sum_of_terms(other) - self
@@ -215,7 +236,7 @@ class Estimate(EstimateBase):
         A map that is a sum is expanded into its summands. Then equal terms cancel, and it is
         visible which queries are not needed.
         """
-        terms = []
+        terms: list[Term] = []
         for weight, part in outer.summands:
             for term in self.terms:
                 weights = term.weights if weight == 1 else (weight, *term.weights)
@@ -225,7 +246,7 @@ class Estimate(EstimateBase):
     def through(self, view: View) -> Estimate:
         """V⁻¹ ∘ self ∘ V: the estimate evaluated on the image as seen through the view."""
         inverse = () if view == Identity() else (InverseView(view),)
-        terms = []
+        terms: list[Term] = []
         for term in self.terms:
             maps = _append_inverse(term.map, inverse)
             terms.append(replace(term, view=compose(view, term.view), map=compose_maps(*maps)))
@@ -262,7 +283,7 @@ class Estimate(EstimateBase):
             weights_per_map = weights.setdefault((view, prompt), {})
             weights_per_map.setdefault(term.map, []).append(term.weight(picture, clock))
             conditions[view, prompt] = conditions.get((view, prompt), False) or condition
-        queries = []
+        queries: list[WeightedQuery] = []
         for key, weights_per_map in weights.items():
             sums = {linear_map: math.fsum(parts) for linear_map, parts in weights_per_map.items()}
             nonzero = {linear_map: weight for linear_map, weight in sums.items() if weight}
@@ -271,7 +292,7 @@ class Estimate(EstimateBase):
         return queries
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
+        self, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
     ) -> Prediction:
         return evaluate((self,), denoiser, x, t, pictures)[0]
 
@@ -320,7 +341,7 @@ class Rescaled(EstimateBase):
         return replace(self, of=self.of.for_resolution(times))
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, t: int, pictures: Sequence[int] | None = None
+        self, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
     ) -> Prediction:
         estimates = (self.of, self.of.with_guidance(1.0))
         guided, conditional = evaluate(estimates, denoiser, x, t, pictures)
@@ -354,7 +375,7 @@ def _append_inverse(inner: LinearMap, inverse: tuple[LinearMap, ...]) -> tuple[L
     return (inner, *inverse)
 
 
-def conditional(prompt: Prompt | int | Sequence, condition: bool = True) -> Estimate:
+def conditional(prompt: str | int | Sequence[str | int], condition: bool = True) -> Estimate:
     """The network's own prediction for a prompt, without guidance.
 
     Args:
@@ -366,9 +387,9 @@ def conditional(prompt: Prompt | int | Sequence, condition: bool = True) -> Esti
 
 
 def guided(
-    prompt: Prompt,
-    gamma: Weight | Sequence[float] = 7.0,
-    negative: Prompt = "",
+    prompt: str | Sequence[str],
+    gamma: Factor | Sequence[Factor] = 7.0,
+    negative: str | Sequence[str] = "",
 ) -> Estimate:
     """Classifier-free guidance (Ho & Salimans 2022): null + gamma (prompt − null).
 
@@ -380,7 +401,10 @@ def guided(
         negative: Negative prompt, which replaces the null prompt.
     """
     null = conditional(negative, condition=False)
-    strength = gamma if callable(gamma) or isinstance(gamma, Real) else tuple(gamma)
+    if callable(gamma) or not isinstance(gamma, Sequence):
+        strength: Weight = gamma
+    else:
+        strength = tuple(gamma)
     difference = conditional(prompt) - null
     return null + Estimate(tuple(replace(term, gamma=strength) for term in difference.terms))
 
@@ -419,9 +443,9 @@ def guidance_interval(first: float, last: float, gamma: float | Sequence[float])
     Returns:
         An `Interval`, or a tuple with one per image.
     """
-    if isinstance(gamma, Real):
-        return Interval(first, last, gamma)
-    return tuple(Interval(first, last, strength) for strength in gamma)
+    if isinstance(gamma, Sequence):
+        return tuple(Interval(first, last, strength) for strength in gamma)
+    return Interval(first, last, gamma)
 
 
 def factorized(parts: Mapping[str, Estimate], maps: Mapping[str, LinearMap]) -> Estimate:

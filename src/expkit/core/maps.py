@@ -8,6 +8,9 @@ maps of a decomposition sum to the identity (factorized diffusion, Geng et al. 2
     low_pass + high_pass = low_pass + band + high_pass = gray + colour = motion + still = identity
 """
 
+# A property may stand for what a base class has as an attribute.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import math
@@ -15,7 +18,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,16 @@ from torch import Tensor
 
 from expkit.core.views import View
 from expkit.errors import UserError
+
+Filtered = TypeVar("Filtered", covariant=True)
+
+
+class Filterable(Protocol[Filtered]):
+    """What a linear map can be applied to by `@`: another map, or an estimate."""
+
+    def filtered(self, outer: LinearMap, /) -> Filtered:
+        """outer @ self."""
+        ...
 
 
 class LinearMap(ABC):
@@ -59,7 +72,7 @@ class LinearMap(ABC):
         """The same map for images with sides `times` as long."""
         return self
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: Filterable[Filtered]) -> Filtered:
         return other.filtered(self)
 
     def filtered(self, outer: LinearMap) -> LinearMap:
@@ -234,7 +247,10 @@ class Motion(LinearMap):
         weights = [min(1.0, (self.taps + 1) / 2 - abs(k)) / self.taps for k in offsets]
         padded = F.pad(image, [reach] * 4, mode="reflect")
         h, w = image.shape[-2:]
-        return sum(weight * padded[..., k : k + h, k : k + w] for k, weight in enumerate(weights))
+        total = torch.zeros_like(image)
+        for k, weight in enumerate(weights):
+            total = total + weight * padded[..., k : k + h, k : k + w]
+        return total
 
     def for_resolution(self, times: float) -> LinearMap:
         return Motion(self.taps * times)

@@ -78,7 +78,7 @@ class Pin:
         is_pinned = (self.levels() <= CLEAN).to(x.device)
         return torch.where(is_pinned, self.part(self.image.to(x)) + (x - self.part(x)), x)
 
-    def rows_to_update(self, s: int, count: int) -> list[int]:
+    def rows_to_update(self, s: float, count: int) -> list[int]:
         """Indices of the rows, out of `count`, whose update to level s has to be computed.
 
         A row is left out if its whole image will be pinned at level s.
@@ -87,4 +87,4 @@ class Pin:
             return list(range(count))
         levels = self.levels()
         is_pinned = (levels <= s).expand(count, *levels.shape[1:]).flatten(1).all(1)
-        return (~is_pinned).nonzero().flatten().tolist()
+        return [row for row in range(count) if not is_pinned[row]]

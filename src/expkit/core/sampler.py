@@ -85,7 +85,7 @@ class Sampler:
 def sample(
     denoiser: Denoiser,
     estimate: EstimateBase | Callable[..., Prediction],
-    grid: Sequence[int],
+    grid: Sequence[float],
     seeds: Sequence[Seed],
     rule: Rule = DDPM(),  # noqa: B008
     pin: Pin | None = None,
@@ -127,7 +127,7 @@ def sample(
         return keyed_noise(seeds, purpose + kind, index, denoiser.shape).to(denoiser.device)
 
     schedule, all_rows = denoiser.schedule, list(range(len(seeds)))
-    dropped = set()
+    dropped: set[int] = set()
     x = noise("start", 0) if x is None else x
     x0, last = torch.zeros_like(x), None
     was_updated = torch.zeros(len(seeds), dtype=torch.bool)  # in the previous step
@@ -142,15 +142,14 @@ def sample(
         if dropped:
             active = [row for row in active if row not in dropped]
         if active:
-            is_whole = active == all_rows
-            rows = slice(None) if is_whole else row_index(x, active)
+            rows = slice(None) if active == all_rows else row_index(x, active)
             step_noise, previous = noise("step", index)[rows], last and last.of(rows)
             late = ~was_updated[active]
             x_s, x0_s = step_rows(
                 denoiser, estimate, rule, clip, x[rows], t, s, step_noise, previous, active, late
             )
-            x = x_s if is_whole else x.index_copy(0, rows, x_s)
-            x0 = x0_s if is_whole else x0.index_copy(0, rows, x0_s)
+            x = x_s if isinstance(rows, slice) else x.index_copy(0, rows, x_s)
+            x0 = x0_s if isinstance(rows, slice) else x0.index_copy(0, rows, x0_s)
         last = Step(t, s, x, x0, x_t)
         active_index = torch.tensor(active, dtype=torch.long)
         was_updated = torch.zeros_like(was_updated).index_fill(0, active_index, True)
@@ -163,18 +162,18 @@ def sample(
 
 
 def step_rows(
-    denoiser,
-    estimate,
+    denoiser: Denoiser,
+    estimate: EstimateBase | Callable[..., Prediction],
     rule: Rule,
     clip: Clip | None,
     x: Tensor,
-    t: int,
-    s: int,
+    t: float,
+    s: float,
     noise: Tensor,
-    last,
+    last: Step | None,
     rows: list[int],
-    late,
-):
+    late: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Update some rows of a run from level t to level s.
 
     Args:
@@ -212,7 +211,7 @@ def row_index(x: Tensor, rows: list[int]) -> Tensor:
 def count_rows(
     estimate: EstimateBase,
     schedule: Schedule,
-    grid: Sequence[int],
+    grid: Sequence[float],
     count: int,
     pin: Pin | None = None,
     left: Callable[[int], Collection[int]] | None = None,
@@ -230,7 +229,8 @@ def count_rows(
     Returns:
         One number per network call.
     """
-    rows_per_call, cache = [], {}
+    rows_per_call: list[int] = []
+    cache: dict[tuple[tuple[int, ...], float | None], int] = {}
     for index, (t, s) in enumerate(pairwise(grid)):
         active = tuple(pin.rows_to_update(s, count) if pin else range(count))
         clock = (t + 1) / len(schedule)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -89,6 +90,10 @@ class Schedule:
         alpha, sigma = self.of(t)
         return alpha.float().view(-1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1)
 
+    @overload
+    def time(self, t: float) -> float: ...
+    @overload
+    def time(self, t: Tensor) -> Tensor: ...
     def time(self, t: float | Tensor) -> float | Tensor:
         """The network's time input at level t: (t + 1)/T, from 0 at the clean image to 1 at noise.
 
@@ -126,7 +131,8 @@ class Schedule:
                 return (alpha * x - sigma * native) / (alpha**2 + sigma**2)
             case "flow":
                 return (x + sigma * native) / (alpha + sigma)
-        raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
+            case _:
+                raise _unknown_kind(kind)
 
     @cached_property
     def preserves_variance(self) -> bool:
@@ -165,7 +171,12 @@ def prediction_target(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, k
             return alpha * noise - sigma * x0
         case "flow":
             return x0 - noise
-    raise ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
+        case _:
+            raise _unknown_kind(kind)
+
+
+def _unknown_kind(kind: str) -> ValueError:
+    return ValueError(f"unknown kind of prediction {kind!r}: expected one of {', '.join(KINDS)}")
 
 
 def variance_preserving(alpha_bar: Tensor) -> Schedule:

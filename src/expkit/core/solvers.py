@@ -43,7 +43,7 @@ class Step(NamedTuple):
     x0: Tensor
     x_t: Tensor
 
-    def of(self, rows) -> Step:
+    def of(self, rows: Tensor | slice) -> Step:
         """The same step for some rows only."""
         return Step(self.t, self.s, self.x[rows], self.x0[rows], self.x_t[rows])
 
@@ -83,7 +83,7 @@ class DDPM:
         t: float,
         s: float,
         noise: Tensor,
-        last,
+        last: Step | None,
     ) -> Tensor:
         check_preserving(schedule)
         ab_t, ab_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
@@ -158,7 +158,7 @@ class DDIM:
         t: float,
         s: float,
         noise: Tensor,
-        last,
+        last: Step | None,
     ) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         eps = (x - alpha_t * x0) / sigma_t
@@ -183,7 +183,7 @@ class Euler:
         t: float,
         s: float,
         noise: Tensor,
-        last,
+        last: Step | None,
     ) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         ratio = sigma_s / sigma_t
@@ -211,7 +211,7 @@ class DPMpp:
         t: float,
         s: float,
         noise: Tensor,
-        last,
+        last: Step | None,
     ) -> Tensor:
         if s == CLEAN:
             return x0

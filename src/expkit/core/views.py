@@ -8,6 +8,9 @@ how pixels move; its inverse is computed from that. The last views of this modul
 then happens.
 """
 
+# A field may stand for what a base class has as a class variable.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import math
@@ -456,7 +459,7 @@ class VisualAnagramsJigsaw(Permutation):
         random = mersenne_twister(self.seed)
         orders = [permutation(4, random) for _ in self.kinds]
         is_swapped = [random.getrandbits(32) & 1 for _ in range(4)]
-        pieces = []
+        pieces: list[int] = []
         for kind, order in enumerate(orders):
             partner = {2: 3, 3: 2}.get(kind, kind)
             pieces += [4 * (partner if is_swapped[turn] else kind) + turn for turn in order]

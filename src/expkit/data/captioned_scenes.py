@@ -21,6 +21,7 @@ from torch import Tensor
 
 from expkit.core.rng import Draws, stream
 from expkit.data.augment import blur_matrices
+from expkit.data.labelled_pictures import Pictures
 from expkit.data.pictograms import OVER, Concept, Pictograms
 from expkit.errors import UserError
 from expkit.text import caption_grammar
@@ -285,9 +286,9 @@ class Scenes:
     vary: AugmentStrength
 
     @classmethod
-    def of(cls, pictures: Pictograms, each: int, vary: AugmentStrength) -> Scenes:
+    def of(cls, pictures: Pictures, each: int, vary: AugmentStrength) -> Scenes:
         """The scenes of pictograms with `each` captions per concept."""
-        if not pictures.concepts:
+        if not (isinstance(pictures, Pictograms) and pictures.concepts):
             reason = "This recipe shows pictures as their captions say, and these have none"
             raise UserError(f"{reason}: give data=pictograms.")
         return cls(pictures.mirrors, Captions.of(pictures.concepts, each), vary)
@@ -313,7 +314,7 @@ class Scenes:
 
 
 def render_rows(
-    pictures: Pictograms,
+    pictures: Pictures,
     rows: Tensor,
     seed: int,
     scenes: Scenes,

@@ -108,7 +108,8 @@ def torchvision_dataset(name: str, place: str, folder: str | None, options: dict
     """
     from torchvision import datasets
 
-    local = inputs.data_root() and inputs.data_root() / place
+    data_root = inputs.data_root()
+    local = data_root and data_root / place
     if folder:
         root = image_folders.place_of(folder)
     elif local and local.is_dir():

@@ -99,7 +99,8 @@ class Pictures:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a network's input."""
-        return tuple(self.images.shape[1:])
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     def images_of(self, rows: Tensor) -> Tensor:
         """The stored images of these rows, uint8."""

@@ -79,8 +79,8 @@ def fade_frames(
 
     For views that are not rotations.
     """
-    tiles = [enlarge_pixels(picture, side) for picture in (first, second)]
-    return there_and_back(lambda fraction: Image.blend(*tiles, fraction), captions, steps, hold)
+    start, end = (enlarge_pixels(picture, side) for picture in (first, second))
+    return there_and_back(lambda fraction: Image.blend(start, end, fraction), captions, steps, hold)
 
 
 def there_and_back(

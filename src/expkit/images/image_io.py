@@ -153,7 +153,9 @@ def fit_image(
 
 def mean_colour(image: Image.Image) -> tuple[int, int, int]:
     """The mean colour of an RGB image."""
-    return image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    colour = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert isinstance(colour, tuple) and len(colour) == 3  # it is an RGB image
+    return colour
 
 
 def as_tensor(image: Image.Image) -> Tensor:

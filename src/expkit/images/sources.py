@@ -64,7 +64,9 @@ def transparency_note(name: str) -> str:
 def image_size(name: str) -> tuple[int, int]:
     """(width, height) of the upright picture, without decoding it."""
     with open_header(name) as image:
-        return image.size[::-1] if image.getexif().get(0x0112) in SIDEWAYS else image.size
+        width, height = image.size
+        is_sideways = image.getexif().get(0x0112) in SIDEWAYS
+        return (height, width) if is_sideways else (width, height)
 
 
 def is_shipped(name: str) -> bool:

@@ -16,11 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from expkit.errors import UserError
 from expkit.metrics import classifiers
@@ -264,8 +264,8 @@ class CLIP(Judge):
     weights: str = "openai/clip-vit-base-patch32"
     device: str = "auto"
     revision: str | None = None
-    network: nn.Module = field(init=False, repr=False, compare=False)
-    processor: object = field(init=False, repr=False, compare=False)
+    network: Any = field(init=False, repr=False, compare=False)  # a CLIPModel
+    processor: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         from transformers import CLIPModel, CLIPProcessor

@@ -37,7 +37,8 @@ class Ideal(Denoiser):
     def __init__(
         self, images: Tensor, labels: Tensor, schedule: Schedule, device: str = "cpu"
     ) -> None:  # fmt: skip
-        self.shape, self.schedule = tuple(images.shape[1:]), schedule
+        _, channels, height, width = images.shape
+        self.shape, self.schedule = (channels, height, width), schedule
         self.device = torch.device(device)
         self.data = (2 * images - 1).flatten(1).to(self.device)
         self.labels = labels.to(self.device)
@@ -52,7 +53,7 @@ class Ideal(Denoiser):
             )
         return digit
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         alpha, sigma = self.schedule.at(t)
         rows, mode = x.flatten(1).to(self.data), "donot_use_mm_for_euclid_dist"
         squared_distance = torch.cdist(rows, alpha * self.data, compute_mode=mode) ** 2
@@ -82,20 +83,21 @@ class Mixture(Denoiser):
     def __init__(
         self, weights: Tensor, means: Tensor, deviations: Tensor, schedule: Schedule
     ) -> None:  # fmt: skip
-        self.weights = weights.double()
+        self.proportions = weights.double()
         self.means = means.double().flatten(1)
         self.deviations = deviations.double()
-        self.shape, self.schedule = tuple(means.shape[1:]), schedule
+        _, channels, height, width = means.shape
+        self.shape, self.schedule = (channels, height, width), schedule
         self.device = torch.device("cpu")
 
     def canonical_prompt(self, prompt: str) -> str:
         return prompt
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         alpha, sigma = self.schedule.at(t)
         offsets = x.double().flatten(1)[:, None] - alpha * self.means  # (R, K, C·H·W)
         variance = alpha**2 * self.deviations**2 + sigma**2  # (K,)
         exponent = offsets.pow(2).sum(-1) / (2 * variance)
-        logits = self.weights.log() - exponent - offsets.shape[-1] / 2 * variance.log()
+        logits = self.proportions.log() - exponent - offsets.shape[-1] / 2 * variance.log()
         components = self.means + (alpha * self.deviations**2 / variance)[:, None] * offsets
         return Prediction((logits.softmax(1)[..., None] * components).sum(1).view(x.shape).to(x))

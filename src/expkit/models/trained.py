@@ -53,7 +53,9 @@ class ModelSpec:
     continuous: bool = False
 
     @classmethod
-    def of(cls, net: Network, kind: str, low: float, high: float, names: Sequence[str]) -> ModelSpec:
+    def of(
+        cls, net: Network, kind: str, low: float, high: float, names: Sequence[str],
+    ) -> ModelSpec:  # fmt: skip
         """The metadata of this network."""
         address = f"{type(net).__module__}.{type(net).__qualname__}"
         return cls(address, dict(net.arguments), kind, low, high, tuple(names))
@@ -166,7 +168,10 @@ class TrainedUNet(Denoiser):
         self.class_prompts = tuple(spec.names[: network.classes])
         self.spec = spec
         self.device, self.precision = torch.device(device), getattr(torch, precision)
-        network = network.to(self.device, memory_format=torch.channels_last)
+        # torch's stubs have no call with both a device and a memory format
+        network = network.to(  # pyright: ignore[reportCallIssue]
+            self.device, memory_format=torch.channels_last
+        )
         self.network = network.eval().requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, CAST):

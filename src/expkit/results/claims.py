@@ -222,7 +222,8 @@ def make_folders(folder: Path) -> list[Path]:
         The folders that were created by this call, outermost first.
     """
     created: list[Path] = []
-    for attempt in count(1):
+    attempts = count(1)
+    while True:
         try:
             missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
             for path in reversed(missing):
@@ -231,7 +232,7 @@ def make_folders(folder: Path) -> list[Path]:
                     created.append(path)
             return created
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and attempt < 20:
+            if isinstance(error, FileNotFoundError) and next(attempts) < 20:
                 continue  # another process has removed a parent
             remove_empty(created)
             raise

@@ -9,6 +9,7 @@ look.json        what the page of a sweep can show: starting picture, frames, re
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -181,7 +182,7 @@ def flatten_scalars(numbers: Mapping) -> dict[str, float]:
     return dict(_iterate_scalars("", numbers))
 
 
-def _iterate_scalars(prefix: str, table: dict):
+def _iterate_scalars(prefix: str, table: Mapping):
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _iterate_scalars(f"{prefix}{key}/", value)
@@ -209,11 +210,11 @@ class TensorBoard(RunLogger):
     """
 
     def show(self, result: RunFolder) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-
+        summaries = _messages("summary")
+        Summary, SummaryMetadata = summaries.Summary, summaries.SummaryMetadata
         text = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        recipe = TensorProto(dtype=7, string_val=[f"```\n{result.recipe}\n```".encode()])
+        code = f"```\n{result.recipe}\n```".encode()
+        recipe = _messages("tensor").TensorProto(dtype=7, string_val=[code])
         values = [Summary.Value(tag="recipe", metadata=text, tensor=recipe)]
         for tag, number in result.scalars().items():
             values.append(Summary.Value(tag=tag, simple_value=number))
@@ -249,15 +250,12 @@ class TensorBoard(RunLogger):
         return TensorBoardLogger(result.folder, name="", version="tensorboard")
 
     def glimpse(self, result: RunFolder, name: str, path: Path, epoch: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+        Summary = _messages("summary").Summary
         self.write(result.folder, [Summary.Value(tag=name, image=_image_summary(path))], epoch)
 
     def write(self, folder: Path, values: Sequence, step: int, name: str = "") -> None:
         """Write an event file atomically, under a new name unless `name` is given."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+        Event, Summary = _messages("event").Event, _messages("summary").Summary
         log_folder = folder / "tensorboard"
         log_folder.mkdir(exist_ok=True)
         name = name or f"events.out.tfevents.{time.time():.6f}.{uuid.uuid4().hex}"
@@ -302,9 +300,13 @@ def of_one_kind(values: Sequence) -> bool:
     return len({type(value) for value in values}) == 1
 
 
-def _image_summary(path: Path):
-    from tensorboard.compat.proto.summary_pb2 import Summary
+def _messages(name: str) -> Any:
+    """A module of TensorBoard's messages; protobuf makes its classes at import: no stub has them."""
+    return importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
 
+
+def _image_summary(path: Path):
+    Summary = _messages("summary").Summary
     width, height = Image.open(path).size
     data = path.read_bytes()
     return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
@@ -382,22 +384,24 @@ class WandB(RunLogger):
     def start_run(self, result: RunFolder):
         """The run of W&B. It is started if necessary: a training run logs from its start."""
         import wandb
+        from wandb.errors import CommError, UsageError
 
         try:
             self.run = self.run or wandb.init(reinit="create_new", **self.settings(result))
-        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        except (UsageError, CommError) as error:
             raise not_logged(error, f" Files of the run are kept in {result.folder}.") from None
         return self.run
 
     def check(self) -> None:
         """Log in, if the run is to be logged online."""
         import wandb
+        from wandb.errors import CommError, UsageError
 
         if (self.mode or wandb.setup().settings.mode or "online") != "online":
             return
         try:
             wandb.login(verify=False)
-        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        except (UsageError, CommError) as error:
             raise not_logged(error) from None
 
     def show(self, result: RunFolder) -> None:

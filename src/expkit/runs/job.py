@@ -13,11 +13,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from expkit.config import schema
 from expkit.config.command_line import ELSEWHERE, SWEEPERS, relative_path, shell_command
@@ -26,6 +27,9 @@ from expkit.runs import resolvers
 from expkit.storage import inputs
 from expkit.storage.files import short_hash
 from expkit.training import lightning_arguments
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 BATCH_KEYS = schema.batch_keys()
 NOT_IDENTITY = ("logger", "sweep")  # keys that have no influence on what is made
@@ -40,8 +44,8 @@ class ComposedConfig:
         hydra_config: A configuration that contains Hydra's own node, if `config` does not.
     """
 
-    config: Mapping
-    hydra_config: Mapping = field(default_factory=dict)
+    config: DictConfig
+    hydra_config: Any = field(default_factory=dict)
 
     def resolve(self, values: Mapping) -> dict:
         """Resolve the whole configuration, except Hydra's own node, to plain values.
@@ -62,7 +66,7 @@ class ComposedConfig:
         return resolve_config(self.copied)
 
     @property
-    def with_hydra(self) -> Mapping:
+    def with_hydra(self) -> Any:
         """The configuration with Hydra's own node, or {} if that is not available."""
         return self.config if "hydra" in self.config else self.hydra_config
 
@@ -170,7 +174,7 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """The arguments that repeat this run, even after newer weights have been trained."""
-        model = self.composed.config._get_node("model", validate_access=False)
+        model: Any = self.composed.config._get_node("model", validate_access=False)
         node = None if model is None else model._get_node("weights", validate_access=False)
         newest = []
         if node is not None and node._value() == resolvers.NEWEST:
@@ -247,7 +251,7 @@ def overrides_of(config) -> tuple[list[str], list[str]]:
     """The overrides of Hydra's own node and those of the configuration, as typed: not resolved."""
     from omegaconf import OmegaConf
 
-    overrides = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
     return overrides["hydra"], overrides["task"]
 
 
@@ -425,7 +429,7 @@ def open_run(
 def run_together(
     jobs: Sequence[Job],
     say: Callable[[str], None],
-    place: Callable[[int], object],
+    place: Callable[[int], AbstractContextManager[Path]],
     about: Sequence,
 ) -> None:
     """Run several jobs in a single batch.

@@ -76,8 +76,10 @@ class Recipe:
         command = re.match(r"# (.*python -m expkit.*)", text)
         try:
             config = addresses.update_addresses(yaml.load(text, Loader))
+            if command is None:
+                raise ValueError("no command")
             recipe = cls(command[1], facts, config, config.pop("ran"))
-            recipe.ran["task"]["_target_"], recipe.ran["pictures"], recipe.config["model"]
+            _ = recipe.ran["task"]["_target_"], recipe.ran["pictures"], recipe.config["model"]
         except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 f"{where} holds no recipe of expkit's that can be made again: "

@@ -126,7 +126,7 @@ def model_named(*, _root_) -> str:
     """The name of the chosen model, and its weights if they have another name."""
     from hydra.core.hydra_config import HydraConfig
 
-    model = HydraConfig.get().runtime.choices.model
+    model = HydraConfig.get().runtime.choices["model"]
     weights = _root_.model.get("weights")
     return f"{model}, weights {weights}" if isinstance(weights, str) and weights != model else model
 

@@ -110,7 +110,9 @@ class Repository:
 
         self.check_reach()
         with self.explained():
-            return HfApi().model_info(self.name, revision=asked, timeout=10).sha
+            commit = HfApi().model_info(self.name, revision=asked, timeout=10).sha
+        assert commit is not None  # of a repository's newest state or of a revision
+        return commit
 
     # ---- the files of the repository
 
@@ -279,7 +281,7 @@ class Repository:
             raise ValueError(f"{self.name}: no variant of its weights to load")
         if not self.folder:
             options["revision"] = revision
-        reason = None
+        reason: BaseException | None = None
         for offline in (True,) if self.folder else (True, False):
             if not offline:
                 self.check_reach()
@@ -294,6 +296,7 @@ class Repository:
                 # missing or damaged files, files of another kind, a gated repository or no network
                 except Exception as error:
                     reason = error
+        assert reason is not None  # of the last variant
         raise self.refusal(reason)
 
     # ---- errors

@@ -61,7 +61,7 @@ def split_batches(group: Sequence[Cell], rows: int | None) -> Iterator[list[Cell
         group: cells that can share a batch.
         rows: the largest number of rows in one forward pass; None for the limit of the model.
     """
-    first = group[0].job
+    first = group[0].run
     max_rows = rows or first.resolved["model"].get("max_rows") or ROWS
     estimate = first.resolved["task"].get("estimate") or {}
     step = max(1, max_rows // (first.count * estimate_rows(estimate))) if first.batches else 1
@@ -103,14 +103,14 @@ def run_batch(batch: Sequence[Cell], sweep: Path) -> bool:
     try:
         if len(batch) > 1:
             run_together(
-                [cell.job for cell in batch],
+                [cell.run for cell in batch],
                 print_line,
                 cell_folder,
-                [run_info(sweep, cell.job) for cell in batch],
+                [run_info(sweep, cell.run) for cell in batch],
             )
         else:
             with cell_folder(0) as part:
-                run_job(batch[0].job, part, about=run_info(sweep, batch[0].job))
+                run_job(batch[0].run, part, about=run_info(sweep, batch[0].run))
         return True
     except Exception as error:
         interrupts.raise_if_interrupted(error)

@@ -68,6 +68,12 @@ class Cell:
     group: tuple[str, ...] = ()
     command: str = ""
 
+    @property
+    def run(self) -> Job:
+        """`job`, of a cell whose arguments can be composed."""
+        assert self.job is not None, self.error
+        return self.job
+
     def folder(self, sweep: Path) -> Path:
         return sweep / "cells" / self.id
 

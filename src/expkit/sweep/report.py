@@ -228,7 +228,9 @@ def read_cell(folder: Path, name: str) -> dict:
 
     numbers = read_table(folder / NUMBERS)
     look = read_table(folder / LOOK)
-    pictures = numbers.get("pictures") if isinstance(numbers.get("pictures"), list) else []
+    pictures = numbers.get("pictures")
+    if not isinstance(pictures, list):
+        pictures = []
     files = [picture["file"] for picture in pictures]
     captions = [_picture_caption(picture) for picture in pictures]
     if not files:

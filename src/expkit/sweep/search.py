@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from expkit.config import schema
 from expkit.errors import UserError
@@ -91,7 +92,7 @@ def import_optuna():
     return optuna
 
 
-def parse_proposal(override, optuna) -> tuple[object, Callable[[object], str]]:
+def parse_proposal(override, optuna) -> tuple[Any, Callable[[Any], str]]:
     """The search space of one argument.
 
     Returns:
@@ -113,7 +114,7 @@ def parse_proposal(override, optuna) -> tuple[object, Callable[[object], str]]:
         raise UserError(f"{override.input_line} cannot be searched: {error}") from None
 
 
-def parse_interval(override, distributions) -> tuple[object, Callable[[object], str]]:
+def parse_interval(override, distributions) -> tuple[Any, Callable[[Any], str]]:
     """The search space of interval(A,B), as `parse_proposal` returns it.
 
     It is whole numbers for int(interval(A,B)) and for keys that take whole numbers; else numbers

@@ -180,7 +180,7 @@ def complete_cells(folder: Path, cells: Sequence[Cell], config, launch: Launch) 
     done_count = sum(is_done(cell.folder(folder)) for cell in cells)
     print_line(f"sweep: {len(cells)} cells, {done_count} of them there already, in {folder}")
     if missing:
-        instantiate(missing[0].job.resolved["logger"])["mirror"].check()
+        instantiate(missing[0].run.resolved["logger"])["mirror"].check()
     with show_cells(SweepReport(folder, cells, typed_command(config))):
         if missing:
             launch([cell.arguments for cell in missing], 0)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 from PIL import Image
@@ -43,7 +43,7 @@ class SearchObjective:
     """
 
     objective: str | None = None
-    direction: str = "maximize"
+    direction: Literal["maximize", "minimize"] = "maximize"
     trials: int = 20
     seed: int = 0
     batch: int = 1

@@ -23,9 +23,10 @@ from expkit.errors import UserError
 from expkit.images.sheets import picture_sheet
 from expkit.metrics import similarity
 from expkit.results.run_folder import RunFolder
+from expkit.tasks import timing
+from expkit.tasks.generation.run_note import run_note
 from expkit.tasks.pins import load_images, paper_notes
 from expkit.tasks.preflight import check_run, format_header
-from expkit.tasks.sampling import progress, run_note, usage
 
 WAYS = ("noisy", "Gaussian blur", "one step", "iterative")
 # Sigmas of the blurs to try, in pixels at side 64; "no blur" is not among them. The blur with the
@@ -93,7 +94,7 @@ class Denoise:
                 for way, image in images.items()
             }
             table.append({"t": t, **scores, "files": files})
-        result.numbers |= usage(model)
+        result.numbers |= timing.usage(model)
         result.numbers |= {"levels": table, "device": str(model.device), "seed": self.seed}
         down, across = [f"t = {t}" for t in levels], ["original", *images]
         note = self.noted(model, grid)
@@ -103,7 +104,7 @@ class Denoise:
         """Whether the iterative way is part of this run."""
         return model.can_sample and "iterative" in self.ways
 
-    def calls(self, model: Denoiser, levels: Sequence[int], grid: Sequence[int]) -> list[int]:
+    def calls(self, model: Denoiser, levels: Sequence[int], grid: Sequence[float]) -> list[int]:
         """The number of rows of each network call, over all levels and ways."""
         calls, blank = [], torch.zeros(1, *model.shape)
         for t in levels:
@@ -114,14 +115,14 @@ class Denoise:
                 calls += count_rows(self.estimate, model.schedule, insert_level(t, grid), 1, pin)
         return calls
 
-    def noted(self, model: Denoiser, grid: Sequence[int]) -> str:
+    def noted(self, model: Denoiser, grid: Sequence[float]) -> str:
         """The note at the foot of the sheet."""
         if not {"one step", "iterative"} & set(self.ways):
             return f"nothing is asked of the network · seed {self.seed}"
         updates = f"{count_updates(grid)} updates from noise" if self.iterates(model) else ""
         return run_note(self.note, [self.estimate], updates, self.seed)
 
-    def noise(self, model: Denoiser, t: int, grid: Sequence[int]) -> Tensor:
+    def noise(self, model: Denoiser, t: int, grid: Sequence[float]) -> Tensor:
         """Standard normal noise (1, *model.shape) for level t.
 
         With the iterative way it is the noise of the pin at t, so that all ways start from the same
@@ -133,7 +134,7 @@ class Denoise:
         return keyed_noise(seeded(self.seed, 1), purpose, index, model.shape).to(model.device)
 
     def back(
-        self, model: Denoiser, source: Tensor, t: int, grid: Sequence[int]
+        self, model: Denoiser, source: Tensor, t: int, grid: Sequence[float]
     ) -> dict[str, Tensor]:  # fmt: skip
         """{way: (1, C, H, W) in [0, 1]} for the source noised to t, a level of the grid."""
         clean, noise = model.encode(source), self.noise(model, t, grid)
@@ -152,15 +153,15 @@ class Denoise:
         native = self.estimate(model, noisy, t).native
         return model.decode(model.schedule.denoised(noisy, t, native, model.prediction_type)).cpu()
 
-    def many(self, model: Denoiser, clean: Tensor, t: int, grid: Sequence[int]) -> Tensor:
+    def many(self, model: Denoiser, clean: Tensor, t: int, grid: Sequence[float]) -> Tensor:
         """The result of the sampler from level t: clean states -> (1, C, H, W) in [0, 1]."""
         pin, seeds = Pin(clean, until=t), seeded(self.seed, 1)
         steps = sample(model, self.estimate, grid, seeds, self.sampler.rule, pin, self.sampler.clip)
-        *_, end = progress(steps, f"from t = {t}", grid, pin)
+        *_, end = timing.progress(steps, f"from t = {t}", grid, pin)
         return model.decode(end.x).cpu()
 
 
-def insert_level(t: int, grid: Sequence[int]) -> tuple[int, ...]:
+def insert_level(t: int, grid: Sequence[float]) -> tuple[float, ...]:
     """The grid with t among its levels. Where t is inserted, only levels below t follow it."""
     if t in grid:
         return tuple(grid)

@@ -33,22 +33,18 @@ class Embed:
     source: str | None = None
 
     def __call__(self, result: RunFolder) -> None:
-        if self.embeddings is None:
-            raise UserError(
-                f"model={self.model} needs no embeddings: it reads no text. "
-                "Give a model that does, such as model=deepfloyd."
-            )
+        store = self.needed.store
         if self.export:
             check_export(self.export)
         status = {entry: "imported" for entry in self.import_source()}
         if self.texts():
             status |= self.encode()
         elif not self.source:
-            status |= {entry: "" for entry in self.embeddings.store.list()}
+            status |= {entry: "" for entry in store.list()}
         if self.export:
-            self.export_file(list(status))
+            self.export_file(self.export, list(status))
         result.numbers |= {
-            "store": str(self.embeddings.store.place),
+            "store": str(store.place),
             "encoded": sum(action == "encoded" for action in status.values()),
             "embeddings": [
                 asdict(entry) | {"bytes": entry.bytes, "done": action or "there already"}
@@ -59,6 +55,20 @@ class Embed:
         (result.folder / "listing.txt").write_text(text, encoding="utf-8")
         print(text, end="")
 
+    @property
+    def needed(self) -> Embeddings:
+        """The embeddings of the model.
+
+        Raises:
+            UserError: it needs none.
+        """
+        if self.embeddings is None:
+            raise UserError(
+                f"model={self.model} needs no embeddings: it reads no text. "
+                "Give a model that does, such as model=deepfloyd."
+            )
+        return self.embeddings
+
     def texts(self) -> list[str]:
         """The distinct prompts, as text."""
         prompts = [self.prompts] if isinstance(self.prompts, str | int) else self.prompts
@@ -68,33 +78,31 @@ class Embed:
         """Copy the embeddings of the source into the store; their entries."""
         embeddings = import_embeddings(self.source) if self.source else []
         for embedding in embeddings:
-            self.embeddings.store.put(embedding)
+            self.needed.store.put(embedding)
         return [embedding.entry for embedding in embeddings]
 
     def encode(self) -> dict[Entry, str]:
         """Prepare the prompts' embeddings; {entry: "encoded" or "there already"}."""
-        new_texts = self.embeddings.prepare(self.texts())
+        new_texts = self.needed.prepare(self.texts())
         return {
             embedding.entry: "encoded" if text in new_texts else "there already"
-            for text, embedding in self.embeddings.loaded.items()
+            for text, embedding in self.needed.loaded.items()
         }
 
-    def export_file(self, entries: Sequence[Entry]) -> None:
+    def export_file(self, export: str, entries: Sequence[Entry]) -> None:
         """Write the embeddings of these entries to the export file; an existing file is refused."""
-        in_memory = {embedding.entry: embedding for embedding in self.embeddings.loaded.values()}
-        candidates = [
-            in_memory.get(entry) or self.embeddings.store.get(entry.text, entry.provenance)
-            for entry in entries
-        ]
-        embeddings = check_distinct([embedding for embedding in candidates if embedding])
+        loaded, store = self.needed.loaded, self.needed.store
+        in_memory = {embedding.entry: embedding for embedding in loaded.values()}
+        found = (in_memory.get(entry) or store.get(entry.text, entry.provenance) for entry in entries)
+        embeddings = check_distinct([embedding for embedding in found if embedding])
         try:
-            Path(self.export).parent.mkdir(parents=True, exist_ok=True)
-            without_replacing(Path(self.export), lambda part: write_embeddings(part, embeddings))
+            Path(export).parent.mkdir(parents=True, exist_ok=True)
+            without_replacing(Path(export), lambda part: write_embeddings(part, embeddings))
         except FileExistsError:
-            raise there_already(self.export) from None
+            raise there_already(export) from None
         except OSError as error:
             raise UserError(
-                f"export={self.export} cannot be written ({error.strerror}). Give another file."
+                f"export={export} cannot be written ({error.strerror}). Give another file."
             ) from None
 
 

@@ -28,9 +28,9 @@ from expkit.images.figures import render_figure, wrap_for_figure
 from expkit.images.sheets import picture_sheet
 from expkit.metrics import similarity
 from expkit.results.run_folder import RunFolder
+from expkit.tasks import timing
 from expkit.tasks.denoise import BLURS, best_blur, blur_noisy
 from expkit.tasks.evaluation import reference_set
-from expkit.tasks.sampling import usage
 
 if TYPE_CHECKING:
     from expkit.training.train import Data
@@ -97,7 +97,7 @@ class Generalize:
             "samples": self.samples,
             "seed": self.seed,
             "device": str(model.device),
-            **usage(model),
+            **timing.usage(model),
         }
         if len(sigmas) > 1:
             result.numbers["sigmas"] = dict(zip(map(sigma_label, sigmas), scores, strict=True))
@@ -107,8 +107,8 @@ class Generalize:
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
                 result.save_images(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
-        images = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
-        result.picture(comparison_page(sigmas, images, self.ways, self.note))
+        shown: list[dict[str, Tensor]] = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
+        result.picture(comparison_page(sigmas, shown, self.ways, self.note))
         if len(sigmas) > 1:
             blur = "the blur is the best on training pictures"
             about = f"{self.samples} test pictures; {blur} · {self.note}"
@@ -118,13 +118,14 @@ class Generalize:
         """The pictures that the run needs, from `data`."""
         train = reference_set.open_set(self.data, model, train=True)
         test = reference_set.open_set(self.data, model, train=False)
-        parts = (
+        sets = (
             reference_set.draw_pictures(test, self.samples, "test pictures"),
             reference_set.draw_pictures(train, self.samples, "training pictures"),
             reference_set.of_each(test, 1, test.labels.unique().tolist(), "test pictures"),
         )
         mean = train.images.double().mean(0, keepdim=True).float() / 255
-        return EvaluationImages(*[part.images.float() / 255 for part in parts], mean)
+        to_test, to_train, to_show = (part.images.float() / 255 for part in sets)
+        return EvaluationImages(to_test, to_train, to_show, mean)
 
     def noised(self, images: Tensor, sigma: float, which: str) -> Tensor:
         """images + sigma eps. which: the name of the set, which has a random stream of its own."""
@@ -198,7 +199,7 @@ def comparison_page(
     """
     title = "denoised in one step" if "denoised" in ways else "noise of every strength"
     if len(sigmas) == 1:
-        rows = [shown[0][way] for way in ways]
+        rows = [[*shown[0][way]] for way in ways]
         return picture_sheet(rows, list(ways), (), f"{title}, {sigma_label(sigmas[0])}", note)
     count, across = len(shown[0]["noisy"]), [sigma_label(sigma) for sigma in sigmas]
     rows = [[images[way][index] for images in shown] for index in range(count) for way in ways]

@@ -53,7 +53,7 @@ class Pinned:
         before, after = select_rows(self.before, rows), select_rows(self.after, rows)
         indices = {self.starts[row] for row in rows} if len(self.starts) > 1 else set(self.starts)
         starts = [start for start in self.numbers.get("starts", []) if start["i_start"] in indices]
-        numbers = self.numbers | {"starts": starts} if starts else self.numbers
+        numbers = {**self.numbers, "starts": starts} if starts else self.numbers
         return Pinned(self.pin and self.pin.select(rows), before, after, numbers)
 
     def finish(self, images: Tensor) -> Tensor:
@@ -63,18 +63,19 @@ class Pinned:
         """
         if self.returned is None:
             return images
+        assert self.source is not None  # what is returned
         mixed = self.returned * self.source + (1 - self.returned) * images
         return torch.where(self.returned == 1, self.source, mixed)
 
 
-def no_pin(model: Denoiser, grid: Sequence[int], times: int = 1) -> Pinned:
+def no_pin(model: Denoiser, grid: Sequence[float], times: int = 1) -> Pinned:
     """Nothing is kept: sampling from pure noise."""
     return Pinned()
 
 
 def pin_whole(
     model: Denoiser,
-    grid: Sequence[int],
+    grid: Sequence[float],
     image: str | Sequence[str],
     i_start: int | Sequence[int] | None,
     fit: str = "crop",
@@ -116,7 +117,7 @@ def pin_whole(
 
 def around_mask(
     model: Denoiser,
-    grid: Sequence[int],
+    grid: Sequence[float],
     image: str | Sequence[str],
     mask: str,
     at_first: bool = False,
@@ -153,7 +154,7 @@ def around_mask(
 
 def pin_part(
     model: Denoiser,
-    grid: Sequence[int],
+    grid: Sequence[float],
     image: str | Sequence[str],
     of: LinearMap,
     fit: str = "crop",

@@ -45,7 +45,7 @@ class Plan:
 
 
 def check_run(
-    denoiser: Denoiser, estimate: EstimateBase, grid: Sequence[int], count: int,
+    denoiser: Denoiser, estimate: EstimateBase, grid: Sequence[float], count: int,
     pin: Pin | None = None, clip: Clip | None = None, rule: Rule | None = None,
 ) -> Plan:  # fmt: skip
     """`check_composition`, then `plan_run`: refuse what cannot work, prepare the prompts, plan."""
@@ -54,7 +54,7 @@ def check_run(
 
 
 def check_composition(
-    denoiser: Denoiser, estimate: EstimateBase, grid: Sequence[int], count: int,
+    denoiser: Denoiser, estimate: EstimateBase, grid: Sequence[float], count: int,
     pin: Pin | None = None, clip: Clip | None = None, rule: Rule | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Check all that can be checked before a prompt is encoded or a network is loaded.
@@ -89,7 +89,7 @@ def check_composition(
 def plan_run(
     denoiser: Denoiser,
     estimate: EstimateBase,
-    grid: Sequence[int],
+    grid: Sequence[float],
     count: int,
     pin: Pin | None = None,
     warnings: tuple[str, ...] = (),
@@ -167,7 +167,7 @@ def check_channels(maps: Sequence[LinearMap], denoiser: Denoiser) -> None:
 class Echo(DenoiserWrapper):
     """A denoiser whose prediction is its input, for every prompt. No network is needed."""
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         return Prediction(x)
 
     def concat_condition(self, x: Tensor, pictures: Sequence[int]) -> Tensor:
@@ -181,7 +181,7 @@ class Echo(DenoiserWrapper):
 
 
 def check_partition(
-    estimate: EstimateBase, denoiser: Denoiser, grid: Sequence[int], count: int
+    estimate: EstimateBase, denoiser: Denoiser, grid: Sequence[float], count: int
 ) -> None:  # fmt: skip
     """Refuse an estimate whose parts do not sum to the whole picture.
 
@@ -269,7 +269,7 @@ def describe_guidance(terms: Sequence[Term]) -> tuple[str, ...]:
     return ()
 
 
-def describe_pin(pin: Pin, grid: Sequence[int]) -> tuple[str, ...]:
+def describe_pin(pin: Pin, grid: Sequence[float]) -> tuple[str, ...]:
     """What a pin keeps: the polarity of the mask, or where SDEdit starts."""
     notes = [pin.note] if pin.note else []
     if pin.part.area is not None and not pin.note:
@@ -314,7 +314,7 @@ def join_some(words: Sequence[str], between: str = ", ") -> str:
 
 
 def format_header(
-    what: str, denoiser: Denoiser, grid: Sequence[int], plan: Plan, count: int,
+    what: str, denoiser: Denoiser, grid: Sequence[float], plan: Plan, count: int,
     extra: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """The header of a run: task, amount of work, warnings, conventions, and the `extra` lines."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -45,29 +47,97 @@ def readout_images(
 
     rows: the numbers of these pictures in a run of `count` pictures.
     """
-    looks = []
+    readouts = []
     for name, readout in readings.items():
-        prompts = readout.prompts(count)
-        looks.append(ReadoutImages(name, readout.through(images), [prompts[row] for row in rows]))
-    return looks or [ReadoutImages("picture", images, [""] * len(rows))]
+        prompts = [readout.prompts(count)[row] for row in rows]
+        readouts.append(ReadoutImages(name, readout.through(images), prompts))
+    return readouts or [ReadoutImages("picture", images, [""] * len(rows))]
 
 
-def stage_images(small: Tensor, looks: Sequence[ReadoutImages]) -> list[ReadoutImages]:
+def stage_images(small: Tensor, readouts: Sequence[ReadoutImages]) -> list[ReadoutImages]:
     """The results of the first stage, enlarged to the size of the second's, then the second's.
 
     If the second has one readout only, it is labelled with its stage.
     """
     blank = [""] * len(small)
-    enlarged = interpolate(small, looks[0].images.shape[-2:], mode="nearest")
+    enlarged = interpolate(small, readouts[0].images.shape[-2:], mode="nearest")
     first = ReadoutImages("stage I", enlarged, blank)
-    if len(looks) == 1:
-        looks = [looks[0]._replace(label="stage II", prompts=blank)]
-    return [first, *looks]
+    if len(readouts) == 1:
+        readouts = [readouts[0]._replace(label="stage II", prompts=blank)]
+    return [first, *readouts]
+
+
+class SheetRow(NamedTuple):
+    """A row of a sheet: pictures (C, H, W), its label, a caption under each picture or none."""
+
+    pictures: list[Tensor]
+    label: str
+    captions: list[str]
+
+
+class LabelledImages(NamedTuple):
+    """Pictures (1 or N, C, H, W) and their label: one for each of N results, or one for all."""
+
+    label: str
+    images: Tensor
+
+
+class CellTable(NamedTuple):
+    """The conditions of a run, with labels as values.
+
+    Attributes:
+        cells: {key: label} of each condition.
+        axes: {key: the distinct labels}.
+    """
+
+    cells: Sequence[Mapping[str, str]]
+    axes: dict[str, list[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class SheetContent:
+    """All that stands on a sheet, see `result_sheet`."""
+
+    readouts: Sequence[ReadoutImages]
+    cells: Sequence[Mapping[str, str]]
+    axes: Mapping[str, Sequence[str]]
+    samples: int
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+
+    @property
+    def across(self) -> int:
+        """How many cells stand side by side: a line of those along the last axis, or 1."""
+        if not self.axes or (len(self.axes) == 1 and self.samples > 1):
+            return 1
+        return square_line_length(len(last_axis(self.axes)))
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the last axis is broken into several lines."""
+        return self.across > 1 and len(last_axis(self.axes)) > WIDEST
+
+    @property
+    def line(self) -> int:
+        """The number of results in a row."""
+        return square_line_length(self.samples) if self.across == 1 else self.across * self.samples
+
+
+class RowRange(NamedTuple):
+    """What stands in one row of each readout: the results of some cells, or a part of them.
+
+    Attributes:
+        cells: the cells.
+        results: the numbers of the results.
+    """
+
+    cells: range
+    results: range
 
 
 def result_sheet(
     name: str,
-    looks: Sequence[ReadoutImages],
+    readouts: Sequence[ReadoutImages],
     cells: Sequence[Mapping],
     samples: int,
     before: Mapping[str, Tensor],
@@ -78,7 +148,7 @@ def result_sheet(
 
     Args:
         name: the title.
-        looks: the pictures through each readout, condition by condition.
+        readouts: the pictures through each readout, condition by condition.
         cells: what distinguishes the conditions, {key: value} each.
         samples: the number of pictures of each condition.
         before, after: pictures to show beside the results, {label: (1 or B, C, H, W)}, B the number
@@ -86,34 +156,67 @@ def result_sheet(
             lines of their own, above and below.
         note: a line for the foot of the sheet.
     """
-    cells, axes = as_table(label_cells(cells))
-    across, is_folded = cells_across(axes, samples)
-    line = square_line_length(samples) if across == 1 else across * samples
-    if columns_vary(before, after, line):
-        return in_lines(name, looks, cells, samples, axes, before, after, note)
-    rows, down, under = [], [], []
-    for first in range(0, len(cells), across):
-        cell_range = range(first, min(first + across, len(cells)))
-        end = (cell_range[-1] + 1) * samples
-        for start in range(first * samples, end, line):
-            left = [images[start % len(images)] for images in before.values()]
-            right = [images[start % len(images)] for images in after.values()]
-            for look in looks:
-                pictures = look.images[start : min(start + line, end)]
-                padding = []
-                if after and not is_folded:
-                    padding = [torch.ones_like(pictures[0])] * (line - len(pictures))
-                rows.append([*left, *pictures, *padding, *right])
-                down.append(row_label(look, cells, cell_range, samples, len(looks), axes))
-                captions = [""] * len(pictures)
-                if is_folded and look is looks[-1]:
-                    numbers = range(start, start + len(pictures))
-                    captions = [column_caption(cells[row // samples], axes) for row in numbers]
-                under.append([""] * len(left) + captions + [""] * len(right))
-    if is_folded:
-        return picture_sheet(rows, down, [], name, note, under=under)
-    heads = column_labels(cells, across, samples if across > 1 else line, axes, before, after)
-    return picture_sheet(rows, down, heads, name, note)
+    table = as_table(label_cells(cells))
+    content = SheetContent(readouts, table.cells, table.axes, samples, before, after)
+    heads: list[str] = []
+    if columns_vary(before, after, content.line):
+        rows = stacked_rows(content)
+    else:
+        rows = readout_rows(content)
+        heads = [] if content.is_folded else sheet_heads(content)
+    pictures, labels = [row.pictures for row in rows], [row.label for row in rows]
+    captions = [row.captions for row in rows if row.captions]
+    return picture_sheet(pictures, labels, heads, name, note, under=captions)
+
+
+def readout_rows(content: SheetContent) -> list[SheetRow]:
+    """Rows of results, one for each readout, with other pictures at their left and right."""
+    pairs = product(row_ranges(content), content.readouts)
+    return [readout_row(content, row_range, readout) for row_range, readout in pairs]
+
+
+def row_ranges(content: SheetContent) -> list[RowRange]:
+    """What stands in each row: the cells side by side, in lines of at most `content.line`."""
+    ranges = []
+    for first in range(0, len(content.cells), content.across):
+        cells = range(first, min(first + content.across, len(content.cells)))
+        end = cells.stop * content.samples
+        for start in range(first * content.samples, end, content.line):
+            ranges.append(RowRange(cells, range(start, min(start + content.line, end))))
+    return ranges
+
+
+def readout_row(content: SheetContent, row_range: RowRange, readout: ReadoutImages) -> SheetRow:
+    """The row of one readout; pictures at the right of a short row stand in their own column."""
+    cells, results = row_range.cells, row_range.results
+    left = [images[results.start % len(images)] for images in content.before.values()]
+    right = [images[results.start % len(images)] for images in content.after.values()]
+    pictures = [*readout.images[results.start : results.stop]]
+    padding = []
+    if right and not content.is_folded:
+        padding = [torch.ones_like(pictures[0])] * (content.line - len(pictures))
+    many = len(content.readouts)
+    label = row_label(readout, content.cells, cells, content.samples, many, content.axes)
+    captions = []
+    if content.is_folded:
+        captions = [""] * len(left) + result_captions(content, results, readout) + [""] * len(right)
+    return SheetRow([*left, *pictures, *padding, *right], label, captions)
+
+
+def result_captions(content: SheetContent, results: range, readout: ReadoutImages) -> list[str]:
+    """What distinguishes each result, under the last readout."""
+    if readout is not content.readouts[-1]:
+        return [""] * len(results)
+    cells = [content.cells[number // content.samples] for number in results]
+    return [column_caption(cell, content.axes) for cell in cells]
+
+
+def sheet_heads(content: SheetContent) -> list[str]:
+    """The labels of the columns of a sheet whose last axis is not broken into lines."""
+    across = content.across
+    samples = content.samples if across > 1 else content.line
+    cells, axes = content.cells, content.axes
+    return column_labels(cells, across, samples, axes, content.before, content.after)
 
 
 def columns_vary(before: Mapping[str, Tensor], after: Mapping[str, Tensor], line: int) -> bool:
@@ -127,49 +230,52 @@ def columns_vary(before: Mapping[str, Tensor], after: Mapping[str, Tensor], line
     return any(not torch.equal(part, part[:1].expand_as(part)) for part in groups)
 
 
-def in_lines(
-    name: str,
-    looks: Sequence[ReadoutImages],
-    cells: Sequence[Mapping],
-    samples: int,
-    axes: Mapping[str, Sequence[str]],
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    note: str,
-) -> Image.Image:
-    """A sheet with a column per result: pictures before it, its readouts, pictures after it.
+def stacked_rows(content: SheetContent) -> list[SheetRow]:
+    """A column for each result: pictures before it, its readouts, pictures after it.
 
     Long runs continue in further lines of columns.
     """
-    count = len(looks[0].images)
+    count = len(content.readouts[0].images)
     line = square_line_length(count)
-    results = [("result", looks[0].images)]
-    if len(looks) > 1:
-        results = [(line_label(look), look.images) for look in looks]
-    groups = [*before.items(), *results, *after.items()]
-    last = list(axes)[-1] if axes else ""
-    rows, down, under = [], [], []
+    groups = stacked_groups(content)
+    rows = []
     for start in range(0, count, line):
         columns = range(start, min(start + line, count))
-        for label, pictures in groups:
-            rows.append([pictures[column % len(pictures)] for column in columns])
-            down.append(label)
-            under.append([""] * len(columns))
-        under[-1] = [describe_cell(cells[column // samples], axes, last) for column in columns]
-    return picture_sheet(rows, down, (), name, note, under=under)
+        for group in groups:
+            pictures = [group.images[column % len(group.images)] for column in columns]
+            rows.append(SheetRow(pictures, group.label, [""] * len(columns)))
+        cells = [content.cells[column // content.samples] for column in columns]
+        captions = [describe_cell(cell, content.axes) for cell in cells]
+        rows[-1] = rows[-1]._replace(captions=captions)
+    return rows
 
 
-def line_label(look: ReadoutImages) -> str:
-    """The readout, with its prompt if that is the same for all pictures."""
-    prompt = look.prompts[0]
-    return label_value(look.label, prompt) if prompt and len({*look.prompts}) == 1 else look.label
+def stacked_groups(content: SheetContent) -> list[LabelledImages]:
+    """The pictures of which each column has one, from top to bottom."""
+    labels = [readout_label(readout.label, readout.prompts) for readout in content.readouts]
+    if len(labels) == 1:
+        labels = ["result"]
+    images = [readout.images for readout in content.readouts]
+    results = zip(labels, images, strict=True)
+    groups = [*content.before.items(), *results, *content.after.items()]
+    return [LabelledImages(label, pictures) for label, pictures in groups]
 
 
-def describe_cell(cell: Mapping, axes: Mapping[str, Sequence[str]], last: str) -> str:
+def readout_label(name: str, prompts: Sequence[str]) -> str:
+    """The name of a readout, with its prompt if that is the same for all these pictures."""
+    prompt = prompts[0] if len(set(prompts)) == 1 else ""
+    return label_value(name, prompt) if prompt else name
+
+
+def last_axis(axes: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The labels of the last axis."""
+    return axes[list(axes)[-1]]
+
+
+def describe_cell(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:
     """All that distinguishes a cell; its value along the last axis as in a column's caption."""
-    return ", ".join(
-        column_caption(cell, axes) if key == last else label_value(key, cell[key]) for key in axes
-    )
+    words = [label_value(key, cell[key]) for key in axes]
+    return ", ".join([*words[:-1], column_caption(cell, axes)] if axes else words)
 
 
 def label_cells(cells: Sequence[Mapping]) -> list[dict[str, str]]:
@@ -181,16 +287,14 @@ def label_cells(cells: Sequence[Mapping]) -> list[dict[str, str]]:
     ]
 
 
-def as_table(
-    cells: Sequence[Mapping[str, str]],
-) -> tuple[Sequence[Mapping[str, str]], dict[str, list[str]]]:
-    """Cells, {key: label}, and their axes, {key: labels}.
+def as_table(cells: Sequence[Mapping[str, str]]) -> CellTable:
+    """Cells, {key: label}, and their axes.
 
     Cells that do not fill a table get one axis, whose labels join all of their values.
     """
     axes = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in cells[0]}
     if prod(map(len, axes.values())) == len(cells) or len(axes) <= 1:
-        return cells, axes
+        return CellTable(cells, axes)
     name = " / ".join(axes)
     return as_table([{name: " / ".join(cell.values())} for cell in cells])
 
@@ -202,16 +306,8 @@ def column_caption(cell: Mapping, axes: Mapping[str, Sequence[str]]) -> str:
     return label_value(key, value) if not value or NUMBER.fullmatch(value) else value
 
 
-def cells_across(axes: Mapping[str, Sequence[str]], samples: int) -> tuple[int, bool]:
-    """How many cells stand side by side, and whether the last axis is folded into several lines."""
-    if not axes or (len(axes) == 1 and samples > 1):
-        return 1, False
-    whole = len(axes[list(axes)[-1]])
-    return square_line_length(whole), whole > WIDEST
-
-
 def row_label(
-    look: ReadoutImages,
+    readout: ReadoutImages,
     cells: Sequence[Mapping],
     here: range,
     samples: int,
@@ -226,15 +322,21 @@ def row_label(
         here: the cells in the row.
         many: the number of readouts.
     """
+    cell, keys = cells[here[0]], shared_keys(cells, here, axes)
+    if many == 1:
+        return ", ".join(label_value(key, cell[key]) for key in keys)
+    prompts = readout.prompts[here.start * samples : here.stop * samples]
+    label = readout_label(readout.label, prompts)
+    values = [label_value(key, cell[key]) for key in keys if key != readout.label]
+    return ", ".join([*values, label])
+
+
+def shared_keys(
+    cells: Sequence[Mapping], here: range, axes: Mapping[str, Sequence[str]]
+) -> list[str]:  # fmt: skip
+    """The axes along which all cells of a row are the same."""
     first, last = cells[here[0]], cells[here[-1]]
-    keys = [key for key in axes if first[key] == last[key]] if len(here) > 1 else list(axes)
-    readout = ""
-    if many != 1:
-        prompts = set(look.prompts[here[0] * samples : (here[-1] + 1) * samples])
-        prompt = prompts.pop() if len(prompts) == 1 else ""
-        readout = label_value(look.label, prompt) if prompt else look.label
-    values = [label_value(key, first[key]) for key in keys if not (readout and key == look.label)]
-    return ", ".join([*values, readout] if readout else values)
+    return [key for key in axes if len(here) == 1 or first[key] == last[key]]
 
 
 def label_value(key: str, value) -> str:
@@ -244,7 +346,14 @@ def label_value(key: str, value) -> str:
     return f"{key} {value}" if NUMBER.fullmatch(str(value)) else f"{key}: {value}"
 
 
-def column_labels(cells, across: int, samples: int, axes, before, after) -> list[str]:
+def column_labels(
+    cells: Sequence[Mapping],
+    across: int,
+    samples: int,
+    axes: Mapping[str, Sequence[str]],
+    before: Mapping,
+    after: Mapping,
+) -> list[str]:
     """What distinguishes the columns; "result" if only other pictures beside them need a label."""
     captions = [column_caption(cell, axes) for cell in cells[:across]] if across > 1 else []
     results = [text for caption in captions for text in (caption, *[""] * (samples - 1))]
@@ -254,9 +363,9 @@ def column_labels(cells, across: int, samples: int, axes, before, after) -> list
     return labels if any(labels) else []
 
 
-def readout_frames(first: ReadoutImages, then: ReadoutImages, view: View) -> list[Image.Image]:
+def readout_frames(first: ReadoutImages, second: ReadoutImages, view: View) -> list[Image.Image]:
     """Frames in which the first picture turns, or fades, from one readout to another."""
-    captions = [f"{look.label}: {look.prompts[0]}" for look in (first, then)]
+    captions = [f"{readout.label}: {readout.prompts[0]}" for readout in (first, second)]
     if view.degrees:
         return turn_frames(first.images[0], view.degrees, captions)
-    return fade_frames(first.images[0], then.images[0], captions)
+    return fade_frames(first.images[0], second.images[0], captions)

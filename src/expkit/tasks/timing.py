@@ -1,13 +1,18 @@
-"""The speed of each network on this machine in earlier runs, to predict how long a run will take.
+"""The work and speed of networks: progress bars, usage, and how long a run will take.
 
-seconds = rows · seconds per row
+seconds = rows · seconds per row, as measured in earlier runs on this machine
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from expkit.core.denoiser import Counting
+from expkit.core.pin import Pin
+from expkit.core.solvers import Step
+from expkit.core.timesteps import count_updates
 from expkit.storage.files import atomic_write
 from expkit.storage.weights_io import cache_folder
 
@@ -42,6 +47,28 @@ def describe_duration(network: str, rows: int) -> str:
         if speed
         else "how long it takes will be known after this run"
     )
+
+
+def progress(
+    steps: Iterable[Step], name: str, grid: Sequence[float], pin: Pin | None
+) -> Iterable[Step]:  # fmt: skip
+    """The steps, with a progress bar."""
+    from tqdm import tqdm
+
+    total = count_updates(grid) + bool(pin)  # with a pin, `sample` yields the finished states too
+    return tqdm(steps, total=total, desc=name, unit="step", leave=False, mininterval=0.2)
+
+
+def usage(model: Counting) -> dict:
+    """The network calls of a run, for its numbers; its speed is remembered for later headers."""
+    if model.rows:
+        record_speed(model.name, model.seconds, sum(model.rows))
+    return {
+        "network_calls": len(model.rows),
+        "rows_per_call": model.rows[0] if len(set(model.rows)) == 1 else model.rows,
+        "rows": sum(model.rows),
+        "seconds_in_network": round(model.seconds, 3),
+    }
 
 
 def _format_seconds(seconds: float) -> str:

@@ -140,7 +140,9 @@ def parse_caption(text: str, known: Iterable[str] = ()) -> Parts:
         text: the caption, as `normalize_text` returns it, not empty.
         known: things that are not split further, although they begin with a manner.
     """
-    parts = Parts(**CAPTION_PATTERN.fullmatch(text).groupdict())
+    match = CAPTION_PATTERN.fullmatch(text)
+    assert match is not None, text  # it matches every text that is not empty
+    parts = Parts(**match.groupdict())
     whole = parts.manner + parts.thing
     if parts.manner and whole in known:
         return Parts(parts.lead, "", whole, parts.words)

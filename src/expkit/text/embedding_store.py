@@ -183,7 +183,8 @@ class PackedEmbeddings:
             return None
         values = self.rows(torch.tensor([place]))[0]
         tokens = int((values != 0).any(-1).sum())
-        return Embedding(Entry(text, self.provenance, tuple(values.shape), tokens), values)
+        length, width = values.shape
+        return Embedding(Entry(text, self.provenance, (length, width), tokens), values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
@@ -306,7 +307,8 @@ def foreign_embedding(text: str, values: Tensor, file: str, sha256: str) -> Entr
     """The metadata of an embedding (L, D) from a foreign file with this name and hash."""
     dtype = str(values.dtype).removeprefix("torch.")
     provenance = Provenance(IMPORTED + file, sha256, None, dtype, len(values))
-    return Entry(text, provenance, tuple(values.shape))
+    length, width = values.shape
+    return Entry(text, provenance, (length, width))
 
 
 def load_pth(path: Path):

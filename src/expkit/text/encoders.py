@@ -88,7 +88,7 @@ class Encoder(ABC):
     def width(self) -> int | None:
         """D, the width of its embeddings; None if its configuration is not on this machine."""
         config = self.repository.optional("text_encoder") if self.at_hand else None
-        return config and (config.get("d_model") or config.get("hidden_size"))
+        return (config.get("d_model") or config.get("hidden_size")) if config else None
 
     @cached_property
     def commit(self) -> str:
@@ -106,7 +106,7 @@ class Encoder(ABC):
         return self.repository.load(self.tokenizer_class(), self.commit, subfolder="tokenizer")
 
     @abstractmethod
-    def tokenizer_class(self):
+    def tokenizer_class(self) -> type:
         """The class of the tokenizer."""
 
     def prepared(self, texts: Sequence[str]) -> list[str]:

@@ -59,7 +59,8 @@ class Embeddings:
     @property
     def widths(self) -> set[int]:
         """The widths D of the import's and the encoder's embeddings, as far as they are known."""
-        encoder_widths = {self.resolved_encoder.width} - {None} if self.resolved_encoder else set()
+        width = self.resolved_encoder.width if self.resolved_encoder else None
+        encoder_widths = set() if width is None else {width}
         return encoder_widths | {embedding.values.shape[-1] for embedding in self.imports.values()}
 
     def rows(self, texts: Sequence[str]) -> Tensor:
@@ -98,11 +99,12 @@ class Embeddings:
         """
         # Read the import even if it is not needed: a file that cannot be read is always an error.
         self.imports  # noqa: B018
-        embeddings = {text: self.loaded.get(text) or self.lookup(text) for text in texts}
-        missing = [text for text, embedding in embeddings.items() if embedding is None]
+        found = {text: self.loaded.get(text) or self.lookup(text) for text in texts}
+        missing = [text for text, embedding in found.items() if embedding is None]
         if missing:
             make_room()
-            embeddings |= self.encode_or_import(missing)
+            found |= self.encode_or_import(missing)
+        embeddings = {text: embedding for text, embedding in found.items() if embedding is not None}
         check_agreement(embeddings)
         self.loaded = embeddings
         self.remark()
@@ -161,8 +163,9 @@ class Embeddings:
         normal = list(dict.fromkeys(map(self.normal, texts)))
         embeddings = {}
         for text, values in zip(normal, encoder.encode(normal), strict=True):
-            shape, tokens, cut = tuple(values.shape), encoder.tokens(text), encoder.cut(text)
-            entry = Entry(text, encoder.provenance, shape, tokens, cut)
+            length, width = values.shape
+            tokens, cut = encoder.tokens(text), encoder.cut(text)
+            entry = Entry(text, encoder.provenance, (length, width), tokens, cut)
             embeddings[text] = Embedding(entry, values.clone())
         for embedding in embeddings.values():
             self.store.put(embedding)

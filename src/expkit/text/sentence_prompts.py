@@ -49,7 +49,7 @@ def sentence_encoder_location(encoder: str | None = None) -> str:
         installed.
     """
     spec = find_spec(PACKAGE)
-    locations = spec.submodule_search_locations if spec else []
+    locations = (spec and spec.submodule_search_locations) or []
     folders = [Path(location, "model") for location in locations]
     return encoder or next((str(folder) for folder in folders if folder.is_dir()), PUBLISHED)
 
@@ -93,7 +93,8 @@ class MiniLM(Encoder):
         return self.repository.load(self.tokenizer_class(), self.commit)
 
     def tokenizer_class(self):
-        from transformers import BertTokenizerFast
+        # transformers makes this name at import, which no checker sees
+        from transformers import BertTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
         return BertTokenizerFast
 
@@ -185,6 +186,7 @@ class ConceptPrompts(Embeddings):
     """
 
     padded = True
+    encoder: MiniLM | None
 
     def __init__(
         self, store: Store, encoder: MiniLM | None = None, known: str | Path | None = None,
@@ -199,6 +201,12 @@ class ConceptPrompts(Embeddings):
     def concept_embeddings(self) -> PackedEmbeddings | None:
         """The embeddings that ship with the model."""
         return PackedEmbeddings.read(Path(self.known).expanduser()) if self.known else None
+
+    @property
+    def known_embeddings(self) -> PackedEmbeddings:
+        """`concept_embeddings` of a model that ships with some."""
+        assert self.concept_embeddings is not None, "this model ships with no embeddings"
+        return self.concept_embeddings
 
     @cached_property
     def things(self) -> dict[str, int]:
@@ -260,20 +268,20 @@ class ConceptPrompts(Embeddings):
         values = self.values(caption_grammar.usual_phrase(thing))
         similarity = self.sentences @ pool_tokens(values[None])[0]
         place = int(similarity.argmax())
-        return self.concept_embeddings.names[place], 1 - float(similarity[place])
+        return self.known_embeddings.names[place], 1 - float(similarity[place])
 
     @cached_property
     def sentences(self) -> Tensor:
         """The sentence embeddings of the known things, (K, 384)."""
-        chunks = torch.arange(1, 1 + len(self.concept_embeddings.names)).split(1000)
-        return torch.cat([pool_tokens(self.concept_embeddings.rows(chunk)) for chunk in chunks])
+        chunks = torch.arange(1, 1 + len(self.known_embeddings.names)).split(1000)
+        return torch.cat([pool_tokens(self.known_embeddings.rows(chunk)) for chunk in chunks])
 
     def values(self, text: str) -> Tensor:
         """The embedding (L, D) of any text, also of one that is not part of the run."""
         try:
             return (self.lookup(text) or self.encode([text])[text]).values
         except UserError as reason:
-            known_texts = self.concept_embeddings.texts
+            known_texts = self.known_embeddings.texts
             close = suggest(text, known_texts, " The nearest in spelling is {!r}.")
             raise UserError(
                 f"{text!r} is not among the {len(self.things):,} things that this model knows "

@@ -237,8 +237,9 @@ def init_from(network: nn.Module, weights: str) -> None:
     """
     source = initial_tensors(weights)
     target = network.state_dict()
-    if hasattr(network, "state_for_double_size"):
-        source = network.state_for_double_size(source)
+    state_for_double_size = getattr(network, "state_for_double_size", None)
+    if state_for_double_size is not None:
+        source = state_for_double_size(source)
     mismatches = [
         name
         for name in {**target, **source}

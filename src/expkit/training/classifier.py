@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class PictogramClassification(DigitClassification):
     scenes: Scenes | None = None
     concepts: tuple[Concept, ...] = ()
 
-    def adapt_to(self, images: Pictures) -> PictogramClassification:
+    def adapt_to(self, images: Pictures) -> Self:
         scenes = Scenes.of(images, self.captions, self.vary)
         if not self.soft:
             scenes = scenes.sharp()
@@ -58,6 +59,7 @@ class PictogramClassification(DigitClassification):
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,)."""
+        assert self.scenes is not None  # set by adapt_to
         pictures, _ = self.scenes.to(images.device).render(images, labels, draws)
         return self.rendered_loss(network, pictures, labels, draws)
 

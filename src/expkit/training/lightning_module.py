@@ -57,6 +57,12 @@ class TrainingModule(LightningModule):
         self.tested: list[Tensor] = []
         self.count_tested = 0
 
+    @property
+    def log_interval(self) -> int:
+        """The number of optimizer steps between two logged losses."""
+        # Lightning sets it in a function, where no checker sees it
+        return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+
     def loss(self, batch: Batch, purpose: str) -> Tensor:
         """This process's loss, scaled so that its mean over all processes is the batch's loss.
 
@@ -68,7 +74,9 @@ class TrainingModule(LightningModule):
         generator = stream(self.seed, purpose, epoch, batch.index)
         draws = Draws(generator, batch.count, self.global_rank, world_size, self.device)
         if not len(batch.labels):  # a last batch of fewer rows than processes
-            return 0 * sum(parameter.sum() for parameter in self.network.parameters())
+            total = sum(parameter.sum() for parameter in self.network.parameters())
+            assert isinstance(total, Tensor)  # a network has parameters
+            return 0 * total
         loss = self.objective(self.network, batch.images, batch.labels, draws)
         return loss if world_size == 1 else loss * (len(batch.labels) * world_size / batch.count)
 
@@ -84,7 +92,7 @@ class TrainingModule(LightningModule):
         if batch.ends_step:
             self.losses.append(sum(self.parts) / self.trainer.accumulate_grad_batches)
             self.parts.clear()
-            if len(self.losses) % self.trainer.log_every_n_steps == 0:
+            if len(self.losses) % self.log_interval == 0:
                 self.flush_losses()
                 self.log("train/loss", self.losses[-1], prog_bar=True)
         return loss
@@ -102,7 +110,7 @@ class TrainingModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.flush_losses()
         epoch_losses = self.losses[-self.steps :]
-        self.row["train_loss"] = sum(epoch_losses) / len(epoch_losses)
+        self.row["train_loss"] = float(sum(epoch_losses)) / len(epoch_losses)
         self.log("train/loss_of_epoch", self.row["train_loss"], rank_zero_only=True)
 
     @property
@@ -118,7 +126,7 @@ class TrainingModule(LightningModule):
         On a GPU this waits for the computation, so it is not done at every step.
         """
         self.losses = [float(loss) for loss in self.losses]
-        if not all(map(math.isfinite, self.losses[-self.trainer.log_every_n_steps :])):
+        if not all(map(math.isfinite, self.losses[-self.log_interval :])):
             raise UserError(
                 f"The loss is no longer a number at step {len(self.losses)}. "
                 "The last checkpoint is kept. "
@@ -149,11 +157,13 @@ class TrainingModule(LightningModule):
     def factor(self, step: int) -> float:
         """The factor of the learning rate after `step` optimizer steps."""
         epochs = self.trainer.max_epochs
+        assert epochs is not None  # every recipe sets it
         return self.rate(step / (self.steps * epochs), epochs)
 
     def on_train_start(self) -> None:
         """Use the command's learning rate in a resumed training, not the checkpoint's."""
         scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)  # the only one
         scheduler.base_lrs = [*self.rates]
         for group, rate in zip(self.trainer.optimizers[0].param_groups, self.rates, strict=True):
             group["initial_lr"] = rate

@@ -14,11 +14,11 @@ of a schedule that only adds noise. Flow matching is the prediction type `flow` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from expkit.errors import UserError
 from expkit.images.sheets import picture_sheet
 from expkit.metrics import classifiers
 from expkit.models import trained
+from expkit.models.unets import Network
 
 EULER_STEPS = 50  # of a flow, in the samples that are drawn during training
 
@@ -49,7 +50,7 @@ class Objective(ABC):
 
     file: ClassVar[str] = "model.safetensors"
 
-    def adapt_to(self, images: Pictures) -> Objective:
+    def adapt_to(self, images: Pictures) -> Self:
         """This objective, adapted to the training data.
 
         Raises:
@@ -124,7 +125,9 @@ class Diffusion(Objective):
                 "train for v, x0 or flow, without min_snr."
             )
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def __call__(
+        self, network: Callable[..., Any], images: Tensor, labels: Tensor, draws: Draws
+    ) -> Tensor:  # fmt: skip
         t = self.levels(draws)
         noise = draws.normal(images.shape[1:])
         keep_label = draws.uniform((1,)) >= self.drop
@@ -150,7 +153,7 @@ class Diffusion(Objective):
 
     def answer(
         self,
-        network: nn.Module,
+        network: Any,
         x: Tensor,
         t: Tensor,
         labels: Tensor,
@@ -182,17 +185,18 @@ class Diffusion(Objective):
 
     def model_spec(self, network: nn.Module, names: Sequence[str]) -> trained.ModelSpec:
         """The description that is saved with the network."""
-        return trained.ModelSpec.of(network, self.kind, self.low, self.high, names)
+        return trained.ModelSpec.of(as_network(network), self.kind, self.low, self.high, names)
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        trained.save_model(path, network, self.schedule, self.model_spec(network, names))
+        spec = self.model_spec(network, names)
+        trained.save_model(path, as_network(network), self.schedule, spec)
 
     def sample_figures(
         self, network: nn.Module, held_out: Pictures, seed: int
     ) -> dict[str, Image.Image]:  # fmt: skip
         spec = self.model_spec(network, held_out.names)
         device = str(next(network.parameters()).device)
-        model = trained.TrainedUNet(deepcopy(network), self.schedule, spec, device)
+        model = trained.TrainedUNet(deepcopy(as_network(network)), self.schedule, spec, device)
         sheets = {"denoised": self.denoised(model, held_out, seed)}
         if model.can_sample:
             sheets["samples"] = class_sample_sheet(model, seed)
@@ -258,6 +262,12 @@ def class_sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
     return picture_sheet(rows, across=names, title=title)
 
 
+def as_network(network: nn.Module) -> Network:
+    """The network, of the kind that a weights file can hold."""
+    assert isinstance(network, Network), type(network)
+    return network
+
+
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -304,6 +314,7 @@ class DigitClassification(Objective):
         return [(name,) for name in names]
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
+        assert isinstance(network, classifiers.Classifier)  # as trainer.network builds it
         classifiers.save_classifier(path, network, self.class_names(names))
 
     def sample_figures(

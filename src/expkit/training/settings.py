@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial, singledispatch
 from types import FunctionType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -126,7 +127,7 @@ def of_old(origin: Mapping, group: Mapping) -> dict:
 
 def of_optimizer(group: Mapping) -> dict:
     """The options of an optimizer's parameter group as settings, with its initial learning rate."""
-    options = {"lr": float(group.get("initial_lr", group["lr"]))}
+    options: dict[str, Any] = {"lr": float(group.get("initial_lr", group["lr"]))}
     for key, value in group.items():
         if key not in ("params", "lr", "initial_lr"):
             options[key] = plain_values(value)
@@ -190,7 +191,7 @@ def flatten(table: Mapping, prefix: str = "") -> dict:
 
 
 @singledispatch
-def plain_values(value: object):
+def plain_values(value: object) -> Any:
     """An object as plain JSON values.
 
     A dataclass becomes a dict of its fields, a function or class a dict of its arguments, a tensor

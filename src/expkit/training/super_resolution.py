@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class SuperResolution(TextDiffusion):
     times: int = 2
     noisiest: int = 200
 
-    def adapt_to(self, images: Pictures) -> SuperResolution:
+    def adapt_to(self, images: Pictures) -> Self:
         if images.shape[-1] % self.times:
             raise UserError(
                 f"trainer.objective.times={self.times} does not fit pictures of "
@@ -88,7 +89,7 @@ class SuperResolution(TextDiffusion):
         self, network: nn.Module, held_out: Pictures, seed: int
     ) -> dict[str, Image.Image]:  # fmt: skip
         rows = torch.arange(min(10, len(held_out.labels)))
-        originals, captions = render_rows(held_out, rows, seed, self.of.scenes)
+        originals, captions = render_rows(held_out, rows, seed, self.adapted.scenes)
         small = F.avg_pool2d(originals, self.times)
         bilinear = deepfloyd.upsample_condition(small, originals.shape[-2:])
         samples = self.enlarged(network, small, captions, seed)

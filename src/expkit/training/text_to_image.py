@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from PIL import Image
@@ -79,7 +79,7 @@ class TextDiffusion(Diffusion):
 
     file: ClassVar[str] = "model"
 
-    def adapt_to(self, images: Pictures) -> TextDiffusion:
+    def adapt_to(self, images: Pictures) -> Self:
         if (self.low, self.high, self.only) != (-1.0, 1.0, None):
             raise UserError(
                 "trainer=text_conditional trains all levels on pictures in [-1, 1]: "
@@ -102,14 +102,21 @@ class TextDiffusion(Diffusion):
         )
         return replace(self, of=TextData(scenes, caption_embeddings, thing_embeddings))
 
+    @property
+    def adapted(self) -> TextData:
+        """`of`, after `adapt_to`."""
+        assert self.of is not None, "adapt_to comes first"
+        return self.of
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss for glyphs `images` (N, 4, 2S, 2S) of the concepts `labels` (N,).
 
         Each is rendered as one of its captions says.
         """
-        pictures, caption_indices = self.of.on(images.device).scenes.render(images, labels, draws)
-        network = self.condition_network(network, pictures, draws)
-        return super().__call__(network, pictures, caption_indices, draws)
+        scenes = self.adapted.on(images.device).scenes
+        pictures, caption_indices = scenes.render(images, labels, draws)
+        conditioned = self.condition_network(network, pictures, draws)
+        return super().__call__(conditioned, pictures, caption_indices, draws)
 
     def condition_network(
         self,
@@ -138,7 +145,7 @@ class TextDiffusion(Diffusion):
             labels: (N,), indices of captions; index 0 is the empty caption.
             kept: (N, 1), False for the rows whose caption is dropped.
         """
-        embeddings = self.of.on(x.device).bank.rows(labels * kept[:, 0])
+        embeddings = self.adapted.on(x.device).bank.rows(labels * kept[:, 0])
         mask = (embeddings != 0).any(-1)
         return network(
             x,
@@ -150,7 +157,7 @@ class TextDiffusion(Diffusion):
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         pictogram_unet.save_pipeline(path, network, self.schedule, self.kind)
-        self.of.known.write(path / pictogram_unet.CONCEPTS_FILE)
+        self.adapted.known.write(path / pictogram_unet.CONCEPTS_FILE)
 
     def sample_figures(
         self, network: nn.Module, held_out: Pictures, seed: int
@@ -168,8 +175,8 @@ class TextDiffusion(Diffusion):
         return {
             "leak": self.schedule.terminal_alpha,
             "parameters": count_parameters(network),
-            "captions": len(self.of.scenes.captions.texts),
-            "encoder": asdict(self.of.bank.provenance),
+            "captions": len(self.adapted.scenes.captions.texts),
+            "encoder": asdict(self.adapted.bank.provenance),
             "vary": asdict(self.vary),
         }
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -213,7 +214,7 @@ class Train:
 
     def limits(self, batches: Batches, tests: Batches) -> dict:
         """The arguments of Lightning that affect results; None if unset or without effect."""
-        arguments = {"accumulate_grad_batches": self.recipe.accumulate}
+        arguments: dict[str, Any] = {"accumulate_grad_batches": self.recipe.accumulate}
         for name, loader in (("limit_train_batches", batches), ("limit_val_batches", tests)):
             is_limited = len(loader) < self.count(loader.pictures)
             arguments[name] = len(loader) if is_limited else None
@@ -252,14 +253,16 @@ class Train:
         from expkit.training.callbacks import AtomicCheckpointIO
 
         recipe = self.recipe
+        devices = recipe.devices
+        precision: Any = self.precision()  # Trainer refuses what is no precision
         try:
             return Trainer(
                 max_epochs=recipe.epochs,
                 accelerator=recipe.accelerator,
-                devices=recipe.devices,
+                devices=devices if isinstance(devices, int | str) else [*devices],
                 num_nodes=recipe.num_nodes,
                 strategy=recipe.strategy,
-                precision=self.precision(),
+                precision=precision,
                 sync_batchnorm=recipe.uses_cuda,
                 default_root_dir=result.folder,
                 logger=result.logger.lightning(result),
@@ -337,12 +340,14 @@ class Train:
         )
 
     def callbacks(self, result: RunFolder, held_out: Pictures) -> list:
-        from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar
+        from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
         from expkit.training.callbacks import AfterEpoch, Checkpoints
 
         recipe = self.recipe
-        callbacks = [AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))]
+        callbacks: list[Callback] = [
+            AfterEpoch(lambda module, epoch: self.keep(module, epoch, held_out, result))
+        ]
         if recipe.ema:
             average = EMAWeightAveraging(decay=recipe.ema, update_starting_at_step=recipe.ema_from)
             callbacks.append(average)

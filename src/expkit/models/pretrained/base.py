@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class DeviceSpec:
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module on the device, offloaded or compiled as specified."""
         module = offload_layers(module, self.device) if self.offload else module.to(self.device)
-        return torch.compile(module) if self.compile else module
+        return cast("torch.nn.Module", torch.compile(module)) if self.compile else module
 
 
 def device_spec(
@@ -135,7 +136,7 @@ class Network:
         if self.module is not None or self.checked:
             return
         with torch.device("meta"):
-            network = network_class(self.kind).from_config(self.repository.config(self.part))
+            network: Any = network_class(self.kind).from_config(self.repository.config(self.part))
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.repository.check_weights(self.part, self.variant, shapes)
         self.checked = True

@@ -82,7 +82,7 @@ class Unconditional(Pretrained):
     def canonical_prompt(self, prompt: str) -> str:
         return null_only(prompt, "is not told what to show")
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         return split_variance(self.network(x, t), self.shape[0], self.learns_variance)
 
 
@@ -108,7 +108,7 @@ class IFStageOne(TextConditioned):
         super().__init__(repository, width, embeddings, machine)
         self.shape = (3, *size_of(unet, None))
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str], **more) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str], **more) -> Prediction:
         output = self.network(x, t, **self.condition_kwargs(prompts), **more)
         return split_variance(output, 3, self.learns_variance)
 
@@ -158,7 +158,7 @@ class IFStageTwo(IFStageOne):
         """Concatenate x (B, 3, H, W) and the noised small images, so that a view acts on both."""
         return torch.cat([x, self.low[list(pictures)].to(x)], 1)
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         noise_levels = torch.full((len(x),), self.level, device=self.device)
         return super().predict(x, t, prompts, class_labels=noise_levels)
 

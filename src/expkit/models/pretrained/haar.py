@@ -18,7 +18,7 @@ output is that network's. So a new network can start from one of half the size (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
@@ -76,7 +76,8 @@ class HaarUNet2DConditionModel(ModelMixin, ConfigMixin):
         levels: int = 1000, deviations: Sequence[float] = (2.0, 0.16, 0.16, 0.065),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.network = UNet2DConditionModel.from_config(dict(unet))
+        # diffusers declares a pair, which from_config returns only with return_unused_kwargs
+        self.network = cast("UNet2DConditionModel", UNet2DConditionModel.from_config(dict(unet)))
         self.register_buffer("ratios", torch.zeros(levels, dtype=torch.float32))
 
     def forward(
@@ -103,8 +104,8 @@ class HaarUNet2DConditionModel(ModelMixin, ConfigMixin):
 
     def deviation(self, sample: Tensor) -> Tensor:
         """The standard deviation of each channel of `haar_transform`, (1, 4·C, 1, 1)."""
-        bands = torch.tensor(self.config.deviations, device=sample.device, dtype=torch.float32)
-        return bands.repeat_interleave(self.config.in_channels).view(1, -1, 1, 1)
+        bands = torch.tensor(self.config["deviations"], device=sample.device, dtype=torch.float32)
+        return bands.repeat_interleave(self.config["in_channels"]).view(1, -1, 1, 1)
 
     def state_for_double_size(self, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict for this network, initialised from that of a network of half the size.

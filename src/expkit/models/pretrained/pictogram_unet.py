@@ -13,9 +13,10 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expkit.core.denoiser import Denoiser, limit_rows
 from expkit.core.schedules import Schedule
@@ -72,21 +73,22 @@ def unet(
         )
     down_types = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention]
     up_types = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attention)]
-    network = UNet2DConditionModel(
-        sample_size=size,
-        out_channels=channels,
-        layers_per_block=layers,
-        block_out_channels=widths,
-        down_block_types=down_types,
-        up_block_types=up_types,
+    arguments: dict[str, Any] = {
+        "sample_size": size,
+        "out_channels": channels,
+        "layers_per_block": layers,
+        "block_out_channels": widths,
+        "down_block_types": down_types,
+        "up_block_types": up_types,
         # In diffusers this is the number of heads.
-        attention_head_dim=[max(block_width // 32, 1) for block_width in widths],
-        cross_attention_dim=WIDTH,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=WIDTH // 64,
-        resnet_time_scale_shift="scale_shift",
-        **{"in_channels": channels, "norm_num_groups": 16} | more,
-    )
+        "attention_head_dim": [max(block_width // 32, 1) for block_width in widths],
+        "cross_attention_dim": WIDTH,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": WIDTH // 64,
+        "resnet_time_scale_shift": "scale_shift",
+    }
+    arguments |= {"in_channels": channels, "norm_num_groups": 16} | more
+    network = UNet2DConditionModel(**arguments)
     if not torch.cuda.is_available():
         # Without a GPU, torch's fused attention is faster only on large grids: without it a step
         # takes 0.81 of the time.
@@ -145,7 +147,7 @@ def second_unet(
     return unet(classes, channels, size, width, layers, attend, **options)
 
 
-def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, str]:
+def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, Any]:
     """The name in diffusers of each prediction type.
 
     Raises:
@@ -160,7 +162,7 @@ def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, str]:
     return names
 
 
-def save_pipeline(folder: Path, network: nn.Module, schedule: Schedule, kind: str) -> None:
+def save_pipeline(folder: Path, network: Any, schedule: Schedule, kind: str) -> None:
     """Write network and schedule in diffusers' format: unet/ and scheduler/ in `folder`.
 
     They are written into a hidden sibling folder first. It is then renamed; if `folder` exists, its

@@ -9,6 +9,7 @@ four channels and an eighth of the image's side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class StableDiffusion(TextConditioned):
     def image_shape(self) -> tuple[int, int, int]:
         return (3, self.shape[1] * self.shrink, self.shape[2] * self.shrink)
 
-    def predict(self, x: Tensor, t: int, prompts: Sequence[str]) -> Prediction:
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         return Prediction(self.network(x, t, **self.condition_kwargs(prompts)))
 
     @torch.inference_mode()
@@ -60,14 +61,16 @@ class StableDiffusion(TextConditioned):
 
         It is the mean of the encoder's distribution, so that an image has one latent.
         """
-        vae, cast = self.vae.loaded(), self.vae.cast
+        vae: Any = self.vae.loaded()
+        cast = self.vae.cast
         means = [vae.encode(cast(2 * image - 1)).latent_dist.mean for image in images.split(1)]
         return torch.cat(means) * self.scale
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
         """Decode latents (B, C, H, W) as images in [0, 1]."""
-        vae, cast = self.vae.loaded(), self.vae.cast
+        vae: Any = self.vae.loaded()
+        cast = self.vae.cast
         images = [(vae.decode(cast(latent / self.scale)).sample + 1) / 2 for latent in x.split(1)]
         return torch.cat(images).clamp(0, 1)
 

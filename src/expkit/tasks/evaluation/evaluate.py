@@ -34,7 +34,6 @@ from expkit.tasks.evaluation.eps_error import eps_error
 from expkit.tasks.evaluation.judge_panel import JudgedSet, Panel
 from expkit.tasks.evaluation.tradeoff_figure import Row, tradeoff_page
 from expkit.tasks.preflight import Plan, check_run, format_header
-from expkit.tasks.sampling import usage
 
 if TYPE_CHECKING:
     from expkit.data.labelled_pictures import Pictures
@@ -77,6 +76,7 @@ class Evaluate:
         plan = self.plan(model, estimate, grid)
         tests = reference_set.open_set(self.data, model, train=False)
         trains = reference_set.open_set(self.data, model, train=True)
+        assert self.judges is not None  # see `check`
         panel = Panel(self.judges, tests.names, fidelity.inception_at_hand())
         test, train = self.real_set(panel, tests, TEST), self.real_set(panel, trains, TRAIN)
         panel.check(test)
@@ -95,7 +95,7 @@ class Evaluate:
             "samples": self.samples,
             "seed": self.seed,
             "device": str(model.device),
-            **usage(model),
+            **timing.usage(model),
         }
         error = eps_error(self.model, test.images.float() / 255, prompts)
         result.numbers |= {
@@ -173,7 +173,7 @@ class Evaluate:
         gammas = [gamma for gamma in self.gammas.values() for _ in prompts]
         return guided(prompts * len(self.gammas), gammas)
 
-    def plan(self, model: Denoiser, estimate: Estimate, grid: Sequence[int]) -> Plan:
+    def plan(self, model: Denoiser, estimate: Estimate, grid: Sequence[float]) -> Plan:
         """The plan of the run, whose calls are those of all chunks."""
         rule, clip = self.sampler.rule, self.sampler.clip
         plan = check_run(model, estimate, grid, self.count, clip=clip, rule=rule)
@@ -218,7 +218,7 @@ class Evaluate:
             )
         return remarks
 
-    def sample_images(self, model: Denoiser, estimate: Estimate, grid: Sequence[int]) -> Tensor:
+    def sample_images(self, model: Denoiser, estimate: Estimate, grid: Sequence[float]) -> Tensor:
         """The pictures of all gammas, uint8 (N, C, H, W)."""
         from tqdm import tqdm
 

@@ -44,13 +44,14 @@ def tradeoff_page(rows: Sequence[Row], judge: str, about: str) -> Image.Image:
     Curves are drawn if there are two generated sets or more.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     has_curves = len(rows) > 3
     curves, table = 3.6 if has_curves else 0, 0.72 * len(rows) + 0.5
     heights = [curves, table] if has_curves else [table]
-    figure = Figure(figsize=(12, table + curves + 0.9), layout="constrained")
+    engine = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(12, table + curves + 0.9), layout=engine)
     figure.suptitle(f"Quality and diversity\n{wrap_for_figure(about, 11.5)}", fontsize=10)
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
     subfigures = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     *charts, below = subfigures[:, 0]
     for chart in charts:
@@ -64,7 +65,7 @@ def plot_tradeoff(axes, rows: Sequence[Row], judge: str) -> None:
 
     Each chart also shows the value of the real pictures.
     """
-    samples = sorted(rows[:-2], key=lambda row: row.gamma)
+    samples = sorted(rows[:-2], key=lambda row: row.gamma or 0)
     train, test = rows[-2:]
     plane, *lines = axes
     style = {"color": MADE, "ms": 5, "lw": 1}
