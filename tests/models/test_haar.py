@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from expkit.core.schedules import cosine
 from expkit.errors import UserError
 from expkit.models.pretrained import haar, pictogram_unet
-from expkit.models.pretrained.base import HAAR, DeviceSpec, Network
+from expkit.models.pretrained.base import HAAR, DeviceSpec, LoadedNetwork
 from expkit.storage.hub import Repository
 from expkit.training import checkpoints
 
@@ -106,11 +106,11 @@ def test_it_is_a_folder_in_diffusers_format_that_says_its_transform(large, tmp_p
         0.065,
     ]
     x = torch.randn(2, 3, 32, 32)
-    read = Network(folder, "unet", HAAR, DeviceSpec())
+    read = LoadedNetwork(folder, "unet", HAAR, DeviceSpec())
     read.check()
     answer = read(x, torch.tensor([300, 300]), encoder_hidden_states=TEXT, encoder_attention_mask=MASK)
     assert torch.allclose(answer, asked(large, x, 300), atol=1e-6)
-    half = Network(folder, "unet", HAAR, DeviceSpec(dtype=torch.bfloat16))
+    half = LoadedNetwork(folder, "unet", HAAR, DeviceSpec(dtype=torch.bfloat16))
     told = {"encoder_hidden_states": TEXT.bfloat16(), "encoder_attention_mask": MASK}
     assert half.loaded().ratios.dtype == torch.float32 and half.cast(x).dtype == torch.float32
     answer = half(x, torch.tensor([0, 999]), **told)

@@ -22,7 +22,7 @@ from expkit.core.solvers import DDIM, DDPM
 from expkit.core.views import Identity, Rotate180
 from expkit.errors import UserError
 from expkit.models.pretrained import base, deepfloyd
-from expkit.models.pretrained.configs import kind_of, schedule_of
+from expkit.models.pretrained.configs import prediction_type_of, schedule_of
 from expkit.models.pretrained.stable_diffusion import stable_diffusion
 from expkit.storage.hub import Repository
 from tests import tiny_diffusers as tiny
@@ -476,8 +476,8 @@ def test_flow_matching_is_refused():
     with pytest.raises(UserError, match="not flow matching"):
         schedule_of(json.loads(FlowMatchEulerDiscreteScheduler().to_json_string()))
     with pytest.raises(UserError, match="flow_prediction"):
-        kind_of({"prediction_type": "flow_prediction"})
-    assert [kind_of({"prediction_type": p}) for p in ("epsilon", "v_prediction", "sample")] == [
+        prediction_type_of({"prediction_type": "flow_prediction"})
+    assert [prediction_type_of({"prediction_type": p}) for p in ("epsilon", "v_prediction", "sample")] == [
         "eps",
         "v",
         "x0",
@@ -707,7 +707,7 @@ def test_weights_that_do_not_fit_are_refused_before_prompts_are_encoded_or_anyth
     from expkit.text import prompt_embeddings
 
     monkeypatch.setattr(prompt_embeddings, "Embeddings", Encodes)
-    monkeypatch.setattr(base.Network, "loaded", lambda self: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(base.LoadedNetwork, "loaded", lambda self: pytest.fail("a network was loaded"))
     monkeypatch.setattr(Encodes, "encoded", [])
     done = expkit("model=deepfloyd", f"model.weights={spoiled(stage, how)}", "model.device=cpu", "model.dtype=float32", "logger=none",
                   "steps=3", "samples=1", "prompt=a rocket", "upscale=true")  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from textwrap import fill
 
@@ -240,41 +240,28 @@ def error_message(error: BaseException, arguments: Sequence[str]) -> str | None:
     kind = type(error).__name__
     if isinstance(error, UserError):
         return text
+    is_wrapper = kind in ("HydraException", "ConfigCompositionException")
+    if is_wrapper and isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
     chain = (error, error.__cause__, error.__context__)
     causes = [type(cause).__name__ for cause in chain if cause]
-    if kind == "OverrideParseException":
-        return parse_error_message(error, arguments)
-    is_hydra_error = kind in ("HydraException", "ConfigCompositionException")
-    if is_hydra_error and isinstance(error.__cause__, UserError):
-        return str(error.__cause__)
     options = getattr(error, "options", None)
     if "MissingConfigException" in causes and options is not None:
         return no_option(getattr(error, "missing_cfg_file", ""), options)
-    if kind == "MissingConfigException":
-        return no_configuration(error, text)
-    if kind in (
-        "InterpolationKeyError",
-        "InterpolationResolutionError",
-        "InterpolationToMissingValueError",
-        "GrammarParseError",
-    ):
-        return interpolation_error_message(error, text, arguments)
-    if kind == "ConfigCompositionException":
-        return compose_error_message(error, text, arguments)
-    if kind in (
-        "MissingMandatoryValue",
-        "ValidationError",
-        "ConfigKeyError",
-        "ConfigAttributeError",
-        "UnsupportedInterpolationType",
-    ):
-        return error_with_key(error, text)
-    if kind == "InstantiationException":
-        return instantiation_error_message(error, text)
+    if kind in CONFIG_ERRORS:
+        return CONFIG_ERRORS[kind](error, text, arguments)
     if type(error).__module__.startswith("yaml") or kind in ("UnicodeDecodeError", "ReaderError"):
         return yaml_error_message(error)
     if kind == "HydraException":
         return text.splitlines()[0] if text else None
+    return system_error_message(error, text, arguments)
+
+
+def system_error_message(
+    error: BaseException, text: str, arguments: Sequence[str]
+) -> str | None:  # fmt: skip
+    """The message about folders, files, memory or numbers, or None if the error is a bug."""
+    kind = type(error).__name__
     missing_path = r"provider=(hydra.searchpath).*, path=(.*) is not available\."
     if kind == "UserWarning" and (match := re.fullmatch(missing_path, text)):
         return (
@@ -534,3 +521,23 @@ def instantiation_error_message(error: BaseException, text: str) -> str:
     key = (re.search(r"full_key: (\S+)", text) or ["", "the configuration"])[1]
     reason = str(error.__cause__ or text.splitlines()[0]).splitlines()[0]
     return f"{key} cannot be made: {reason}."
+
+
+# The messages about errors of Hydra and OmegaConf, by the name of the error's class.
+CONFIG_ERRORS: dict[str, Callable[[BaseException, str, Sequence[str]], str | None]] = {
+    "OverrideParseException": lambda error, text, arguments: parse_error_message(error, arguments),
+    "MissingConfigException": lambda error, text, arguments: no_configuration(error, text),
+    "InterpolationKeyError": interpolation_error_message,
+    "InterpolationResolutionError": interpolation_error_message,
+    "InterpolationToMissingValueError": interpolation_error_message,
+    "GrammarParseError": interpolation_error_message,
+    "ConfigCompositionException": compose_error_message,
+    "MissingMandatoryValue": lambda error, text, arguments: error_with_key(error, text),
+    "ValidationError": lambda error, text, arguments: error_with_key(error, text),
+    "ConfigKeyError": lambda error, text, arguments: error_with_key(error, text),
+    "ConfigAttributeError": lambda error, text, arguments: error_with_key(error, text),
+    "UnsupportedInterpolationType": lambda error, text, arguments: error_with_key(error, text),
+    "InstantiationException": lambda error, text, arguments: instantiation_error_message(
+        error, text
+    ),
+}  # fmt: skip

@@ -75,16 +75,9 @@ class DDPM:
     variance: Literal["small", "large", "learned", "model"] = "model"
 
     def __call__(
-        self,
-        schedule: Schedule,
-        x: Tensor,
-        x0: Tensor,
-        variance_fraction: Tensor | None,
-        t: float,
-        s: float,
-        noise: Tensor,
-        last: Step | None,
-    ) -> Tensor:
+        self, schedule: Schedule, x: Tensor, x0: Tensor, variance_fraction: Tensor | None,
+        t: float, s: float, noise: Tensor, last: Step | None,
+    ) -> Tensor:  # fmt: skip
         check_preserving(schedule)
         ab_t, ab_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
         beta = 1 - ab_t / ab_s
@@ -150,16 +143,9 @@ class DDIM:
     eta: float = 0.0
 
     def __call__(
-        self,
-        schedule: Schedule,
-        x: Tensor,
-        x0: Tensor,
-        variance_fraction: Tensor | None,
-        t: float,
-        s: float,
-        noise: Tensor,
-        last: Step | None,
-    ) -> Tensor:
+        self, schedule: Schedule, x: Tensor, x0: Tensor, variance_fraction: Tensor | None,
+        t: float, s: float, noise: Tensor, last: Step | None,
+    ) -> Tensor:  # fmt: skip
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         eps = (x - alpha_t * x0) / sigma_t
         sigma = self.eta * sigma_s / sigma_t * math.sqrt(max(0.0, 1 - (alpha_t / alpha_s) ** 2))
@@ -175,16 +161,9 @@ class Euler:
     """
 
     def __call__(
-        self,
-        schedule: Schedule,
-        x: Tensor,
-        x0: Tensor,
-        variance_fraction: Tensor | None,
-        t: float,
-        s: float,
-        noise: Tensor,
-        last: Step | None,
-    ) -> Tensor:
+        self, schedule: Schedule, x: Tensor, x0: Tensor, variance_fraction: Tensor | None,
+        t: float, s: float, noise: Tensor, last: Step | None,
+    ) -> Tensor:  # fmt: skip
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         ratio = sigma_s / sigma_t
         return x + ((alpha_s - alpha_t * ratio) * x0 - (1 - ratio) * x)
@@ -203,16 +182,9 @@ class DPMpp:
     lowest: float = -5.1
 
     def __call__(
-        self,
-        schedule: Schedule,
-        x: Tensor,
-        x0: Tensor,
-        variance_fraction: Tensor | None,
-        t: float,
-        s: float,
-        noise: Tensor,
-        last: Step | None,
-    ) -> Tensor:
+        self, schedule: Schedule, x: Tensor, x0: Tensor, variance_fraction: Tensor | None,
+        t: float, s: float, noise: Tensor, last: Step | None,
+    ) -> Tensor:  # fmt: skip
         if s == CLEAN:
             return x0
         (_, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)

@@ -166,7 +166,7 @@ def read_folder(
         )
     if classes:
         for path in sorted(set(place.iterdir()) - set(classes)):
-            omissions.add(kind_of(path), path)
+            omissions.add(omission_kind(path), path)
     names = tuple(path.name for path in classes) or (name or "pictures",)
     files = []
     for label, below in enumerate(classes or [place]):
@@ -228,7 +228,7 @@ def check_classes(
         raise UserError(f"There are no pictures in {where}{left_out}. Expected {endings}.")
 
 
-def kind_of(path: Path) -> str:
+def omission_kind(path: Path) -> str:
     """The kind (see LEFT_OUT) of a path that is neither a class nor a picture for training."""
     if path.is_symlink() and not os.path.exists(path):
         return "broken link"
@@ -258,7 +258,7 @@ def files_below(top: Path, omissions: Omissions) -> list[Path]:
             visited.add(real)
             files.append(path)
         else:
-            omissions.add(kind_of(path), path)
+            omissions.add(omission_kind(path), path)
     return sorted(files)
 
 

@@ -36,7 +36,7 @@ NUMBERS, SEPARATORS = ("EN", "AN"), ("ES", "CS")
 DIRECTED = (*STRONG, *NUMBERS, *SEPARATORS)
 
 
-class Run(NamedTuple):
+class GlyphRun(NamedTuple):
     """A part of a line with one font and one direction."""
 
     text: str
@@ -205,7 +205,7 @@ def prepare_text(text: str) -> str:
 
 
 @lru_cache(maxsize=2048)
-def split_runs(line: str) -> tuple[Run, ...]:
+def split_runs(line: str) -> tuple[GlyphRun, ...]:
     """The runs of a prepared line, from left to right."""
     clusters = grapheme_clusters(line)
     levels = embedding_levels([text_direction(cluster) for cluster in clusters])
@@ -216,7 +216,7 @@ def split_runs(line: str) -> tuple[Run, ...]:
         (font, level, "".join(cluster for _, _, cluster in group))
         for (font, level), group in groupby(items, lambda item: item[:2])
     ]
-    return tuple(Run(text, font, bool(level % 2)) for font, level, text in in_visual_order(runs))
+    return tuple(GlyphRun(text, font, bool(level % 2)) for font, level, text in in_visual_order(runs))
 
 
 def merge_space_runs(found: Sequence[str], parts: Sequence[str]) -> list[str]:
@@ -380,7 +380,7 @@ def face_of(font: str, size: int) -> tuple[ImageFont.FreeTypeFont, float]:
     return ImageFont.truetype(font, native), size / native
 
 
-def shape_run(run: Run) -> tuple[str, dict]:
+def shape_run(run: GlyphRun) -> tuple[str, dict]:
     """A run's text as Pillow draws it, and Pillow's options for direction and language.
 
     Without Raqm there are no options, and text from right to left is reversed.
@@ -416,7 +416,7 @@ def text_width(text: str, size: int) -> float:
     return max(measure_line(line, size, is_plain(text)) for line in text.split("\n"))
 
 
-def run_length(run: Run, size: int) -> float:
+def run_length(run: GlyphRun, size: int) -> float:
     """The width of a run, in pixels."""
     face, scale = face_of(run.font, size)
     text, options = shape_run(run)
@@ -464,7 +464,7 @@ def draw_text(
 
 
 def draw_run(
-    page: Image.Image, place: tuple[float, float], run: Run, size: int, ink: tuple[int, int, int]
+    page: Image.Image, place: tuple[float, float], run: GlyphRun, size: int, ink: tuple[int, int, int]
 ) -> None:
     """Draw a run whose baseline starts at `place`."""
     face, scale = face_of(run.font, size)

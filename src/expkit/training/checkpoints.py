@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from expkit.config.addresses import current_address
 from expkit.errors import UserError
 from expkit.models import trained
-from expkit.models.pretrained.base import DeviceSpec, Network
+from expkit.models.pretrained.base import DeviceSpec, LoadedNetwork
 from expkit.models.pretrained.pictogram_unet import model_repository
 from expkit.results.claims import NUMBERS
 from expkit.storage import weights_io
@@ -274,4 +274,4 @@ def initial_tensors(weights: str) -> dict[str, Tensor]:
         instead="weights that ship, begin=pictograms",
     )
     class_name = repository.config("unet")["_class_name"]
-    return Network(repository, "unet", class_name, DeviceSpec()).read().state_dict()
+    return LoadedNetwork(repository, "unet", class_name, DeviceSpec()).read().state_dict()

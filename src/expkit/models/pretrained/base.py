@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expkit.core.denoiser import Denoiser
 from expkit.errors import UserError
-from expkit.models.pretrained.configs import kind_of, schedule_of
+from expkit.models.pretrained.configs import prediction_type_of, schedule_of
 from expkit.storage.devices import device_of, precision_of, release_memory
 from expkit.storage.hub import Repository
 
@@ -90,7 +90,7 @@ def offload_layers(module: torch.nn.Module, device: str) -> torch.nn.Module:
     return cpu_offload(module, torch.device(device))
 
 
-class Network:
+class LoadedNetwork:
     """One network of a repository, loaded at its first call.
 
     Its first input is cast to the network's dtype; an output in half precision becomes float32.
@@ -208,11 +208,11 @@ class Pretrained(Denoiser):
 
     def __init__(self, repository: Repository, kind: str, machine: DeviceSpec) -> None:
         config = repository.config("scheduler")
-        self.schedule, self.prediction_type = schedule_of(config), kind_of(config)
+        self.schedule, self.prediction_type = schedule_of(config), prediction_type_of(config)
         self.sample_max_value = config.get("sample_max_value", 1.0)
         self.learns_variance = config.get("variance_type") == "learned_range"
         self.device = torch.device(machine.device)
-        self.network = Network(repository, "unet", kind, machine)
+        self.network = LoadedNetwork(repository, "unet", kind, machine)
 
     @cached_property
     def weights(self) -> str:

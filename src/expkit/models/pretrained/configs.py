@@ -43,7 +43,7 @@ def schedule_of(config: dict) -> Schedule:
     return schedule
 
 
-def kind_of(config: dict) -> str:
+def prediction_type_of(config: dict) -> str:
     """The prediction type of a scheduler's configuration: eps, v or x0."""
     name = config.get("prediction_type", "epsilon")
     if name not in KINDS or config.get("use_flow_sigmas"):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from expkit.core.denoiser import Denoiser, Prediction, limit_rows
 from expkit.errors import UserError
-from expkit.models.pretrained.base import DeviceSpec, Network, TextConditioned
+from expkit.models.pretrained.base import DeviceSpec, LoadedNetwork, TextConditioned
 from expkit.models.pretrained.configs import check_class, size_of
 from expkit.storage.hub import Repository
 
@@ -46,7 +46,7 @@ class StableDiffusion(TextConditioned):
         self.shrink = 2 ** (len(vae["block_out_channels"]) - 1)
         self.scale = vae.get("scaling_factor", 0.18215)
         self.shape = (channels, *size_of(unet, size and latent_side(size, self.shrink)))
-        self.vae = Network(repository, "vae", "AutoencoderKL", DeviceSpec(machine.device))
+        self.vae = LoadedNetwork(repository, "vae", "AutoencoderKL", DeviceSpec(machine.device))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
