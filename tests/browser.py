@@ -79,7 +79,7 @@ def thousand(folder: Path) -> Path:
         }
         (place / "numbers.json").write_text(json.dumps(numbers))
     book = SweepReport(folder, cells, ["seed=range(50)", "gamma=range(20)"])
-    (folder / "index.html").write_text(write_page(book.shown(book.entries())), encoding="utf-8")
+    (folder / "index.html").write_text(write_page(book.page_content(book.entries())), encoding="utf-8")
     return folder / "index.html"
 
 

@@ -500,6 +500,13 @@ def test_weights_of_what_is_no_network_build_nothing(address, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_network_that_cannot_be_kept_is_refused_in_a_sentence(tmp_path):
+    objective = Diffusion(linear_rescaled(300), "v", -1.0)
+    with pytest.raises(UserError, match="makes a Conv2d"):
+        objective.save(nn.Conv2d(1, 1, 3), tmp_path / "model.safetensors", "0123456789")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_model_of_other_classes_knows_their_names(tmp_path):
     net = UNet(8, True, 2, 3, 32, norm="group").eval()
     model = trained.load_model(

@@ -92,10 +92,10 @@ def open_header(name: str) -> Iterator[Image.Image]:
             reason = "it is no picture, or is damaged"
         else:
             reason = str(error) or type(error).__name__
-        raise unreadable_picture(name, reason) from None
+        raise unreadable_picture_error(name, reason) from None
 
 
-def unreadable_picture(name: str, reason: str) -> UserError:
+def unreadable_picture_error(name: str, reason: str) -> UserError:
     """The error for a picture that cannot be read."""
     expected = "Expected a PNG, JPEG, WebP, GIF, BMP or TIFF file."
     return UserError(f"The picture {name} cannot be read: {reason}. {expected}")
@@ -107,7 +107,7 @@ def check_header(name: str, file: BinaryIO) -> Image.Image:
     Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is replaced by MOST_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     if reason := not_an_image_because(file.read(1024)):
-        raise unreadable_picture(name, reason)
+        raise unreadable_picture_error(name, reason)
     file.seek(0)
     formats = [file_format for file_format in FORMATS if file_format in Image.OPEN]
     image = Image.open(file, formats=formats)

@@ -229,5 +229,5 @@ def load_classifier(path: Path, sha256: str | None = None) -> tuple[Classifier, 
         network = spec.network()
         network.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
-        raise weights_io.unreadable_weights(path, error, MADE_BY) from None
+        raise weights_io.unreadable_weights_error(path, error, MADE_BY) from None
     return network, spec

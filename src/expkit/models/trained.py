@@ -134,7 +134,7 @@ def read_model(path: Path, sha256: str | None = None) -> tuple[Network, Schedule
         alpha, sigma = tensors["schedule.alpha"], tensors["schedule.sigma"]
         return network, Schedule(alpha, sigma, spec.continuous), spec
     except (TypeError, KeyError, RuntimeError) as error:
-        raise weights_io.unreadable_weights(path, error, MADE_BY) from None
+        raise weights_io.unreadable_weights_error(path, error, MADE_BY) from None
 
 
 CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)

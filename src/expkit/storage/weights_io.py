@@ -85,7 +85,7 @@ def read_weights(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, _read_metadata(file)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise unreadable_weights(path, error, made_by) from None
+        raise unreadable_weights_error(path, error, made_by) from None
 
 
 def read_facts(path: Path, made_by: str) -> dict:
@@ -96,14 +96,14 @@ def read_facts(path: Path, made_by: str) -> dict:
         with safe_open(path, framework="pt") as file:
             return _read_metadata(file)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise unreadable_weights(path, error, made_by) from None
+        raise unreadable_weights_error(path, error, made_by) from None
 
 
 def _read_metadata(file) -> dict:
     return json.loads((file.metadata() or {})["expkit"])
 
 
-def unreadable_weights(path: Path, error: Exception, made_by: str) -> UserError:
+def unreadable_weights_error(path: Path, error: Exception, made_by: str) -> UserError:
     reason = str(error).partition("\n")[0]
     return UserError(
         f"The weights {path} cannot be read ({reason}). "

@@ -25,7 +25,7 @@ def search_chart(book) -> Image.Image:
     columns = min(3, 1 + len(book.keys))
     rows = math.ceil((1 + len(book.keys)) / columns)
     figure = Figure(figsize=(4.4 * columns, 3.4 * rows + 0.6), layout="constrained")
-    best_line = f"best: {best.told(book.keys)} (trial {best.number} of {len(book.trials)})"
+    best_line = f"best: {best.describe(book.keys)} (trial {best.number} of {len(book.trials)})"
     title_lines = [wrap_for_figure(text, 4.4 * columns - 0.5) for text in (book.title, best_line)]
     figure.suptitle("\n".join(title_lines), fontsize=10)
     trial_axes, *key_axes = figure.subplots(rows, columns, squeeze=False).flat

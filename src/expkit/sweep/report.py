@@ -105,7 +105,7 @@ class SweepReport:
         self.tables(entries)
         atomic_write(
             self.folder / "index.html",
-            lambda part: part.write_text(write_page(self.shown(entries)), encoding="utf-8"),
+            lambda part: part.write_text(write_page(self.page_content(entries)), encoding="utf-8"),
         )
 
     def entries(self) -> list[dict]:
@@ -129,7 +129,7 @@ class SweepReport:
         axes = {key: cell.axes.get(key) for key in self.axes}
         return {"id": cell.id, "axes": axes, "command": cell.command, **content}
 
-    def shown(self, entries: Sequence[dict]) -> dict:
+    def page_content(self, entries: Sequence[dict]) -> dict:
         """The data of the page. Adds thumbnails to the entries while there is room in the page."""
         room = ROOM
         for entry in entries:

@@ -186,7 +186,7 @@ def search_summary(book: Trials) -> None:
     """
     best = book.aim.best(book.trials)
     if best:
-        print(f"best: {best.told(book.keys)} (trial {best.number})")
+        print(f"best: {best.describe(book.keys)} (trial {best.number})")
         print(book.entry(best.cell)["command"])
     check_cells(book.folder, book.cells)
     if not best:

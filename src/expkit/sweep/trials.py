@@ -98,7 +98,7 @@ class Trial(NamedTuple):
     cell: Cell
     value: float | None
 
-    def told(self, keys: Sequence[str]) -> str:
+    def describe(self, keys: Sequence[str]) -> str:
         """The values of these keys and the objective, as text."""
         values = " ".join(f"{key}={format_label(self.cell.axes[key])}" for key in keys)
         return f"{values} → {'nothing' if self.value is None else f'{self.value:.4g}'}"
@@ -134,7 +134,7 @@ class Trials(SweepReport):
         self.trials.append(trial)
         if all(earlier.id != cell.id for earlier in self.cells):
             self.cells.append(cell)
-        print_line(f"trial {trial.number} of {self.aim.trials}: {trial.told(self.keys)}")
+        print_line(f"trial {trial.number} of {self.aim.trials}: {trial.describe(self.keys)}")
         return trial.value
 
     @property
@@ -197,10 +197,10 @@ class Trials(SweepReport):
             chart_path = self.folder / "search.png"
             atomic_write(chart_path, lambda part: search_chart(self).save(part, format="PNG"))
             yaml_path = self.folder / "best.yaml"
-            text = self.told_of(best)
+            text = self.describe_best(best)
             atomic_write(yaml_path, lambda part: part.write_text(text, encoding="utf-8"))
 
-    def told_of(self, best: Trial) -> str:
+    def describe_best(self, best: Trial) -> str:
         """The text of best.yaml."""
         entry = self.entry(best.cell)
         fields = {

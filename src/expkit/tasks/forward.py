@@ -47,13 +47,13 @@ class Forward:
         noisy = [model.decode(model.schedule.noised(clean, t, noise)).cpu() for t in levels]
         pairs = zip(levels, noisy, strict=True)
         files = {t: result.save_images(images, f"t{t:04d}_{{:03d}}") for t, images in pairs}
-        result.numbers |= {"levels": [self.told(t, files[t]) for t in levels], "seed": self.seed}
+        result.numbers |= {"levels": [self.level_facts(t, files[t]) for t in levels], "seed": self.seed}
         rows = [list(pictures) for pictures in zip(source, *noisy, strict=True)]
         down = axis_labels(self.image) if isinstance(self.image, list | tuple) else []
         across = ["original", *[f"t = {t}" for t in levels]]
         result.picture(picture_sheet(rows, down, across, "forward process", self.note))
 
-    def told(self, t: int, files: list[str]) -> dict:
+    def level_facts(self, t: int, files: list[str]) -> dict:
         """The numbers of a level: alpha_bar_t, signal-to-noise ratio alpha_t²/sigma_t², files."""
         alpha, sigma = self.model.schedule.at(t)
         ratio = alpha**2 / sigma**2

@@ -46,13 +46,13 @@ class EvaluationImages(NamedTuple):
     Attributes:
         test: to test on.
         train: to choose blurs on.
-        shown: one test picture of each class, for the page.
+        figure_images: one test picture of each class, for the page.
         mean: the mean picture of the training set, N = 1.
     """
 
     test: Tensor
     train: Tensor
-    shown: Tensor
+    figure_images: Tensor
     mean: Tensor
 
 
@@ -90,7 +90,7 @@ class Generalize:
         scores, pairs = [], []
         for sigma in tqdm(sigmas, desc="generalize", unit="sigma", leave=False):
             scores.append(self.measured(model, pictures, sigma))
-            noisy = self.noised(pictures.shown, sigma, "shown")
+            noisy = self.noised(pictures.figure_images, sigma, "shown")
             pairs.append((noisy.clamp(0, 1), denoise_once(model, noisy, sigma)))
         mean = mean_scores(pictures.mean.expand_as(pictures.test), pictures.test)
         result.numbers |= {
@@ -107,8 +107,8 @@ class Generalize:
         for sigma, pair in zip(sigmas, pairs, strict=True):
             for way, images in zip(SHOWN, pair, strict=True):
                 result.save_images(images, f"{way}_sigma_{sigma:g}_{{:02d}}")
-        shown: list[dict[str, Tensor]] = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
-        result.picture(comparison_page(sigmas, shown, self.ways, self.note))
+        images_by_way: list[dict[str, Tensor]] = [dict(zip(SHOWN, pair, strict=True)) for pair in pairs]
+        result.picture(comparison_page(sigmas, images_by_way, self.ways, self.note))
         if len(sigmas) > 1:
             blur = "the blur is the best on training pictures"
             about = f"{self.samples} test pictures; {blur} · {self.note}"

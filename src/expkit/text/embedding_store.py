@@ -116,7 +116,7 @@ def read_embeddings(path: Path) -> list[Embedding]:
     try:
         return [Embedding(entry, tensors[str(i)]) for i, entry in enumerate(describe_facts(facts))]
     except (KeyError, TypeError, AttributeError) as error:
-        raise weights_io.unreadable_weights(path, error, MADE_BY) from None
+        raise weights_io.unreadable_weights_error(path, error, MADE_BY) from None
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -124,7 +124,7 @@ def read_entries(path: Path) -> list[Entry]:
     try:
         return describe_facts(weights_io.read_facts(path, MADE_BY))
     except (KeyError, TypeError, AttributeError) as error:
-        raise weights_io.unreadable_weights(path, error, MADE_BY) from None
+        raise weights_io.unreadable_weights_error(path, error, MADE_BY) from None
 
 
 def describe_facts(facts: dict) -> list[Entry]:
@@ -209,7 +209,7 @@ class PackedEmbeddings:
             states, ends = tensors["states"], tensors["ends"]
             return cls(texts, states, ends, provenance, tuple(facts["names"]))
         except (KeyError, TypeError) as error:
-            raise weights_io.unreadable_weights(path, error, made_by) from None
+            raise weights_io.unreadable_weights_error(path, error, made_by) from None
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,16 @@ def class_sample_sheet(model: trained.TrainedUNet, seed: int) -> Image.Image:
 
 
 def as_network(network: nn.Module) -> Network:
-    """The network, of the kind that a weights file can hold."""
-    assert isinstance(network, Network), type(network)
+    """The network, of the kind that a weights file can hold.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if not isinstance(network, Network):
+        raise UserError(
+            f"trainer.network makes a {type(network).__name__}, and the weights of one cannot be "
+            "kept: give a subclass of expkit.models.unets.Network, as in CONTRIBUTING.md."
+        )
     return network
 
 
