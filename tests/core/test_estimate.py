@@ -20,7 +20,18 @@ from expkit.core.estimate import (
     triple,
     triple_hybrid,
 )
-from expkit.core.maps import Band, Complement, Gray, LowPass, Mask, Motion, Scale, high_pass, without_motion
+from expkit.core.maps import (
+    Band,
+    Complement,
+    Distance,
+    Gray,
+    LowPass,
+    Mask,
+    Motion,
+    Scale,
+    high_pass,
+    without_motion,
+)
 from expkit.core.views import Flip, Identity, Jigsaw, Negate, Rotate180, RotateCW
 from expkit.errors import UserError
 from tests.conftest import Toy
@@ -370,3 +381,44 @@ def test_nothing_is_mutated(toy, x):
     before, wish = x.clone(), hybrid(guided("a"), guided("b"), BLUR).through(Rotate180())
     wish(toy, x, 50)
     assert torch.equal(x, before)
+
+
+def readings(estimate):
+    return {" ".join(one.names): (one.prompt, one.lenses, one.distance) for one in estimate.readings}
+
+
+def test_readings_follow_the_algebra():
+    a, b, c = guided("a"), guided("b"), guided("c")
+    near, middle, far = Distance.NEAR, Distance.MIDDLE, Distance.FAR
+    two_views = anagram({"upright": a, "turned": b}, VIEWS)
+    bands = {"near": ("c", (), near), "middle": ("b", (), middle), "far": ("a", (), far)}
+    assert readings(a) == {"": ("a", (), near)} and Rescaled(a).readings == a.readings
+    assert readings(two_views) == {"upright": ("a", (), near), "turned": ("b", (Flip(),), near)}
+    assert readings(hybrid(a, b, BLUR)) == {"far": ("a", (), far), "near": ("b", (), near)}
+    assert readings(triple_hybrid(a, b, c, 2)) == readings(triple(a, b, c, 2)) == bands
+    assert readings(colour(a, b)) == {"grey": ("a", (Gray(),), near), "colour": ("b", (), near)}
+    assert readings(motion(a, b)) == {"moving": ("a", (Motion(),), near), "still": ("b", (), near)}
+    parts = {"first": a, "second": b}
+    mixture = composable(parts, {"first": 0.5, "second": 0.5}, "c")
+    assert readings(mixture) == {"first": ("a", (), near), "second": ("b", (), near)}
+    assert readings(hybrid(two_views, c, BLUR)) == {
+        "far upright": ("a", (), far),
+        "far turned": ("b", (Flip(),), far),
+        "near": ("c", (), near),
+    }
+    assert readings(colour(two_views, c))["grey turned"] == ("b", (Gray(), Flip()), near)
+    turned_hybrid = hybrid(a, b, BLUR).through(Flip()).through(Rotate180())
+    assert readings(turned_hybrid)["far"] == ("a", (Rotate180(), Flip()), far)
+
+
+def test_what_an_estimate_leads_away_from_is_not_read():
+    assert guided("a", negative="b").readings == guided("a").readings
+    assert (guided("a") - 0.5 * conditional("b")).readings == guided("a").readings
+    assert (-1 * guided("a")).readings == ()
+
+
+def test_readings_follow_pictures_and_size():
+    moving = motion(guided(["a", "b", "c"]), guided("d"))
+    assert [one.prompt for one in moving.select([2, 0]).readings] == [("c", "a"), "d"]
+    assert moving.for_resolution(4).readings[0].lenses == (Motion(28),)
+    assert moving.with_guidance(3).readings == moving.readings

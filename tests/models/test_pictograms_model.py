@@ -104,11 +104,7 @@ def test_the_name_that_ships_may_be_a_path(weights):
 def test_a_large_picture_is_seen_from_as_far_as_a_small_one():
     large = torch.rand(1, 3, 64, 64)
     far = Readout("skull", Downsampled(4), far=True)
-    assert (
-        far.scaled(2).through == Downsampled(8)
-        and far.scaled(1) == far
-        and Readout("skull", Downsampled(4)).scaled(2).through == Downsampled(4)
-    )
+    assert far.scaled(2).through == Downsampled(8) and far.scaled(1) == far
     assert torch.equal(far.scaled(2).through(large), judges.downsample_and_restore(large, 8))
 
 

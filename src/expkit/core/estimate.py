@@ -26,8 +26,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import overload
 
 from torch import Tensor
@@ -47,6 +48,7 @@ from expkit.core.maps import (
     high_pass,
     without_motion,
 )
+from expkit.core.reading import Reading
 from expkit.core.views import Identity, View, compose
 from expkit.errors import UserError
 
@@ -148,9 +150,11 @@ class EstimateBase(ABC):
 
     Attributes:
         terms: All terms that may be evaluated at some level; `queries` gives those of one level.
+        readings: What becomes visible in the images, and how one looks at them to see it.
     """
 
     terms: tuple[Term, ...]
+    readings: tuple[Reading, ...]
 
     @cached_property
     def is_time_invariant(self) -> bool:
@@ -210,9 +214,10 @@ class Estimate(EstimateBase):
     """
 
     terms: tuple[Term, ...]
+    readings: tuple[Reading, ...] = field(default=(), compare=False)
 
     def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(self.terms + _as_sum_of_terms(other).terms)
+        return add(self, other)
 
     def __sub__(self, other: Estimate) -> Estimate:
         return self + -1.0 * _as_sum_of_terms(other)
@@ -225,8 +230,10 @@ class Estimate(EstimateBase):
         return _as_sum_of_terms(other) - self
 
     def __mul__(self, weight: Weight) -> Estimate:
+        """The estimate times a weight; a negative one leads away from what it makes visible."""
         terms = (replace(term, weights=(weight, *term.weights)) for term in self.terms)
-        return Estimate(tuple(terms))
+        is_negative = isinstance(weight, Real) and weight < 0
+        return Estimate(tuple(terms), () if is_negative else self.readings)
 
     __rmul__ = __mul__
 
@@ -241,7 +248,7 @@ class Estimate(EstimateBase):
             for term in self.terms:
                 weights = term.weights if weight == 1 else (weight, *term.weights)
                 terms.append(replace(term, map=compose_maps(term.map, part), weights=weights))
-        return Estimate(tuple(terms))
+        return Estimate(tuple(terms), tuple(one.filtered(outer) for one in self.readings))
 
     def through(self, view: View) -> Estimate:
         """V⁻¹ ∘ self ∘ V: the estimate evaluated on the image as seen through the view."""
@@ -250,20 +257,26 @@ class Estimate(EstimateBase):
         for term in self.terms:
             maps = _append_inverse(term.map, inverse)
             terms.append(replace(term, view=compose(view, term.view), map=compose_maps(*maps)))
-        return Estimate(tuple(terms))
+        return Estimate(tuple(terms), tuple(one.through(view) for one in self.readings))
+
+    def named(self, name: str) -> Estimate:
+        """The same estimate as the part `name` of a larger one: its readings are named so."""
+        return replace(self, readings=tuple(one.named(name) for one in self.readings))
 
     def for_resolution(self, times: float) -> Estimate:
         distinct = {term.map for term in self.terms}
         maps = {linear_map: linear_map.for_resolution(times) for linear_map in distinct}
-        return Estimate(tuple(replace(term, map=maps[term.map]) for term in self.terms))
+        terms = (replace(term, map=maps[term.map]) for term in self.terms)
+        return Estimate(tuple(terms), tuple(one.for_resolution(times) for one in self.readings))
 
     def with_guidance(self, gamma: float) -> Estimate:
         """The same estimate with strength `gamma` in every term that has guidance, gamma ≠ 1."""
         terms = (replace(term, gamma=1.0 if term.gamma == 1.0 else gamma) for term in self.terms)
-        return Estimate(tuple(terms))
+        return Estimate(tuple(terms), self.readings)
 
     def select(self, pictures: Sequence[int]) -> Estimate:
-        return Estimate(tuple(term.select(pictures) for term in self.terms))
+        terms = (term.select(pictures) for term in self.terms)
+        return Estimate(tuple(terms), tuple(one.select(pictures) for one in self.readings))
 
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
         if any(term.is_per_sample for term in self.terms):
@@ -326,6 +339,10 @@ class Rescaled(EstimateBase):
     def terms(self) -> tuple[Term, ...]:
         return self.of.terms
 
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        return self.of.readings
+
     def queries(self, pictures: Sequence[int], clock: float) -> list[WeightedQuery]:
         both = (self.of.with_guidance(1.0), self.of)
         queries = [query for estimate in both for query in estimate.queries(pictures, clock)]
@@ -383,7 +400,8 @@ def conditional(prompt: str | int | Sequence[str | int], condition: bool = True)
         condition: Whether the prompt is a condition, rather than the null or a negative prompt.
     """
     words = str(prompt) if isinstance(prompt, str | int) else tuple(str(part) for part in prompt)
-    return Estimate((Term(words, condition=condition),))
+    readings = (Reading(words),) if condition else ()
+    return Estimate((Term(words, condition=condition),), readings)
 
 
 def guided(
@@ -406,7 +424,8 @@ def guided(
     else:
         strength = tuple(gamma)
     difference = conditional(prompt) - null
-    return null + Estimate(tuple(replace(term, gamma=strength) for term in difference.terms))
+    terms = tuple(replace(term, gamma=strength) for term in difference.terms)
+    return null + replace(difference, terms=terms)
 
 
 @dataclass(frozen=True)
@@ -455,7 +474,7 @@ def factorized(parts: Mapping[str, Estimate], maps: Mapping[str, LinearMap]) -> 
         parts: {name: the estimate of one component of the image}.
         maps: {name: the linear map that extracts this component}; the maps sum to the identity.
     """
-    return add(*[maps[name] @ part for name, part in parts.items()])
+    return add(*[maps[name] @ _named(name, part) for name, part in parts.items()])
 
 
 def hybrid(far: Estimate, near: Estimate, blur: LinearMap) -> Estimate:
@@ -489,7 +508,11 @@ def triple_hybrid(
     """
     coarse = LowPass(sigma)
     fine = LowPass(ratio * sigma)
-    return add(coarse @ (fine @ far), Complement(coarse) @ (fine @ middle), Complement(fine) @ near)
+    return add(
+        coarse @ (fine @ _named("far", far)),
+        Complement(coarse) @ (fine @ _named("middle", middle)),
+        Complement(fine) @ _named("near", near),
+    )
 
 
 def triple(
@@ -542,7 +565,7 @@ def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimat
         parts: {name: the estimate that is seen through a view}.
         views: {name: that view}.
     """
-    transformed = [part.through(views[name]) for name, part in parts.items()]
+    transformed = [_named(name, part).through(views[name]) for name, part in parts.items()]
     return (1 / len(transformed)) * add(*transformed)
 
 
@@ -560,7 +583,8 @@ def composable(
     """
     null_weight = 1 - math.fsum(weights[name] for name in parts)
     null = conditional(negative, condition=False)
-    return add(*[weights[name] * part for name, part in parts.items()], null_weight * null)
+    weighted = [weights[name] * _named(name, part) for name, part in parts.items()]
+    return add(*weighted, null_weight * null)
 
 
 def add(*parts: Estimate) -> Estimate:
@@ -569,4 +593,10 @@ def add(*parts: Estimate) -> Estimate:
     Raises:
         UserError: A part is not a sum of terms.
     """
-    return Estimate(tuple(term for part in parts for term in _as_sum_of_terms(part).terms))
+    sums = [_as_sum_of_terms(part) for part in parts]
+    terms = tuple(term for part in sums for term in part.terms)
+    return Estimate(terms, tuple(reading for part in sums for reading in part.readings))
+
+
+def _named(name: str, part: Estimate) -> Estimate:
+    return _as_sum_of_terms(part).named(name)

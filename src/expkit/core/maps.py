@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from numbers import Real
 from typing import ClassVar, Protocol, TypeVar
@@ -38,6 +39,14 @@ class Filterable(Protocol[Filtered]):
         ...
 
 
+class Distance(IntEnum):
+    """From where one looks at an image: fine detail vanishes with the distance."""
+
+    NEAR = 0
+    MIDDLE = 1
+    FAR = 2
+
+
 class LinearMap(ABC):
     """A linear map of images (…, C, H, W) to images of the same shape.
 
@@ -46,10 +55,13 @@ class LinearMap(ABC):
     Attributes:
         channels: The smallest number of channels for which the map makes a distinction.
         area: For a map that selects pixels, the fraction of the image that it selects; else None.
+        distances: The nearest and the farthest distance from which the component that the map
+            selects is what one sees.
     """
 
     channels: ClassVar[int] = 1
     area: ClassVar[float | None] = None
+    distances: ClassVar[tuple[Distance, Distance]] = (Distance.NEAR, Distance.FAR)
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
@@ -67,6 +79,14 @@ class LinearMap(ABC):
     def factors(self) -> tuple[LinearMap, ...]:
         """The maps that it is composed of, in the order of application."""
         return (self,)
+
+    @property
+    def lens(self) -> LinearMap:
+        """The map through which one looks at the image to see the component that it selects.
+
+        It is the identity where the component is seen in the image itself, close by or from afar.
+        """
+        return IdentityMap()
 
     def for_resolution(self, times: float) -> LinearMap:
         """The same map for images with sides `times` as long."""
@@ -147,6 +167,8 @@ class LowPass(LinearMap):
         UserError: sigma is not a finite number, or is negative.
     """
 
+    distances: ClassVar[tuple[Distance, Distance]] = (Distance.FAR, Distance.FAR)
+
     sigma: float
 
     def __post_init__(self) -> None:
@@ -184,6 +206,8 @@ class Band(LinearMap):
         coarse: Standard deviation of the coarser blur in pixels; 2 at 64 pixels.
     """
 
+    distances: ClassVar[tuple[Distance, Distance]] = (Distance.MIDDLE, Distance.MIDDLE)
+
     fine: float
     coarse: float
 
@@ -207,6 +231,12 @@ class Complement(LinearMap):
     @property
     def channels(self) -> int:
         return self.map.channels
+
+    @property
+    def distances(self) -> tuple[Distance, Distance]:
+        """Without what is seen from afar, the image is to be seen from closer."""
+        nearest, _ = self.map.distances
+        return (Distance.NEAR, Distance.MIDDLE if nearest is Distance.FAR else Distance.FAR)
 
     @property
     def summands(self) -> tuple[tuple[float, LinearMap], ...]:
@@ -240,6 +270,10 @@ class Motion(LinearMap):
     """
 
     taps: float = 7
+
+    @property
+    def lens(self) -> LinearMap:
+        return self
 
     def __call__(self, image: Tensor) -> Tensor:
         reach = math.ceil((self.taps - 1) / 2)
@@ -289,6 +323,10 @@ class Gray(LinearMap):
     """The mean of the channels, in every channel. With one channel it is the identity."""
 
     channels: ClassVar[int] = 2
+
+    @property
+    def lens(self) -> LinearMap:
+        return self
 
     def __call__(self, image: Tensor) -> Tensor:
         return image.mean(-3, keepdim=True).expand_as(image)

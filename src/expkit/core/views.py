@@ -66,6 +66,10 @@ class View(ABC):
         """Move pixels back and leave signs: for what is not a signal, such as a variance."""
         return self.inverse(image)
 
+    def for_resolution(self, times: float) -> View:
+        """The same view for images with sides `times` as long."""
+        return self
+
 
 @dataclass(frozen=True)
 class Identity(View):

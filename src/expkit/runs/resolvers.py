@@ -28,10 +28,8 @@ def register_resolvers() -> None:
     resolvers = {
         "either": lambda value, other: other if value is None else value,
         "range": lambda first, end: OmegaConf.create([*range(first, end)]),
-        "chosen": lambda group, *, _root_: _root_[group],
         "said": part_prompt,
         "example": model_example,
-        "prompt_of": prompt_of,
         "says": translate_caption,
         "seen": describe_image,
         "model_named": model_named,
@@ -113,13 +111,6 @@ def describe_image(image, *, _root_) -> str:
     Some models do better with a caption.
     """
     return (_root_.model.get("seen") or {}).get(str(image), _root_.model.examples.weak)
-
-
-def prompt_of(part: str, *, _root_):
-    """The prompt of a part of an estimate, or "" if the part is composed of parts itself."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.select(_root_, f"{part}.prompt", default="")
 
 
 def model_named(*, _root_) -> str:

@@ -11,7 +11,7 @@ It composes three parts, which are in `scoring` and in the package `generation`:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ from expkit.tasks.generation.upscaling import UpscaledRows, Upscaling
 from expkit.tasks.halving import Halving
 from expkit.tasks.pins import Pinned
 from expkit.tasks.preflight import Echo, describe_prompts
-from expkit.tasks.scoring import BatchScorer, Readout
+from expkit.tasks.scoring import BatchScorer, Readout, readouts_of
 from expkit.tasks.trajectory import Film
 
 
@@ -68,7 +68,9 @@ class Sampling:
         seed: one for all, or one for each row.
         samples: the number of pictures of each condition. Sample k of every condition has the same
             noise.
-        readings: the readouts, {name: Readout}: what should be seen in a picture.
+        readings: the readouts, {name: Readout}: what should be seen in a picture; None for what the
+            estimate makes visible.
+        distance: how many times as far a picture is seen from afar.
         cells: what distinguishes the conditions of the batch, {key: value} each.
         judges: {name: Judge}, which score the readouts; the first one ranks.
         keep: how many samples of each condition to keep, the best by the first judge; None for all.
@@ -89,7 +91,8 @@ class Sampling:
     pin: Callable[..., Pinned]
     seed: int | Sequence[int]
     samples: int
-    readings: Mapping[str, Readout] = field(default_factory=dict)
+    readings: Mapping[str, Readout] | None = None
+    distance: float = 4
     cells: Sequence[Mapping] = ({},)
     judges: Mapping[str, Judge] | None = None
     keep: int | None = None
@@ -114,7 +117,7 @@ class Sampling:
             For each run, a function that writes its result as if it had been sampled alone.
         """
         rows = [part.rows for part in parts]
-        scorer = BatchScorer(self.readings, self.judges or {}, self.model, rows)
+        scorer = BatchScorer(self.readouts, self.judges or {}, self.model, rows)
         plan = self.plan_batch(parts, scorer, say)
         films = {part.rows[self.film.picture]: self.film for part in parts} if self.film else {}
         batch = BatchSampler(plan.first, plan.halving, films).sample()
@@ -155,7 +158,7 @@ class Sampling:
         """Refuse options that do not fit the model or each other."""
         if self.upscale:
             self.upscaling.check_consistency(self.estimate)
-        has_judges = bool(self.judges and self.readings)
+        has_judges = bool(self.judges and self.readouts)
         option_checks.check_ranking_possible(self.keep, self.prune, has_judges)
         option_checks.check_prune(self.prune, grid, self.film)
         option_checks.check_keep(self.keep, self.samples)
@@ -208,7 +211,7 @@ class Sampling:
 
     def describe_run(self, part: RunRows, grid: Sequence[float], pin: Pin | None = None) -> Run:
         """One run of the batch, as if it were alone; its note says what was really done."""
-        readings = {name: readout.only(part.rows) for name, readout in self.readings.items()}
+        readings = {name: readout.only(part.rows) for name, readout in self.readouts.items()}
         seed = self.seed
         if not isinstance(seed, int):
             seed = one_of([seed[row] for row in part.rows])
@@ -220,7 +223,14 @@ class Sampling:
             where = " in stage II" if is_unchanged else " in each stage"
         stages = [stage.select(part.rows) for stage in stages]
         note = run_note(part.note, stages, f"{count_updates(grid)} updates from noise{where}", seed)
-        return Run(part.rows, part.cells, self.samples, readings, seed, note)
+        return Run(part.rows, part.cells, self.samples, readings, self.distance, seed, note)
+
+    @cached_property
+    def readouts(self) -> Mapping[str, Readout]:
+        """What should be seen in a picture, and how."""
+        if self.readings is not None:
+            return self.readings
+        return readouts_of(self.estimate.readings, self.distance)
 
     @property
     def count(self) -> int:

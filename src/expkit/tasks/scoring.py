@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from expkit.core.denoiser import Denoiser
+from expkit.core.maps import Distance, LinearMap
+from expkit.core.reading import Reading
 from expkit.core.views import Identity, View
 from expkit.metrics.judges import Judge, downsample_and_restore
+
+
+class Lens(Protocol):
+    """What one looks through: pictures (N, C, H, W) in [0, 1] -> the pictures as they are seen."""
+
+    def __call__(self, image: Tensor, /) -> Tensor: ...
+
+    def for_resolution(self, times: float, /) -> Lens:
+        """The same for pictures with sides `times` as long."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,14 +34,14 @@ class Readout:
 
     Args:
         prompt: what it should show; a list has one for each picture of the run.
-        through: pictures (N, C, H, W) in [0, 1] -> the pictures as they are seen.
+        through: a view, a linear map, or `Lenses`, or `Downsampled`.
         moving: whether to write an animation from the first readout to this one; then `through` is
             a view.
-        far: whether it is seen from a distance; `through` is a `Downsampled` then.
+        far: whether it is seen from a distance.
     """
 
     prompt: str | int | Sequence[str | int]
-    through: Callable[[Tensor], Tensor]
+    through: Lens
     moving: bool = False
     far: bool = False
 
@@ -38,18 +51,30 @@ class Readout:
             return self
         return replace(self, prompt=[self.prompt[row] for row in rows])
 
-    def scaled(self, times: int) -> Readout:
+    def scaled(self, times: float) -> Readout:
         """The readout for pictures `times` as large: from afar, they are shrunk by as much more."""
-        if not self.far:
-            return self
-        through = cast(Downsampled, self.through)
-        return replace(self, through=replace(through, times=times * through.times))
+        return self if times == 1 else replace(self, through=self.through.for_resolution(times))
 
     def prompts(self, count: int) -> list[str]:
         """The prompt of each of `count` pictures."""
         if isinstance(self.prompt, str | int):
             return [str(self.prompt)] * count
         return [str(prompt) for prompt in self.prompt]
+
+
+@dataclass(frozen=True)
+class Lenses:
+    """Views and maps through which a picture is seen, in the order of application."""
+
+    items: tuple[Lens, ...] = ()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        for lens in self.items:
+            image = lens(image)
+        return image
+
+    def for_resolution(self, times: float) -> Lenses:
+        return Lenses(tuple(lens.for_resolution(times) for lens in self.items))
 
 
 @dataclass(frozen=True)
@@ -62,10 +87,77 @@ class Downsampled:
     """
 
     times: float = 4
-    view: View = Identity()  # noqa: RUF009
+    view: Lens = Identity()  # noqa: RUF009
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return downsample_and_restore(self.view(images), self.times)
+    def __call__(self, image: Tensor) -> Tensor:
+        return downsample_and_restore(self.view(image), self.times)
+
+    def for_resolution(self, times: float) -> Downsampled:
+        return Downsampled(self.times * times, self.view.for_resolution(times))
+
+
+@dataclass(frozen=True)
+class AboutGrey(View):
+    """A view for pictures in [0, 1]: it acts on their difference from a medium grey.
+
+    In the network's range, that grey is zero: the negative of white is black.
+    """
+
+    view: View
+
+    @property
+    def degrees(self) -> float:
+        return self.view.degrees
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return 0.5 + self.view(image - 0.5)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        return 0.5 + self.view.inverse(image - 0.5)
+
+
+MIDDLE_DISTANCE = 2.0  # times as far, where far is about 4
+
+
+def readouts_of(readings: Sequence[Reading], distance: float) -> dict[str, Readout]:
+    """The readouts of an estimate: {names of the part, or "picture": readout}.
+
+    Close by comes before afar, and the picture as it is before what is seen through a lens.
+
+    Args:
+        readings: those of the estimate.
+        distance: how many times as far a picture is seen from afar.
+    """
+    ordered = sorted(readings, key=lambda one: (one.distance, bool(one.lenses)))
+    readouts: dict[str, Readout] = {}
+    seen = Counter[str]()
+    for number, reading in enumerate(ordered):
+        name = " ".join(reading.names) or "picture"
+        seen[name] += 1
+        label = name if seen[name] == 1 else f"{name} {seen[name]}"
+        readouts[label] = readout_of(reading, distance, is_first=number == 0)
+    return readouts
+
+
+def readout_of(reading: Reading, distance: float, is_first: bool) -> Readout:
+    """The readout of one reading.
+
+    An animation leads from the first readout of an estimate to others through one view alone.
+    """
+    lenses = tuple(unit_range_lens(lens) for lens in reading.lenses)
+    through = lenses[0] if len(lenses) == 1 else Lenses(lenses)
+    if reading.distance is not Distance.NEAR:
+        times = distance if reading.distance is Distance.FAR else MIDDLE_DISTANCE
+        return Readout(reading.prompt, Downsampled(times, through), far=True)
+    return Readout(reading.prompt, through, moving=isinstance(through, View) and not is_first)
+
+
+def unit_range_lens(lens: View | LinearMap) -> View | LinearMap:
+    """The same lens for pictures in [0, 1]. Permutations, and maps that keep a grey, stay."""
+    if not isinstance(lens, View):
+        return lens
+    changes_values = [part.symmetric_range or part.not_orthogonal_because for part in lens.parts]
+    return AboutGrey(lens) if any(changes_values) else lens
 
 
 class Scores(NamedTuple):

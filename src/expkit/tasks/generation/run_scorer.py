@@ -67,9 +67,8 @@ class RunScorer:
             numbers["judged"] = accuracy(self.scores, self.finished)
             distances = {name: judge.distance for name, judge in self.judges.items()}
             numbers["judges_read_from"] = distances
-            readouts = self.run.readings.values()
-            far = [readout.through.times for readout in readouts if readout.far]
-            numbers |= {"far_is_seen_from": far[0]} if far else {}
+            if any(readout.far for readout in self.run.readings.values()):
+                numbers["far_is_seen_from"] = self.run.distance
         return numbers | mean_view_scores(self.views, self.finished)
 
     def summarise_kept(self, kept: Sequence[int]) -> dict:

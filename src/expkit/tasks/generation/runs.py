@@ -34,6 +34,7 @@ class Run:
         cells: what distinguishes its conditions, {key: value} each.
         samples: the number of pictures of each condition.
         readings: its readouts, {name: Readout}.
+        distance: how many times as far a picture is seen from afar.
         seed: one for all pictures, or one for each.
         note: what was really done, for the foot of its sheet.
     """
@@ -42,6 +43,7 @@ class Run:
     cells: Sequence[Mapping]
     samples: int
     readings: Mapping[str, Readout]
+    distance: float
     seed: int | list[int]
     note: str
 
