@@ -43,6 +43,7 @@ from torch import Tensor  # noqa: E402
 
 from expkit.core.denoiser import Denoiser, Prediction  # noqa: E402
 from expkit.core.schedules import linear_rescaled  # noqa: E402
+from expkit.runs import messages  # noqa: E402
 from expkit.storage.files import sha256  # noqa: E402
 from tests import stand_in  # noqa: E402
 
@@ -156,6 +157,13 @@ def expkit(tmp_path, monkeypatch, capsys, data):
         return Ran(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def stderr(capsys):
+    """Shows messages of the library as the command does: stderr() -> what was written to stderr since the last call."""
+    with messages.shown_on_stderr():
+        yield lambda: capsys.readouterr().err
 
 
 @pytest.fixture(scope="session")

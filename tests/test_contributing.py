@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = dict(
     re.findall(r"^## (Add [^\n]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 )
-BLOCK = re.compile(r"^`(?P<path>[\w/.]+)`\n\n```\w+\n(?P<text>.*?)```$", re.M | re.S)
+BLOCK = re.compile(r"^`(?P<path>[\w/.]+)`\n\n```(?P<kind>\w+)\n(?P<text>.*?)```$", re.M | re.S)
 COMMAND = re.compile(r"^```bash\npython -m (expkit [^\n]+)\n```$", re.M)
 
 
@@ -26,6 +26,18 @@ def copy_of_the_checkout(folder: Path) -> Path:
         )
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
+
+
+def patched(text: str, diff: str) -> str:
+    """Each line that is added stands below the line of the diff before it."""
+    lines, place = text.splitlines(), 0
+    for line in diff.splitlines():
+        if line[0] == "+":
+            lines.insert(place, line[1:])
+            place += 1
+        else:
+            place = lines.index(line[1:]) + 1
+    return "\n".join(lines) + "\n"
 
 
 def run(*arguments: str, folder: Path, copy: Path) -> subprocess.CompletedProcess:
@@ -50,6 +62,9 @@ def test_a_recipe_works_as_it_is_written(name, tmp_path, data):
     blocks = [match.groupdict() for match in BLOCK.finditer(SECTIONS[name])]
     for block in blocks:
         path = copy / block["path"]
+        if block["kind"] == "diff":
+            path.write_text(patched(path.read_text(), block["text"]))
+            continue
         gap = "\n\n" if path.exists() and path.suffix == ".py" else ""
         with path.open("a") as file:
             file.write(gap + block["text"])

@@ -25,7 +25,7 @@ def checkout(tmp_path) -> Path:
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     sums = subprocess.run(["cksum"], input=b"", capture_output=True, check=True).stdout.decode().strip()
-    (tmp_path / ".venv/stamp").write_text(f"{sums} {tmp_path.resolve()}")
+    (tmp_path / ".venv/stamp").write_text(f"{sums} dev {tmp_path.resolve()}")
     return tmp_path
 
 
@@ -192,3 +192,27 @@ def test_a_copied_environment_is_made_again_and_links_in_it_are_not_followed(unm
         and asked[-1] == "-m expkit"
     )
     assert contents(tmp_path / "data") == {"mine": "mine"} and not (checkout / ".venv/lib").exists()
+
+
+def installed(asked: list[str]) -> list[str]:
+    """The extras of expkit that were installed."""
+    return [line.split(".[")[1].rstrip("]") for line in asked if ".[" in line]
+
+
+def test_the_first_command_installs_what_users_need_with_uv_and_tests_add_what_developers_need(unmade):
+    _, run = unmade
+    code, said, asked = run("run")
+    assert code == 0 and installed(asked) == ["all"] and "the environment is ready" in said
+    assert all(line.startswith("-m uv pip install") for line in asked if "install" in line)
+    assert installed(run("run")[2]) == []
+    assert installed(run("test")[2]) == ["dev"]
+    assert installed(run("test")[2]) == installed(run("run")[2]) == []
+
+
+def test_where_uv_cannot_be_had_pip_installs(unmade):
+    checkout, run = unmade
+    for stub in (checkout.parent / "stub").iterdir():
+        stub.write_text(PYTHON.replace("--version)", '*" uv"|*"-m uv"*) exit 1 ;;\n  --version)'))
+    code, _, asked = run("run")
+    assert code == 0 and installed(asked) == ["all"]
+    assert [line.split()[1] for line in asked if ".[" in line] == ["pip"]

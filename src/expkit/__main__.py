@@ -5,6 +5,7 @@ Until a job runs, nothing slow except Hydra is imported.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,14 +18,17 @@ from expkit.config import checks, schema
 from expkit.config.command_line import CommandLine
 from expkit.results import claims
 from expkit.results.claims import is_follower_process
-from expkit.runs import interrupts
+from expkit.runs import interrupts, messages
+from expkit.storage import process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL = "HYDRA_FULL_ERROR"
+LOGGER = logging.getLogger("expkit")
 
 
+@messages.shown_on_stderr()
 def main() -> None:
     """The console script.
 
@@ -34,6 +38,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         return print_page(checks.help_page())
+    use_cpu_well()
     code = 0
     errors: list[Exception] = []
     with interrupts.interruptible(), whole_errors() as full:
@@ -59,8 +64,20 @@ def main() -> None:
         if message is None or (full and not is_follower_process()):
             raise error
         if not is_follower_process():
-            print(f"expkit: {message}", file=sys.stderr)
+            show_error(message)
     sys.exit(2 if errors else code or 0)
+
+
+def use_cpu_well() -> None:
+    """Set what must be set once in a process, and before torch is loaded."""
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+
+
+def show_error(text: str) -> None:
+    """Show an error, even if the command's settings of Hydra have disabled loggers."""
+    with messages.shown_on_stderr():
+        LOGGER.error(text)
 
 
 @contextmanager
@@ -146,31 +163,38 @@ def hydra_app(failed: list[Exception]):
 
     @hydra.main(config_path=str(schema.config_folder()), config_name="config", version_base="1.3")
     def job(config) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        from expkit.runs.job import ComposedConfig, Job, overrides_of, run_job
-
-        hydra_config = HydraConfig.get()
-        # Hydra declares the class that describes it; what it holds is a DictConfig of that class.
-        config_with_hydra = cast("DictConfig", HydraConfig.instance().cfg)
-        folder = Path(hydra_config.runtime.output_dir)
-        run = Job(ComposedConfig(config, config_with_hydra), overrides_of(config_with_hydra)[1])
-        if hydra_config.mode == RunMode.MULTIRUN:  # a run of a sweep, started by another launcher
-            from expkit.sweep.cells import run_cell
-
-            return run_cell(run, folder)
-        try:
-            choices = hydra_config.runtime.choices
-            names = claims.written_names(choices["task"], choices["logger"])
-            claims.hold_folder(folder, names, not is_follower_process())
-            result = run_job(run, folder, is_main_process=not is_follower_process())
-            if result.is_main_process:
-                print(result.folder)
-        except Exception as error:
-            failed.append(error)
+        use_cpu_well()  # a launcher may have started another process for it
+        with messages.shown_on_stderr():
+            run_configuration(config, failed)
 
     return job
+
+
+def run_configuration(config, failed: list[Exception]) -> None:
+    """Run a configuration that Hydra has composed; an error is appended to `failed`."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from expkit.runs.job import ComposedConfig, Job, overrides_of, run_job
+
+    hydra_config = HydraConfig.get()
+    # Hydra declares the class that describes it; what it holds is a DictConfig of that class.
+    config_with_hydra = cast("DictConfig", HydraConfig.instance().cfg)
+    folder = Path(hydra_config.runtime.output_dir)
+    run = Job(ComposedConfig(config, config_with_hydra), overrides_of(config_with_hydra).task)
+    if hydra_config.mode == RunMode.MULTIRUN:  # a run of a sweep, started by another launcher
+        from expkit.sweep.cells import run_cell
+
+        return run_cell(run, folder)
+    try:
+        choices = hydra_config.runtime.choices
+        names = claims.written_names(choices["task"], choices["logger"])
+        claims.hold_folder(folder, names, not is_follower_process())
+        result = run_job(run, folder, is_main_process=not is_follower_process())
+        if result.is_main_process:
+            print(result.folder)
+    except Exception as error:
+        failed.append(error)
 
 
 def report_interrupt(said: str, kept: list[Path]) -> int:
@@ -187,7 +211,7 @@ def report_interrupt(said: str, kept: list[Path]) -> int:
     result = f"what was finished is kept in {kept[0]}" if kept else "nothing was finished yet."
     if not is_follower_process():
         event = "ended by SIGTERM" if is_terminated else "interrupted"
-        print(f"expkit: {event}; {said or result}", file=sys.stderr)
+        show_error(f"{event}; {said or result}")
     return 143 if is_terminated else 130
 
 

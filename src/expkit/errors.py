@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import logging
 from collections.abc import Iterable
+
+LOGGER = logging.getLogger("expkit")
 
 
 class UserError(Exception):
@@ -27,5 +29,5 @@ def suggest(name: str, known: Iterable[str], say: str = " Did you mean {}?") -> 
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr; the run continues."""
-    print(f"expkit: {text}", file=sys.stderr, flush=True)
+    """Log a warning; the run continues."""
+    LOGGER.warning(text, stacklevel=2)

@@ -53,13 +53,13 @@ def test_a_key_that_no_run_has_is_refused_before_anything_is_shown(expkit):
     assert ran.code == 2 and "sampler.rule.variance" in ran.err and "Traceback" not in ran.err
 
 
-def test_a_taken_port_makes_way_for_the_next_that_is_free(capsys):
+def test_a_taken_port_makes_way_for_the_next_that_is_free(stderr):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         found = web_server.free_port("127.0.0.1", taken)
         assert found != taken and (found > taken or taken > 65535 - web_server.TRIED)
-    assert f"port {taken} is taken: port {found} is used" in capsys.readouterr().err
-    assert web_server.free_port("localhost", 0) and not capsys.readouterr().err
+    assert f"port {taken} is taken: port {found} is used" in stderr()
+    assert web_server.free_port("localhost", 0) and not stderr()
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_what_is_no_address_of_this_machine_is_refused(host, port):
 @pytest.mark.parametrize(
     ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("127.0.0.2", False), ("0.0.0.0", True)]
 )
-def test_who_shows_it_to_others_is_told_so(host, warned, capsys):
+def test_who_shows_it_to_others_is_told_so(host, warned, stderr):
     web_server.warn_of_others(host, "outputs")
-    assert ("whoever can reach this machine" in capsys.readouterr().err) == warned
+    assert ("whoever can reach this machine" in stderr()) == warned
 
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch):

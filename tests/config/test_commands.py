@@ -118,7 +118,7 @@ def test_alignment_and_concealment_of_an_anagram_are_those_of_its_pictures(expki
     ).keys()  # what tables and the page show
     cell = read_cell(done.folder, "cell")
     assert [one["caption"] for one in cell["pictures"]] == ["sample 0", "sample 1", "sample 2"]
-    for name, judge in (("first", judges.first()), ("second", judges.second())):
+    for name, judge in (("first", judges.first_digit_judge()), ("second", judges.second_digit_judge())):
         p = torch.stack([judge(shown)[:, [6, 9]], judge(shown.flip((-2, -1)))[:, [6, 9]]], 1).double()
         told = (p / p.sum(2, keepdim=True) + p / p.sum(1, keepdim=True)).diagonal(dim1=1, dim2=2).mean(1) / 2
         worst = p.diagonal(dim1=1, dim2=2).amin(1).log()
@@ -157,9 +157,9 @@ def test_what_has_readings_has_alignment_and_concealment_or_why_not(arguments, l
 @pytest.mark.parametrize(
     ("old", "target"),
     [
-        (["task=anagram", "view@task.estimate.views.turned=jigsaw_knobs"], "expkit.core.views.Jigsaw"),
-        (["task=anagram", "view@task.estimate.views.turned=square_hinge_4"], "expkit.core.views.SquareHinge"),
-        (["task=hybrid", "estimate@task.estimate=triple_independent"], "expkit.core.estimate.triple"),
+        (["task=anagram", "view@task.estimate.views.turned=jigsaw_knobs"], "expkit.core.Jigsaw"),
+        (["task=anagram", "view@task.estimate.views.turned=square_hinge_4"], "expkit.core.SquareHinge"),
+        (["task=hybrid", "estimate@task.estimate=triple_independent"], "expkit.core.triple"),
     ],
 )
 def test_pictures_of_the_former_views_and_bands_are_made_again(old, target, expkit):

@@ -49,7 +49,7 @@ def test_the_ideal_denoiser_lands_on_its_data(rule):
 def test_a_sampler_reproduces_the_mean_and_covariance_of_a_mixture(rule):
     net, count = mixture(linear_rescaled(1000)), 1500
     ends = (
-        last(net, conditional(""), (*timesteps.full(1000)[:-1:12], CLEAN), seeded(1, count), rule)
+        last(net, conditional(""), (*timesteps.all_levels(1000)[:-1:12], CLEAN), seeded(1, count), rule)
         .double()
         .flatten(1)
     )

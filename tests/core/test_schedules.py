@@ -136,7 +136,7 @@ def test_grids():
     assert timesteps.strided(300)[:3] == (297, 288, 279) and timesteps.strided(300)[-1] == 0
     assert [course[i] for i in (0, 1, 3, 5, 7, 10, 20, 30)] == [990, 960, 900, 840, 780, 690, 390, 90]
     assert timesteps.strided_clean(1000) == (*course, schedules.CLEAN)
-    assert timesteps.full(300) == (*range(299, -1, -1), schedules.CLEAN)
+    assert timesteps.all_levels(300) == (*range(299, -1, -1), schedules.CLEAN)
 
 
 @pytest.mark.parametrize("levels", [100, 300, 1000])
@@ -185,8 +185,8 @@ def test_a_walk_that_cannot_be_is_refused(wrong):
 def test_where_a_grid_goes_up_and_what_it_comes_down_to():
     walk = timesteps.repaint(1000, 6, jump=2, times=2)
     assert timesteps.descent(walk) == timesteps.strided(1000, 6) and timesteps.descent(
-        timesteps.full(300)
-    ) == timesteps.full(300)
+        timesteps.all_levels(300)
+    ) == timesteps.all_levels(300)
     assert (
         timesteps.find_rises(walk) == [(timesteps.strided(1000, 6)[3], 2), (timesteps.strided(1000, 6)[5], 2)]
         and timesteps.find_rises(timesteps.ays(1000)) == []
@@ -259,8 +259,8 @@ STRENGTHS = {
     "strided": timesteps.strided(1000),
     "strided_clean": timesteps.strided_clean(1000),
     "ays": timesteps.ays(1000),
-    "full": timesteps.full(300),
-    "full of 1000": timesteps.full(1000),
+    "full": timesteps.all_levels(300),
+    "full of 1000": timesteps.all_levels(1000),
     "trailing": timesteps.trailing(1000),
     "trailing of 50": timesteps.trailing(1000, 50),
     "repaint": timesteps.descent(timesteps.repaint(1000)),

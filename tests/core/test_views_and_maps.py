@@ -154,9 +154,9 @@ def test_a_jigsaw_of_older_pictures_is_what_it_was():
     ]
     assert views.SquareHinge() == views.SquareHinge(4)
     assert {
-        "expkit.core.views.Jigsaw",
-        "expkit.core.views.SquareHinge",
-        "expkit.core.estimate.triple",
+        "expkit.core.Jigsaw",
+        "expkit.core.SquareHinge",
+        "expkit.core.triple",
     } <= checks.known_targets()
 
 

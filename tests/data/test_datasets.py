@@ -105,7 +105,7 @@ def test_a_folder_is_parted_by_what_is_in_its_pictures(tmp_path):
     folder_of(tmp_path / "dog", 60, 100)
     for k in range(60):  # every cat twice, under another name
         (tmp_path / "cat" / f"copy{k}.png").write_bytes((tmp_path / "cat" / f"{k}.png").read_bytes())
-    train, test = (datasets.folder(part, str(tmp_path)) for part in (True, False))
+    train, test = (datasets.image_folder(part, str(tmp_path)) for part in (True, False))
     assert train.names == ("cat", "dog") and train.images.shape[1:] == (3, 32, 32)
     assert len(train.labels) + len(test.labels) == 180 and 5 <= len(test.labels) <= 40
     assert not set(image_folders.hash_images(train.images)) & set(image_folders.hash_images(test.images))
@@ -117,21 +117,21 @@ def test_a_folder_is_parted_by_what_is_in_its_pictures(tmp_path):
 def test_two_pictures_are_one_to_train_on_and_one_to_test_on(tmp_path):
     folder_of(tmp_path, 2)
     assert [
-        len(datasets.folder(part, str(tmp_path), size=8, colour=False).labels) for part in (True, False)
+        len(datasets.image_folder(part, str(tmp_path), size=8, colour=False).labels) for part in (True, False)
     ] == [1, 1]
 
 
-def test_parts_of_its_own_and_what_is_in_both(tmp_path, capsys):
+def test_parts_of_its_own_and_what_is_in_both(tmp_path, stderr):
     folder_of(tmp_path / "train" / "a", 5)
     folder_of(tmp_path / "test" / "a", 2, 4)
-    train, test = (datasets.folder(part, str(tmp_path)) for part in (True, False))
+    train, test = (datasets.image_folder(part, str(tmp_path)) for part in (True, False))
     assert (len(train.labels), len(test.labels)) == (
         4,
         2,
-    ) and "1 of 5 training pictures" in capsys.readouterr().err
+    ) and "1 of 5 training pictures" in stderr()
     folder_of(tmp_path / "test" / "b", 2, 50)
     with pytest.raises(UserError, match="only one has: b"):
-        datasets.folder(True, str(tmp_path))
+        datasets.image_folder(True, str(tmp_path))
 
 
 def test_folders_that_cannot_be_trained_on(tmp_path):
@@ -141,22 +141,22 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
         (str(tmp_path), "no pictures in"),
     ):
         with pytest.raises(UserError, match=said):
-            datasets.folder(True, given)
+            datasets.image_folder(True, given)
     folder_of(tmp_path / "cat", 1)
     with pytest.raises(UserError, match="two or more that differ"):
-        datasets.folder(True, str(tmp_path))
+        datasets.image_folder(True, str(tmp_path))
     (tmp_path / "dog").mkdir()
     with pytest.raises(UserError, match="sub-folder dog of"):
-        datasets.folder(True, str(tmp_path))
+        datasets.image_folder(True, str(tmp_path))
     folder_of(tmp_path, 1)
     with pytest.raises(UserError, match="beside sub-folders"):
-        datasets.folder(True, str(tmp_path))
+        datasets.image_folder(True, str(tmp_path))
     (tmp_path / "cat" / "bad.png").write_bytes(b"no picture")
     with pytest.raises(
         UserError,
         match=r"are equal \(left out: 1 that cannot be read \(bad\.png: it is no picture, or is damaged\)\)",
     ):
-        datasets.folder(True, str(tmp_path / "cat"))
+        datasets.image_folder(True, str(tmp_path / "cat"))
 
 
 def test_a_folder_trains_and_its_classes_are_sampled(expkit, tmp_path):

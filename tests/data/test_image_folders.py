@@ -21,7 +21,7 @@ def picture(path: Path, shade: int, mode: str = "RGB", **options) -> Path:
 
 
 def whole(place: Path, train: bool = True, **options):
-    return datasets.folder(train, str(place), **{"size": 8, "colour": False} | options)
+    return datasets.image_folder(train, str(place), **{"size": 8, "colour": False} | options)
 
 
 def shades(found) -> list[tuple[str, int]]:
@@ -164,7 +164,7 @@ def test_train_alone_is_parted_by_what_is_in_its_pictures(tmp_path):
     )
 
 
-def test_training_pictures_that_are_test_pictures_too_are_named(tmp_path, capsys):
+def test_training_pictures_that_are_test_pictures_too_are_named(tmp_path, stderr):
     for part, kept in (("train", (10, 20, 30)), ("test", (30, 40))):
         for shade in kept:
             picture(tmp_path / part / f"{shade}.png", shade)
@@ -173,7 +173,7 @@ def test_training_pictures_that_are_test_pictures_too_are_named(tmp_path, capsys
         whole(tmp_path).remarks.text
         == "left out: 1 to train on that is among the test pictures too (train/30.png)"
     )
-    assert "1 of 3 training pictures" in capsys.readouterr().err
+    assert "1 of 3 training pictures" in stderr()
 
 
 def test_equal_pictures_in_two_classes_are_kept_and_said(tmp_path):

@@ -18,7 +18,7 @@ from expkit.data.captioned_scenes import (
     render_scene,
 )
 from expkit.data.labelled_pictures import Batches, Pictures, Remarks
-from expkit.data.pictograms import FONT, OVER, Concept, Pictograms, emoji_names, pictograms
+from expkit.data.pictograms import FONT, OVER, Concept, Pictograms, emoji_names, emoji_pictograms
 from expkit.errors import UserError
 from expkit.metrics import classifiers, judges
 from expkit.text import caption_grammar
@@ -36,7 +36,7 @@ def font():
 
 @pytest.fixture(scope="module")
 def few(font):
-    return pictograms(
+    return emoji_pictograms(
         True, concepts=["skull", "rocket", "old man", "right arrow", "eight o'clock", "red heart"], views=3
     )
 
@@ -94,11 +94,11 @@ def test_glyphs_are_drawn_multiplied_by_their_opacity(few):
         and (opacity[:, :, 0, 0] == 0).all()
     )
     assert len({image.numpy().tobytes() for image in few.images}) == 6
-    assert pictograms(True, size=64, concepts=2).images.shape == (2, 4, 128, 128)
+    assert emoji_pictograms(True, size=64, concepts=2).images.shape == (2, 4, 128, 128)
 
 
 def test_every_concept_of_the_font_is_drawn_in_seconds(font):
-    every = pictograms(False)
+    every = emoji_pictograms(False)
     assert 1200 < len(every.concepts) <= len(emoji_names()) and every.labels.tolist() == list(
         range(len(every.concepts))
     )
@@ -110,10 +110,10 @@ def test_every_concept_of_the_font_is_drawn_in_seconds(font):
 def test_concepts_are_chosen_by_number_or_name(few):
     assert few.names == ("skull", "rocket", "old man", "right arrow", "eight o'clock", "red heart")
     assert (
-        pictograms(True, concepts=3).names == ("skull", "rocket", "old man")
-        and len(pictograms(False, concepts=3).labels) == 3
+        emoji_pictograms(True, concepts=3).names == ("skull", "rocket", "old man")
+        and len(emoji_pictograms(False, concepts=3).labels) == 3
     )
-    assert pictograms(True, concepts=["Grandpa", "old man"]).names == ("old man",)
+    assert emoji_pictograms(True, concepts=["Grandpa", "old man"]).names == ("old man",)
     batches = list(Batches(few, 4, seed=1))
     assert sum(len(b.labels) for b in batches) == 18 and batches[0].images.shape == (4, 4, 64, 64)
     assert sorted(torch.cat([b.labels for b in batches]).tolist()) == sorted([*range(6)] * 3)
@@ -127,14 +127,14 @@ def test_concepts_are_chosen_by_number_or_name(few):
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(font, wrong, said):
     with pytest.raises(UserError, match=said):
-        pictograms(True, **wrong)
+        emoji_pictograms(True, **wrong)
 
 
 def test_a_missing_font_says_how_to_get_it(tmp_path):
     (tmp_path / "no.ttf").write_bytes(b"no font")
     for path in (tmp_path / "nowhere.ttf", tmp_path / "no.ttf"):
         with pytest.raises(UserError, match=r"apt-get install -y fonts-noto-color-emoji.*data\.font=PATH"):
-            pictograms(True, str(path))
+            emoji_pictograms(True, str(path))
 
 
 def test_pictures_are_a_function_of_their_seed(few):
@@ -268,7 +268,7 @@ def test_a_text_of_ones_own_is_taken_apart(text, thing):
 
 def test_a_judge_learns_names_from_pictures_as_they_are_shown_and_knows_what_a_prompt_means(few, tmp_path):
     network, still = (
-        classifiers.Plain(8, classes=6, channels=3, size=32).eval(),
+        classifiers.PlainClassifier(8, classes=6, channels=3, size=32).eval(),
         {"far": 0.0, "gain": 0.0, "offset": 0.0, "noise": 0.0},
     )
     objective, labels = PictogramClassification(**still, captions=8).adapt_to(few), torch.arange(6)
@@ -332,7 +332,7 @@ def test_remarks_stay_with_pictograms_that_are_selected():
     assert first.remarks is found.remarks and first.labels.tolist() == [0] and len(first.images) == 2
 
 
-def test_a_judge_of_pictograms_needs_pictograms():
+def test_a_judge_of_pictograms_needs_emoji_pictograms():
     with pytest.raises(UserError, match="give data=pictograms"):
         PictogramClassification().adapt_to(
             Pictures(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))

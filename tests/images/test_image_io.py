@@ -37,6 +37,14 @@ def test_every_mode_comes_in(mode, shape, tmp_path):
     assert image.shape == shape and image.min() >= 0 and image.max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("size", "contained"),
+    [((3000, 2), (160, 1)), ((1, 900), (1, 160)), ((320, 200), (160, 100)), ((8, 4), (160, 80))],
+)
+def test_the_whole_of_a_picture_is_contained(size, contained):
+    assert image_io.contain_image(Image.new("RGB", size), (160, 160)).size == contained
+
+
 def test_what_is_transparent_is_white(tmp_path):
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert image_io.load_image(str(tmp_path / "a.png"), COLOUR).min() == 1
@@ -185,13 +193,13 @@ def test_a_palettes_transparent_colour_is_paper(tmp_path):
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
-def test_of_what_moves_the_first_frame_is_used_and_said_once(format_, tmp_path, capsys):
+def test_of_what_moves_the_first_frame_is_used_and_said_once(format_, tmp_path, stderr):
     name = str(tmp_path / f"a.{format_.lower()}")
     red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
     red.save(name, format_, save_all=True, append_images=[blue], duration=100)
     for _ in range(2):
         assert [round(c, 1) for c in image_io.load_image(name, COLOUR)[:, 32, 32].tolist()] == [1, 0, 0]
-    assert capsys.readouterr().err == f"The picture {name} moves: the first of its 2 frames is used.\n"
+    assert stderr() == f"The picture {name} moves: the first of its 2 frames is used.\n"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (2, 5), (4000, 30)])

@@ -35,21 +35,21 @@ def share(digits, labels):
 @BOTH
 def test_reads_from_near(name, tested):
     images, labels = tested
-    assert share(judges.shipped(name).read(images), labels) >= 0.99
+    assert share(judges.shipped_judge(name).read(images), labels) >= 0.99
 
 
 @BOTH
 def test_reads_from_afar(name, tested):
     images, labels = tested
-    judge = judges.shipped(name)
+    judge = judges.shipped_judge(name)
     assert share(judge.sees_far(images, judge.distance).argmax(1), labels) >= 0.94
 
 
 @BOTH
 def test_is_small_and_says_what_it_is(name):
-    facts, judge = weights_io.model_card(name), judges.shipped(name)
+    facts, judge = weights_io.model_card(name), judges.shipped_judge(name)
     assert (weights_io.WEIGHTS / f"{name}.safetensors").stat().st_size < 1e6
-    assert facts["architecture"] == type(judge.network).__name__
+    assert facts["architecture"] == classifiers.architecture_of(type(judge.network))
     assert facts["parameters"] == sum(p.numel() for p in judge.network.parameters())
     assert facts["accuracy"] >= 0.99
     assert facts["tested_on"] == 10_000
@@ -71,48 +71,48 @@ def test_the_distance_is_the_farthest_from_which_enough_is_read(least):
 def test_a_judge_says_from_where_it_reads():
     known = weights_io.model_card("judge_second")["reads_to"]
     assert (
-        judges.second().distance == known["times"] == round(28 / known["pixels"], 3)
+        judges.second_digit_judge().distance == known["times"] == round(28 / known["pixels"], 3)
         and known["accuracy"] >= 0.95
     )
-    assert judges.ClassifierJudge(judges.second().weights).distance is None
+    assert judges.ClassifierJudge(judges.second_digit_judge().weights).distance is None
 
 
 def test_digits_are_told_apart_whatever_the_prompts(pictures):
-    judge = judges.first()
+    judge = judges.first_digit_judge()
     assert judge.answers(["3", "a cat"]) == judge.answers([]) == tuple("0123456789")
     assert torch.equal(judge.probabilities(pictures, ["3"]), judge(pictures))
 
 
 @BOTH
 def test_features_are_what_the_last_linear_map_reads(name, pictures):
-    judge = judges.shipped(name)
+    judge = judges.shipped_judge(name)
     seen, last = judge.features(pictures), judge.network.answer[-1]
     torch.testing.assert_close((seen @ last.weight.T + last.bias).softmax(1), judge(pictures))
     assert judge.features(pictures[:0]).shape == (0, seen.shape[1])
 
 
 def test_the_two_are_of_different_make():
-    assert type(judges.first().network) is not type(judges.second().network)
+    assert type(judges.first_digit_judge().network) is not type(judges.second_digit_judge().network)
 
 
 @BOTH
 def test_answers_are_probabilities(name, pictures):
-    answers = judges.shipped(name)(pictures)
+    answers = judges.shipped_judge(name)(pictures)
     assert answers.shape == (6, 10)
     torch.testing.assert_close(answers.sum(1), torch.ones(6))
 
 
 def test_a_picture_is_judged_the_same_in_any_batch(pictures):
-    judge = judges.first()
+    judge = judges.first_digit_judge()
     torch.testing.assert_close(judge(pictures)[2:3], judge(pictures[2:3]))
 
 
 def test_no_picture_no_answer(pictures):
-    assert judges.first()(pictures[:0]).shape == (0, 10)
+    assert judges.first_digit_judge()(pictures[:0]).shape == (0, 10)
 
 
 def test_what_is_beyond_black_and_white_is_black_and_white(pictures):
-    judge, beyond = judges.first(), 3 * pictures - 1
+    judge, beyond = judges.first_digit_judge(), 3 * pictures - 1
     torch.testing.assert_close(judge(beyond), judge(beyond.clamp(0, 1)))
     torch.testing.assert_close(judge.sees_far(beyond), judge.sees_far(beyond.clamp(0, 1)))
 
@@ -120,7 +120,7 @@ def test_what_is_beyond_black_and_white_is_black_and_white(pictures):
 @pytest.mark.parametrize("shape", [(1, 28, 28), (2, 3, 28, 28), (2, 1, 64, 64)])
 def test_other_pictures_are_refused(shape):
     with pytest.raises(UserError, match=r"reads \(N, 1, 28, 28\)"):
-        judges.first()(torch.zeros(shape))
+        judges.first_digit_judge()(torch.zeros(shape))
 
 
 def test_shrunk_is_linear_keeps_flat_pictures_and_the_mean_of_blocks(pictures):
@@ -157,10 +157,10 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     path.with_suffix(".json").write_text((weights_io.WEIGHTS / "judge_first.json").read_text())
     monkeypatch.setattr(weights_io, "WEIGHTS", tmp_path)
     with pytest.raises(UserError, match="damaged"):
-        judges.first()
+        judges.first_digit_judge()
     path.with_suffix(".json").write_text("{")
     with pytest.raises(UserError, match="model card"):
-        judges.first()
+        judges.first_digit_judge()
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights"])
@@ -181,7 +181,10 @@ def test_weights_of_something_else_are_refused(tmp_path):
     refused(tmp_path / "c", "cannot be read")
 
 
-@pytest.mark.parametrize("network", [classifiers.Plain(8), classifiers.Residual(8), classifiers.Strided(8)])
+@pytest.mark.parametrize(
+    "network",
+    [classifiers.PlainClassifier(8), classifiers.ResidualClassifier(8), classifiers.StridedClassifier(8)],
+)
 def test_what_reading_saves_is_the_network(network, tmp_path, pictures):
     DigitClassification().save(network, tmp_path / "model.safetensors", tuple("0123456789"))
     judge = judges.ClassifierJudge(tmp_path / "model.safetensors")
@@ -193,7 +196,7 @@ def test_reading_is_a_function_of_its_generator(pictures):
     varied = [DigitClassification().varied(pictures, Draws(stream(seed), 6)) for seed in (1, 1, 2)]
     assert torch.equal(varied[0], varied[1])
     assert not torch.equal(varied[0], varied[2])
-    network, labels = classifiers.Residual(8), torch.arange(6)
+    network, labels = classifiers.ResidualClassifier(8), torch.arange(6)
     state = torch.get_rng_state()
     losses = [DigitClassification()(network, pictures, labels, Draws(stream(seed), 6)) for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
@@ -202,7 +205,7 @@ def test_reading_is_a_function_of_its_generator(pictures):
 
 def test_reading_that_changes_nothing_is_cross_entropy(pictures):
     still = DigitClassification(shift=0, turn=0, zoom=(1, 1), far=0, gain=0, offset=0, noise=0)
-    network, labels = classifiers.Plain(8).eval(), torch.arange(6)
+    network, labels = classifiers.PlainClassifier(8).eval(), torch.arange(6)
     torch.testing.assert_close(still.varied(pictures, Draws(stream(1), 6)), pictures)
     torch.testing.assert_close(
         still(network, pictures, labels, Draws(stream(1), 6)), F.cross_entropy(network(pictures), labels)
@@ -227,7 +230,7 @@ def test_reading_learns():
     torch.manual_seed(0)
     images, labels = torch.rand(16, 1, 28, 28), torch.arange(16) % 10
     network, objective = (
-        classifiers.Residual(8),
+        classifiers.ResidualClassifier(8),
         DigitClassification(shift=0, turn=0, zoom=(1, 1), far=0, noise=0),
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
@@ -287,7 +290,7 @@ def test_clips_scores_are_cosines_and_its_probabilities_their_softmax_at_its_tem
 
 
 def test_a_classifiers_scores_are_log_probabilities_and_finite(pictures):
-    judge = judges.first()
+    judge = judges.first_digit_judge()
     known = judge.evaluate(pictures, ["3"])
     torch.testing.assert_close(known.scores.exp(), known.probabilities, atol=1e-6, rtol=0)
     assert (

@@ -118,7 +118,7 @@ def test_digits_are_read_as_asked():
     model, asked = load_model(), torch.arange(20) % 10
     estimate = guided([str(int(d)) for d in asked], 5)
     *_, end = sample(model, estimate, strided(len(model.schedule)), [Seed(7, k // 10) for k in range(20)])
-    read = judges.second().read(from_range(end.x, model.range))
+    read = judges.second_digit_judge().read(from_range(end.x, model.range))
     assert (read == asked).sum() >= 19
 
 
@@ -129,7 +129,7 @@ def test_the_default_hybrid_has_both_readings(expkit):
     assert numbers["rows_per_call"] == 8 * 3 and numbers["network_calls"] == 33
     assert (
         numbers["judged"]["all readings"]["second"] >= 0.5
-        and numbers["far_is_seen_from"] == judges.second().distance
+        and numbers["far_is_seen_from"] == judges.second_digit_judge().distance
     )
 
 
@@ -150,7 +150,7 @@ def test_the_courses_time_conditioned_network_ships_and_draws_digits(expkit):
             for path in sorted((done.folder / "pictures").glob("*.png"))
         ]
     )
-    sure, read = judges.second()(drawn).max(1)
+    sure, read = judges.second_digit_judge()(drawn).max(1)
     assert len(drawn) == 20 and (sure > 0.8).sum() >= 16 and len(read.unique()) >= 5
 
 

@@ -126,7 +126,7 @@ def test_fifty_things_in_other_words_are_the_right_thing_four_times_in_five():
     ]
     encoder = MiniLM(sentence_prompts.sentence_encoder_location())
     words = ConceptPrompts(Store(), encoder, pictogram_unet.concepts_file(pictogram_unet.SHIPPED))
-    judge, right = judges.shipped("judge_pictograms_first"), 0
+    judge, right = judges.shipped_judge("judge_pictograms_first"), 0
     assert set(asked) < set(OTHER) and len(OTHER) == 50
     for prompt in OTHER:
         with suppress(UserError):

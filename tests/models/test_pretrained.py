@@ -245,7 +245,7 @@ def test_an_unconditional_model_is_diffusers_pipeline_at_every_step(case, machin
 
     facts, rule, clip = DDPMS[case]
     folder = tiny.unconditional(tmp_path / "model", out_channels=6 if case == "learned" else 3, **facts)
-    model, theirs = deepfloyd.unconditional(str(folder), machine), []
+    model, theirs = deepfloyd.unconditional_ddpm(str(folder), machine), []
     pipe, start = precise(DDPMPipeline.from_pretrained(folder), model, machine), begun(model, machine)
     give(monkeypatch, pipeline_ddpm, scheduling_ddpm)(start, *drawn(model, 20))
     step = pipe.scheduler.step
@@ -421,7 +421,7 @@ def test_the_oldest_repositories_lie_at_the_top(models, tmp_path):
         shutil.copy(path, tmp_path)
     x = torch.randn(1, 3, tiny.SIDE, tiny.SIDE)
     old, new = (
-        deepfloyd.unconditional(str(folder), CPU).predict(x, 10, [""]).native
+        deepfloyd.unconditional_ddpm(str(folder), CPU).predict(x, 10, [""]).native
         for folder in (tmp_path, models / "ddpm")
     )
     assert torch.equal(old, new)
@@ -434,12 +434,12 @@ def test_weights_in_half_precision_are_taken_where_they_are_wanted_or_all_there_
         folder / "unet" / f"diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16")
     )
     shutil.copy(whole, half)
-    repository = Repository(str(folder))
-    assert repository.variant("unet", half=True) == "fp16" and repository.variant("unet", half=False) is None
+    weights = Repository(str(folder)).weights("unet")
+    assert weights.choose_variant(half=True) == "fp16" and weights.choose_variant(half=False) is None
     whole.unlink()
-    assert repository.variant("unet", half=False) == "fp16"
+    assert weights.choose_variant(half=False) == "fp16"
     assert (
-        deepfloyd.unconditional(str(folder), CPU)
+        deepfloyd.unconditional_ddpm(str(folder), CPU)
         .predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 10, [""])
         .native.isfinite()
         .all()
@@ -485,7 +485,7 @@ def test_flow_matching_is_refused():
 
 
 def test_a_model_that_is_not_told_refuses_to_be_told(models):
-    model = deepfloyd.unconditional(str(models / "ddpm"), CPU)
+    model = deepfloyd.unconditional_ddpm(str(models / "ddpm"), CPU)
     assert model.canonical_prompt("") == ""
     with pytest.raises(UserError, match=r"'a cat'.*null prompt"):
         model.prepare(["", "a cat"])
@@ -515,7 +515,7 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_is_loaded(lost
     shutil.copytree(models / "ddpm", folder)
     emptied(folder, *lost)
     with pytest.raises(UserError, match=said):
-        deepfloyd.unconditional(str(folder), CPU)
+        deepfloyd.unconditional_ddpm(str(folder), CPU)
 
 
 def test_what_cannot_be_loaded_is_said(models, tmp_path):
@@ -542,7 +542,9 @@ def test_what_cannot_be_loaded_is_said(models, tmp_path):
     shutil.copytree(models / "ddpm", damaged)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="cannot be loaded"):
-        deepfloyd.unconditional(str(damaged), CPU).predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 0, [""])
+        deepfloyd.unconditional_ddpm(str(damaged), CPU).predict(
+            torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 0, [""]
+        )
 
 
 def raised(kind, *causes):
@@ -569,7 +571,7 @@ def raised(kind, *causes):
     ],
 )
 def test_what_the_hub_says_becomes_a_sentence_that_names_the_next_command(kind, said):
-    with pytest.raises(UserError, match=said), Repository("some/model").explained():
+    with pytest.raises(UserError, match=said), Repository("some/model").errors.explained():
         raise raised(kind)
 
 
@@ -605,7 +607,7 @@ OFFLINE = """
 from expkit.models.pretrained import base, deepfloyd
 from expkit.errors import UserError
 device = base.DeviceSpec()
-for ask in (lambda: deepfloyd.unconditional("google/ddpm-cat-256", device), lambda: deepfloyd.deepfloyd(None, device)):
+for ask in (lambda: deepfloyd.unconditional_ddpm("google/ddpm-cat-256", device), lambda: deepfloyd.deepfloyd(None, device)):
     try: ask()
     except UserError as refusal: print(refusal)
 """
@@ -747,10 +749,10 @@ def test_weights_in_several_files_and_under_old_names_are_known(models, tmp_path
         ".query." in name for name in load_file(file)
     )
     for folder in ("old", "parts"):
-        deepfloyd.unconditional(str(tmp_path / folder), CPU).check_weights()
+        deepfloyd.unconditional_ddpm(str(tmp_path / folder), CPU).check_weights()
     next((tmp_path / "parts/unet").glob("*00002*.safetensors")).unlink()
     with pytest.raises(UserError, match="tensors are missing"):
-        deepfloyd.unconditional(str(tmp_path / "parts"), CPU).check_weights()
+        deepfloyd.unconditional_ddpm(str(tmp_path / "parts"), CPU).check_weights()
 
 
 def test_what_a_latent_model_keeps_of_a_picture_is_kept_to_the_byte(expkit, words, tmp_path, monkeypatch):

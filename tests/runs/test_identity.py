@@ -285,7 +285,7 @@ def test_a_folder_counts_by_the_names_and_contents_below_it(tmp_path, monkeypatc
 
 
 def test_what_is_read_where_nothing_is_named_counts(tmp_path, monkeypatch):
-    train = {"task": {"data": {"pictures": {"_target_": "expkit.data.datasets.mnist", "folder": None}}}}
+    train = {"task": {"data": {"pictures": {"_target_": "expkit.data.mnist", "folder": None}}}}
     seen = []
     for name in ("one", "two"):
         (tmp_path / name / "mnist").mkdir(parents=True)
@@ -294,11 +294,19 @@ def test_what_is_read_where_nothing_is_named_counts(tmp_path, monkeypatch):
         seen.append(config_hash(train))
     assert seen[0] != seen[1] and config_hash({**train, "task": {}}) not in seen
     assert inputs.config_names(
-        {"model": {"judges": {"first": {"_target_": "expkit.metrics.judges.first"}}}}
+        {"model": {"judges": {"first": {"_target_": "expkit.metrics.first_digit_judge"}}}}
     ) == ["judge_first"]
     assert set(
         inputs.input_hashes({"image": "cat", "model": {"weights": "digits"}, "store": "x", "negative": "cat"})
     ) == {"cat", "digits"}
+
+
+def test_an_old_address_is_the_same_as_the_present_one():
+    tasks = [{"task": {"pictures": [{"_target_": address}]}} for address in (
+        "expkit.training.data.mnist", "expkit.data.datasets.mnist", "expkit.data.mnist", "expkit.data.kmnist",
+    )]  # fmt: skip
+    assert len({config_hash(task) for task in tasks[:3]}) == 1 != len({config_hash(task) for task in tasks})
+    assert [inputs.config_names(task) for task in tasks[:3]] == [["mnist at hand"]] * 3
 
 
 def test_what_ships_counts_by_its_card(tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def test_after_a_failure_no_cell_is_begun_where_the_sweep_is_to_stop(tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["joblib", "submitit_slurm"])
-def test_a_launcher_that_gives_up_is_said_and_jobs_that_go_on_are(name, tmp_path, capsys):
+def test_a_launcher_that_gives_up_is_said_and_jobs_that_go_on_are(name, tmp_path, stderr):
     from omegaconf import OmegaConf
 
     def lost(cell_arguments, first):
@@ -153,7 +153,7 @@ def test_a_launcher_that_gives_up_is_said_and_jobs_that_go_on_are(name, tmp_path
         sweeper.launch_external(name, lost, config, [("gamma=1",)], 0)
     with pytest.raises(KeyboardInterrupt):
         sweeper.launch_external(name, interrupted, config, [("gamma=1",)], 0)
-    assert ("scancel --name=expkit" in capsys.readouterr().err) == (
+    assert ("scancel --name=expkit" in stderr()) == (
         name == "submitit_slurm"
     ) and "TQDM_DISABLE" not in os.environ
 

@@ -252,7 +252,7 @@ def test_the_command_of_a_cell_has_nothing_of_hydra_s_own():
     assert cell.error == "it cannot be composed" and cell.command.endswith("python -m expkit gamma=1")
 
 
-def test_an_error_does_not_end_the_report_of_a_running_sweep(tmp_path, monkeypatch, capsys):
+def test_an_error_does_not_end_the_report_of_a_running_sweep(tmp_path, monkeypatch, stderr):
     failed, written = threading.Event(), threading.Event()
 
     def write() -> None:
@@ -267,7 +267,7 @@ def test_an_error_does_not_end_the_report_of_a_running_sweep(tmp_path, monkeypat
     monkeypatch.setattr(book, "write", write)
     with book.live():
         assert written.wait(20)
-    assert "the report was not updated (the disk is asleep)" in capsys.readouterr().err
+    assert "the report was not updated (the disk is asleep)" in stderr()
 
 
 def test_whether_a_cell_is_looked_at_from_afar_is_yes_or_no(tmp_path):
@@ -472,7 +472,7 @@ def test_a_recipe_builds_nothing_but_what_conf_can(evil, ran, expkit):
     done = ran("task=sample", "prompt=3")
     recipe = done.folder / "recipe.yaml"
     recipe.write_text(
-        recipe.read_text().replace('"_target_": "expkit.core.sampler.Sampler"', f'"_target_": "{evil}"')
+        recipe.read_text().replace('"_target_": "expkit.core.Sampler"', f'"_target_": "{evil}"')
     )
     again = expkit(f"replay={done.folder}")
     assert again.code == 2 and evil in again.err and "not made again" in again.err

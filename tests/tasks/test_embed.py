@@ -7,16 +7,17 @@ import pytest
 
 from expkit.config import checks, schema
 from expkit.storage.hub import Repository
+from expkit.storage.repository_files import HubFiles
 from expkit.text.embedding_store import Store, import_embeddings
 from tests.text.test_prompt_embeddings import COURSE, LONG, course
 from tests.tiny import tiny_t5
 
 MODEL = """# A text encoder and nothing else
 embeddings:
-  _target_: expkit.text.prompt_embeddings.Embeddings
-  store: {_target_: expkit.text.embedding_store.Store, folder: "${model.store}"}
+  _target_: expkit.text.Embeddings
+  store: {_target_: expkit.text.Store, folder: "${model.store}"}
   encoder:
-    _target_: expkit.text.encoders.T5
+    _target_: expkit.text.T5
     weights: ${model.encoder}
     cleaning: false
     dtype: ${model.dtype}
@@ -81,7 +82,7 @@ def test_texts_are_encoded_once_and_said_to_be(embed, t5):
 def test_the_listing_loads_nothing(embed, t5, monkeypatch):
     embed(f"model.weights={t5}", f'prompts=[a dog,"{LONG}"]')
     monkeypatch.setattr(Repository, "load", None)
-    monkeypatch.setattr(Repository, "newest", None)
+    monkeypatch.setattr(HubFiles, "newest_commit", None)
     listed = embed("model.weights=owner/far")
     assert listed.code == 0, listed.err
     assert len(lines(listed)) == 2 and any("(cut)" in line for line in lines(listed))

@@ -92,7 +92,7 @@ def test_what_cannot_be_evaluated_is_said(arguments, says, ran):
 def test_a_denoiser_that_cannot_sample_is_sent_to_generalize(toy):
     toy.can_sample = False
     with pytest.raises(UserError, match="task=generalize"):
-        Evaluate(toy, sampler(), None, {"second": judges.second()}, 1.0, 8, 0)(None)
+        Evaluate(toy, sampler(), None, {"second": judges.second_digit_judge()}, 1.0, 8, 0)(None)
 
 
 def sampler():
@@ -104,7 +104,7 @@ def sampler():
 
 def test_a_judge_of_other_pictures_is_refused():
     panel, grey = (
-        Panel({"second": judges.second()}, tuple("0123456789")),
+        Panel({"second": judges.second_digit_judge()}, tuple("0123456789")),
         torch.full((20, 1, 28, 28), 90, dtype=torch.uint8),
     )
     with pytest.raises(UserError, match="no judge of these pictures"):
@@ -112,7 +112,7 @@ def test_a_judge_of_other_pictures_is_refused():
     with pytest.raises(UserError, match="this model's are others: sneaker"):
         panel.labels(("3", "sneaker"))
     with pytest.raises(UserError, match="tells 10 classes apart, and the data has 2"):
-        Panel({"second": judges.second()}, ("cat", "dog"))
+        Panel({"second": judges.second_digit_judge()}, ("cat", "dog"))
 
 
 KNOWN = Pictures(

@@ -274,7 +274,7 @@ def test_a_second_stage_asks_the_same_wish_once_a_step_of_pictures_four_times_as
 
 
 def test_what_is_kept_of_a_picture_is_kept_to_the_byte_in_the_second_stage_too(toy, tmp_path):
-    pin = lambda *given, **more: pins.around_mask(*given, image="hook", mask="lower_half", **more)
+    pin = lambda *given, **more: pins.pin_around_mask(*given, image="hook", mask="lower_half", **more)
     numbers = run(task(toy, upscale=True, upscaler=Larger, pin=pin), tmp_path / "run")
     original = image_io.load_image("hook", (1, 32, 32))
     for entry in numbers["pictures"]:
@@ -418,7 +418,7 @@ def test_a_mask_for_the_first_stage_serves_the_second(toy, tmp_path):
     kept = Image.new("L", (8, 8), 255)
     kept.paste(0, (0, 0, 8, 4))
     kept.save(tmp_path / "mask.png")
-    pin = partial(pins.around_mask, image="hook", mask=str(tmp_path / "mask.png"))
+    pin = partial(pins.pin_around_mask, image="hook", mask=str(tmp_path / "mask.png"))
     numbers = run(task(toy, upscale=True, upscaler=Larger, pin=pin), tmp_path / "run")
     result = image_io.as_tensor(Image.open(tmp_path / "run" / numbers["pictures"][0]["file"]))
     assert torch.equal(
@@ -434,7 +434,7 @@ def test_a_mask_for_the_first_stage_serves_the_second(toy, tmp_path):
 def test_a_soft_mask_is_the_weight_of_the_picture_in_the_result(toy, tmp_path):
     ramp = (torch.arange(8) / 7).expand(8, 8)
     image_io.as_image(ramp[None]).save(tmp_path / "mask.png")
-    pinned = pins.around_mask(toy, timesteps.strided(100), "hook", str(tmp_path / "mask.png"))
+    pinned = pins.pin_around_mask(toy, timesteps.strided(100), "hook", str(tmp_path / "mask.png"))
     x, image = torch.randn(1, 1, 8, 8), toy.encode(image_io.load_image("hook", toy.shape)[None])
     assert torch.allclose(pinned.pin.finish(x), ramp * x + (1 - ramp) * image, atol=0.005)
     assert torch.equal(pinned.pin.finish(x)[..., 0], image[..., 0]) and torch.equal(
@@ -463,7 +463,7 @@ def test_of_a_latent_model_what_is_kept_is_kept_to_the_byte(tmp_path):
     hole = Image.new("L", (32, 32))
     hole.paste(255, (0, 14, 32, 32))  # a latent is four pixels high: of one there is half a hole
     hole.save(tmp_path / "mask.png")
-    pinned = pins.around_mask(model, timesteps.strided(100), "hook", str(tmp_path / "mask.png"))
+    pinned = pins.pin_around_mask(model, timesteps.strided(100), "hook", str(tmp_path / "mask.png"))
     assert pinned.pin.part.area == 3 / 8 and pinned.numbers["share_repainted"] == round(18 / 32, 4)
     seen = pinned.finish(torch.full((2, 1, 32, 32), 0.5))
     assert torch.equal(seen[:, :, :14], source[:, :14].expand(2, 1, 14, 32)) and seen[:, :, 14:].eq(0.5).all()
@@ -474,7 +474,7 @@ GRIDS = [
     timesteps.strided(100, 6),
     timesteps.strided_clean(100, 6),
     timesteps.repaint(100, 6),
-    timesteps.full(100),
+    timesteps.all_levels(100),
 ]
 
 
@@ -491,7 +491,7 @@ def test_a_picture_pinned_to_the_end_asks_nothing_and_comes_back_as_it_is(rule, 
 
 
 @pytest.mark.parametrize("model", [Toy(), Latent()], ids=["pixels", "latents"])
-def test_in_a_batch_the_picture_itself_comes_back_to_the_byte(model, tmp_path, capsys):
+def test_in_a_batch_the_picture_itself_comes_back_to_the_byte(model, tmp_path, stderr):
     cells = [{"i_start": start} for start in (1, 6, None)]
     given = {
         "pin": partial(pins.pin_whole, image="hook", i_start=[1, 1, 6, 6, None, None]),
@@ -507,7 +507,7 @@ def test_in_a_batch_the_picture_itself_comes_back_to_the_byte(model, tmp_path, c
     assert same == [False, False, True, True, True, True]
     assert (
         numbers["rows"] == 5 * 2 * 2
-        and "i_start 6 = the picture itself, given back as it is = strength 0" in capsys.readouterr().err
+        and "i_start 6 = the picture itself, given back as it is = strength 0" in stderr()
     )
     alone = run(
         task(model, pin=partial(pins.pin_whole, image="hook", i_start=None), samples=1), tmp_path / "alone"
@@ -536,7 +536,7 @@ def test_the_second_stage_starts_from_the_picture_itself(toy, tmp_path):
 def test_updates_are_those_of_the_grid():
     walks = {
         10: timesteps.ays(1000),
-        300: timesteps.full(300),
+        300: timesteps.all_levels(300),
         33: timesteps.strided(1000),
         34: timesteps.strided_clean(1000),
         93: timesteps.repaint(1000),

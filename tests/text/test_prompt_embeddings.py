@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from expkit.errors import UserError
-from expkit.storage import hub, weights_io
+from expkit.storage import repository_files, weights_io
 from expkit.text import embedding_store, encoders
 from expkit.text.embedding_store import Embedding, Entry, Provenance, Store, import_embeddings
 from expkit.text.encoders import T5, CLIPText
@@ -330,13 +330,13 @@ def test_numbers_that_are_not_finite_are_not_kept(t5, tmp_path):
     assert Store().list() == []
 
 
-def test_over_long_texts_are_told_with_what_is_cut(t5, capsys):
+def test_over_long_texts_are_told_with_what_is_cut(t5, stderr):
     told = []
     Embeddings(Store(), T5(t5), warn=told.append).prepare([LONG, "a dog"])
     assert len(told) == 1 and f"has {T5(t5).tokens(LONG)} tokens, of which 77 are read" in told[0]
     assert told[0].endswith(f"cut off: {T5(t5).cut(LONG)!r}")
     Embeddings(Store(), T5(t5)).prepare([LONG])
-    assert "expkit: the prompt" in capsys.readouterr().err, "also where it is in the store"
+    assert "expkit: the prompt" in stderr(), "also where it is in the store"
 
 
 # ---- imports
@@ -405,10 +405,10 @@ def test_the_hint_names_the_newest_of_several_in_the_store():
         Embeddings(Store()).prepare(["a dog"])
 
 
-def test_mixing_is_told_and_recorded(t5, tmp_path, capsys):
+def test_mixing_is_told_and_recorded(t5, tmp_path, stderr):
     held = Embeddings(Store(), T5(t5), course(tmp_path / "p.pth", width=32))
     assert held.prepare(["a pencil", "", "a cat"]) == ["a cat"]
-    said = capsys.readouterr().err
+    said = stderr()
     assert (
         said.count("different provenance") == 1
         and "'a cat' is of t5 (" in said
@@ -416,7 +416,7 @@ def test_mixing_is_told_and_recorded(t5, tmp_path, capsys):
     )
     assert [of.imported for of in held.used.values()] == [True, True, False]
     held.prepare(["a pencil", ""])
-    assert "different provenance" not in capsys.readouterr().err
+    assert "different provenance" not in stderr()
 
 
 def test_embeddings_of_different_size_are_refused(t5, tmp_path):
@@ -490,9 +490,9 @@ def test_bad_imports_are_refused(name, tmp_path, capsys, recwarn):
 def test_a_fingerprint_sees_large_files_too(tmp_path):
     part = tmp_path / "text_encoder"
     part.mkdir()
-    data = bytearray(20 * hub.PIECE)
+    data = bytearray(20 * repository_files.PIECE)
     (part / "w").write_bytes(data)
-    before = hub.folder_fingerprint(tmp_path, ["text_encoder"])
+    before = repository_files.folder_fingerprint(tmp_path, ["text_encoder"])
     data[1000] = 1
     (part / "w").write_bytes(data)
-    assert hub.folder_fingerprint(tmp_path, ["text_encoder"]) != before
+    assert repository_files.folder_fingerprint(tmp_path, ["text_encoder"]) != before

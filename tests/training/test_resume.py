@@ -14,12 +14,12 @@ from torch import nn
 from expkit.core.schedules import cosine, linear_rescaled
 from expkit.data.labelled_pictures import Batches, Pictures
 from expkit.errors import UserError
-from expkit.models.unets import class_conditioned
+from expkit.models.unets import class_conditioned_unet
 from expkit.results.run_folder import RunFolder
 from expkit.training import checkpoints, lightning_arguments, lr_schedules
 from expkit.training.objectives import Diffusion, Objective
 from expkit.training.settings import FREE, OBEYED, ON_RESUME, on_resume, plain_values, setting_differences
-from expkit.training.train import Data, Train, TrainConfig
+from expkit.training.train import Train, TrainConfig, TrainingData
 
 SEED, SIZE, EPOCHS, LR = 3, 8, 2, 0.1
 
@@ -85,7 +85,7 @@ def trained(folder, resume=None, lightning=None, **changed) -> dict:
     """The numbers of a training."""
     recipe = replace(RECIPE, lightning={**RECIPE.lightning, **(lightning or {})}, **changed)
     result = RunFolder(folder)
-    Train(recipe, Data(pictures), SEED, resume)(result)
+    Train(recipe, TrainingData(pictures), SEED, resume)(result)
     result.finish()
     return json.loads((folder / "numbers.json").read_text())
 
@@ -143,7 +143,7 @@ ALIKE = [
         ({name: value for part in ALIKE for name, value in part.items()}, {}),
     ],
 )
-def test_numbers_are_those_of_a_plain_loop(lightning, hand, tmp_path, capsys):
+def test_numbers_are_those_of_a_plain_loop(lightning, hand, tmp_path, stderr):
     numbers = trained(tmp_path / "run", lightning=lightning)
     found, rows, grey = by_hand(**hand)
     assert losses(tmp_path / "run") == pytest.approx(found, rel=1e-9) and numbers["steps"] == len(found)
@@ -151,7 +151,7 @@ def test_numbers_are_those_of_a_plain_loop(lightning, hand, tmp_path, capsys):
     for ours, theirs in zip(numbers["epochs"], rows, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
     assert numbers["grey"] == pytest.approx(grey, rel=1e-6)
-    said = capsys.readouterr().err
+    said = stderr()
     tests, shown, steps = (
         min(13, SIZE * hand.get("tests", 2)),
         min(37, SIZE * hand.get("batches", 5)),
@@ -226,14 +226,14 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(moment, tmp_path,
     assert losses(tmp_path / "stopped" / "again") == losses(tmp_path / "whole" / "run")
 
 
-def test_a_resumed_training_has_the_rate_and_the_epochs_of_its_command(tmp_path, capsys):
+def test_a_resumed_training_has_the_rate_and_the_epochs_of_its_command(tmp_path, stderr):
     """Three steps by the old rate, then the new one as a plain loop has it, over the new number of epochs."""
     trained(tmp_path / "first", lightning={"limit_train_batches": 2})
-    capsys.readouterr()
-    newer = {"optimizer": partial(torch.optim.SGD, lr=0.02), "epochs": 4, "rate": lr_schedules.constant}
+    stderr()
+    newer = {"optimizer": partial(torch.optim.SGD, lr=0.02), "epochs": 4, "rate": lr_schedules.constant_lr}
     resume = str(tmp_path / "first" / "checkpoints" / "000003.ckpt")
     numbers = trained(tmp_path / "second", resume, {"limit_train_batches": 2}, **newer)
-    said = capsys.readouterr().err
+    said = stderr()
     for key in (
         "trainer.optimizer.lr is 0.1 in the checkpoint and 0.02",
         "trainer.epochs is 2 in the checkpoint and 4",
@@ -252,14 +252,14 @@ def test_a_resumed_training_has_the_rate_and_the_epochs_of_its_command(tmp_path,
 
 # ---- what a checkpoint says, against what the command says
 
-DIGITS = TrainConfig(partial(class_conditioned, hidden=8), Diffusion(linear_rescaled(50), "v", -1.0), partial(torch.optim.Adam, lr=1e-3),
-                partial(lr_schedules.cosine_decay), 16, 3, ema=0.9, precision="32-true")  # fmt: skip
+DIGITS = TrainConfig(partial(class_conditioned_unet, hidden=8), Diffusion(linear_rescaled(50), "v", -1.0),
+                partial(torch.optim.Adam, lr=1e-3), partial(lr_schedules.cosine_lr), 16, 3, ema=0.9, precision="32-true")  # fmt: skip
 
 
 def training(
     seed: int = 1, images: Pictures = IMAGES, held_out: Pictures = TESTS, **changed
 ) -> checkpoints.Training:
-    train = Train(replace(DIGITS, **changed), Data(None), seed)
+    train = Train(replace(DIGITS, **changed), TrainingData(None), seed)
     return train.training(train.network(images), train.batches(images), train.tests(held_out))
 
 
@@ -328,11 +328,11 @@ OTHER = [
         "trainer.optimizer.betas is 0.999 in the checkpoint and 0.99",
     ),
     (
-        {"network": partial(class_conditioned, hidden=12)},
+        {"network": partial(class_conditioned_unet, hidden=12)},
         "trainer.network.hidden is 8 in the checkpoint and 12",
     ),
     (
-        {"network": partial(class_conditioned, hidden=8, norm="group")},
+        {"network": partial(class_conditioned_unet, hidden=8, norm="group")},
         "trainer.network.norm is batch in the checkpoint and group",
     ),
     ({"ema": None}, "trainer.ema is 0.9 in the checkpoint and null"),
@@ -370,7 +370,7 @@ def test_another_training_is_refused_with_both_values(changed, said, known, tmp_
             "trainer.optimizer.lr is 0.001 in the checkpoint and 1e-06",
         ),
         (
-            {"rate": partial(lr_schedules.cosine_decay, warm=0.5)},
+            {"rate": partial(lr_schedules.cosine_lr, warm=0.5)},
             "trainer.rate.warm is 0.03 in the checkpoint and 0.5",
         ),
         ({"held_out": made(9, 1)}, "test pictures.count is 13 in the checkpoint and 9"),
@@ -415,7 +415,7 @@ def test_a_checkpoint_of_an_earlier_version_is_checked_as_far_as_it_says(known, 
         ({"optimizer": partial(torch.optim.AdamW, lr=1e-3)}, "trainer.optimizer.weight_decay"),
         ({"ema": None}, "whether weights are averaged"),
         ({"seed": 2}, "seed is 1"),
-        ({"network": partial(class_conditioned, hidden=12)}, "network.shapes"),
+        ({"network": partial(class_conditioned_unet, hidden=12)}, "network.shapes"),
     ):
         with pytest.raises(UserError, match=said):
             checkpoints.find_checkpoint(path, tmp_path / "run", training(**changed), lines.append)
@@ -484,7 +484,7 @@ def test_what_is_no_checkpoint_is_said(name, content, said, known, tmp_path):
 
 def test_resume_and_begin_exclude_each_other():
     with pytest.raises(UserError, match=r"resume=a\.ckpt and begin=digits exclude each other"):
-        Train(DIGITS, Data(None), 1, "a.ckpt", "digits")
+        Train(DIGITS, TrainingData(None), 1, "a.ckpt", "digits")
 
 
 def test_checkpoints_are_looked_at_before_captions_are_encoded(known, tmp_path):
@@ -497,9 +497,11 @@ def test_checkpoints_are_looked_at_before_captions_are_encoded(known, tmp_path):
         (written(tmp_path / "4.ckpt", known), "another training"),
     ):
         with pytest.raises(UserError, match=said):
-            Train(replace(RECIPE, objective=Dear()), Data(pictures), SEED, resume)(RunFolder(tmp_path / said))
+            Train(replace(RECIPE, objective=Dear()), TrainingData(pictures), SEED, resume)(
+                RunFolder(tmp_path / said)
+            )
     with pytest.raises(UserError, match="There is no checkpoint"):
-        Train(RECIPE, Data(None), SEED, str(tmp_path / "no.ckpt"))(RunFolder(tmp_path / "run"))
+        Train(RECIPE, TrainingData(None), SEED, str(tmp_path / "no.ckpt"))(RunFolder(tmp_path / "run"))
 
 
 def test_each_part_of_a_recipe_is_decided_upon():
@@ -524,10 +526,10 @@ def test_settings_are_what_json_holds_and_tell_no_tensors_last_bits(known):
         != plain_values(cosine(50).alpha)
     )
     assert (
-        plain_values(lr_schedules.cosine_decay)
-        == plain_values(partial(lr_schedules.cosine_decay))
-        == plain_values(partial(lr_schedules.cosine_decay, warm=0.03))
-        != plain_values(lr_schedules.constant)
+        plain_values(lr_schedules.cosine_lr)
+        == plain_values(partial(lr_schedules.cosine_lr))
+        == plain_values(partial(lr_schedules.cosine_lr, warm=0.03))
+        != plain_values(lr_schedules.constant_lr)
     )
     assert setting_differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == {"b": (2, "not set")}
 

@@ -11,7 +11,7 @@ from PIL import Image
 from expkit.core.rng import Draws, stream
 from expkit.core.schedules import cosine, flow, linear_rescaled
 from expkit.data.labelled_pictures import Batches, Pictures
-from expkit.data.pictograms import FONT, pictograms
+from expkit.data.pictograms import FONT, emoji_pictograms
 from expkit.errors import UserError
 from expkit.models.pretrained import deepfloyd, pictogram_unet
 from expkit.models.pretrained.base import DeviceSpec
@@ -197,23 +197,25 @@ def test_the_real_encoder_knows_other_words_for_things(tmp_path):
 
 
 def test_networks_are_as_large_as_wanted():
-    count = lambda **made: sum(p.numel() for p in pictogram_unet.unet(1, 3, **made).parameters())
+    count = lambda **made: sum(
+        p.numel() for p in pictogram_unet.text_conditioned_unet(1, 3, **made).parameters()
+    )
     assert (
         8e6 < count(size=64) < 15e6
         and 8e6 < count(size=32, attend=8) < 15e6
         and count(size=32, width=16) < 4e6
     )
     with pytest.raises(UserError, match="multiple of 16"):
-        pictogram_unet.unet(1, 3, 32, width=40)
+        pictogram_unet.text_conditioned_unet(1, 3, 32, width=40)
     with pytest.raises(UserError, match="multiple of 8"):
-        pictogram_unet.unet(1, 3, 20)
+        pictogram_unet.text_conditioned_unet(1, 3, 20)
     with pytest.raises(UserError, match="the smallest side of this network is 4; try 8"):
-        pictogram_unet.unet(1, 3, 32, attend=2)
+        pictogram_unet.text_conditioned_unet(1, 3, 32, attend=2)
 
 
 @pytest.mark.parametrize(("schedule", "kind"), [(cosine(1000), "v"), (linear_rescaled(300), "eps")])
 def test_a_folder_answers_as_the_network_that_was_saved(schedule, kind, known, encoder, tmp_path):
-    network = pictogram_unet.unet(1, 3, 16, width=16).eval()
+    network = pictogram_unet.text_conditioned_unet(1, 3, 16, width=16).eval()
     pictogram_unet.save_pipeline(tmp_path / "model", network, schedule, kind)
     pictogram_unet.save_pipeline(tmp_path / "model", network, schedule, kind)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and "model" in path.name) == [
@@ -241,7 +243,7 @@ def test_what_diffusers_has_no_name_for_is_not_written(tmp_path):
     for schedule, kind in ((flow(100), "flow"), (flow(100), "v")):
         with pytest.raises(UserError, match="preserves variance"):
             pictogram_unet.save_pipeline(
-                tmp_path / "model", pictogram_unet.unet(1, 3, 16, width=16), schedule, kind
+                tmp_path / "model", pictogram_unet.text_conditioned_unet(1, 3, 16, width=16), schedule, kind
             )
         with pytest.raises(UserError, match="preserves variance"):
             TextDiffusion(schedule, kind).adapt_to(None)  # before anything of the pictures is looked at
@@ -254,12 +256,12 @@ def test_what_diffusers_has_no_name_for_is_not_written(tmp_path):
 def two():
     if not Path(FONT).is_file():
         pytest.skip("no font at hand: apt-get install fonts-noto-color-emoji")
-    return pictograms(True, size=16, concepts=["skull", "rocket"], views=3)
+    return emoji_pictograms(True, size=16, concepts=["skull", "rocket"], views=3)
 
 
 def test_processes_share_a_global_batch_and_its_draws(two, encoder):
     network, objective = (
-        pictogram_unet.unet(1, 3, 16, width=16).eval(),
+        pictogram_unet.text_conditioned_unet(1, 3, 16, width=16).eval(),
         TextDiffusion(cosine(1000), "v", encoder=encoder, captions=4).adapt_to(two),
     )
 

@@ -38,13 +38,15 @@ from expkit.core.solvers import DDIM, DDPM
 from expkit.data.labelled_pictures import Batches, Pictures
 from expkit.errors import UserError
 from expkit.metrics import judges
-from expkit.metrics.classifiers import Plain
+from expkit.metrics.classifiers import PlainClassifier
 from expkit.models import trained
+from expkit.models.pretrained import pictogram_unet
 from expkit.models.unets import Network, UNet
 from expkit.storage import devices, weights_io
 from expkit.training import checkpoints, lr_schedules
 from expkit.training.objectives import Diffusion, DigitClassification
-from expkit.training.train import Train, TrainConfig
+from expkit.training.text_to_image import TextDiffusion
+from expkit.training.train import Train, TrainConfig, TrainingData
 from tests.conftest import Toy
 from tests.stand_in import AS_EMNIST
 
@@ -128,7 +130,7 @@ def test_batches_are_taken_up_again_where_they_were_left():
 )
 def test_processes_share_a_global_batch_and_its_draws(objective):
     """Of 50 pictures in batches of 12 the last has 2 rows: over three processes one has none."""
-    net = (Plain(4) if isinstance(objective, DigitClassification) else UNet(8, True, 10)).eval()
+    net = (PlainClassifier(4) if isinstance(objective, DigitClassification) else UNet(8, True, 10)).eval()
 
     def losses(rank: int, world: int) -> torch.Tensor:
         parts = []
@@ -439,13 +441,13 @@ def test_the_recipe_of_a_flow_is_the_courses(name):
 
 
 def test_rates():
-    assert [lr_schedules.tenth(done, 20) for done in (0, 0.5, 0.95)] == pytest.approx(
+    assert [lr_schedules.exponential_lr(done, 20) for done in (0, 0.5, 0.95)] == pytest.approx(
         [1, 0.1**0.5, 0.1**0.95]
     )
     assert (
-        lr_schedules.cosine_decay(0, 5) == 0
-        and lr_schedules.cosine_decay(0.03, 5) == 1
-        and lr_schedules.cosine_decay(1, 5) == pytest.approx(0)
+        lr_schedules.cosine_lr(0, 5) == 0
+        and lr_schedules.cosine_lr(0.03, 5) == 1
+        and lr_schedules.cosine_lr(1, 5) == pytest.approx(0)
     )
 
 
@@ -505,6 +507,35 @@ def test_a_network_that_cannot_be_kept_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="makes a Conv2d"):
         objective.save(nn.Conv2d(1, 1, 3), tmp_path / "model.safetensors", "0123456789")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("objective", "wanted"),
+    [
+        (
+            Diffusion(linear_rescaled(300), "v", -1.0),
+            r"expkit\.models\.unets\.Network, as in CONTRIBUTING\.md",
+        ),
+        (DigitClassification(), r"expkit\.metrics\.classifiers\.Classifier"),
+        (TextDiffusion(cosine(1000), "v"), r"diffusers\.models\.modeling_utils\.ModelMixin"),
+    ],
+    ids=["diffusion", "classification", "text"],
+)
+def test_a_network_that_cannot_be_kept_is_refused_before_the_training(objective, wanted):
+    recipe = TrainConfig(lambda **size: nn.Conv2d(1, 1, 3), objective, None, None, 8, 1)
+    with pytest.raises(UserError, match=f"makes a Conv2d, and .* subclass of {wanted}\\.$"):
+        Train(recipe, TrainingData(None), 0).network(PICTURES)
+
+
+def test_networks_that_can_be_kept_are_trained():
+    for objective, network in (
+        (Diffusion(linear_rescaled(300), "v", -1.0), UNet(8)),
+        (DigitClassification(), PlainClassifier(8, 10, 1, 28)),
+        (TextDiffusion(cosine(1000), "v"), pictogram_unet.text_conditioned_unet(1, 3, 16, width=16)),
+        (TextDiffusion(cosine(1000), "v"), pictogram_unet.haar_unet(1, 3, 32, cosine(1000), width=16)),
+    ):
+        recipe = TrainConfig(lambda made=network, **size: made, objective, None, None, 8, 1)
+        assert Train(recipe, TrainingData(None), 0).network(PICTURES) is network
 
 
 def test_a_model_of_other_classes_knows_their_names(tmp_path):
@@ -567,7 +598,7 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path):
 
 
 def test_a_judge_may_begin_as_one_that_ships():
-    mine, theirs = (judges.first().network for _ in range(2))
+    mine, theirs = (judges.first_digit_judge().network for _ in range(2))
     for weights in mine.parameters():
         torch.nn.init.zeros_(weights)
     checkpoints.init_from(mine, "judge_first")
@@ -677,18 +708,18 @@ def test_two_processes_make_the_model_of_one(expkit, data, tmp_path):
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
 
 
-def test_processes_that_do_not_share_statistics_are_said(capsys):
+def test_processes_that_do_not_share_statistics_are_said(stderr):
     two = lambda device: SimpleNamespace(
         world_size=2, strategy=SimpleNamespace(root_device=torch.device(device))
     )
     Train(None, None, 0).check_processes(two("cpu"), UNet(8))
-    assert "do not share the statistics of BatchNorm" in capsys.readouterr().err
+    assert "do not share the statistics of BatchNorm" in stderr()
     Train(None, None, 0).check_processes(two("cpu"), UNet(8, norm="group"))
     Train(None, None, 0).check_processes(two("cuda"), UNet(8))
-    assert not capsys.readouterr().err
+    assert not stderr()
 
 
-def test_a_training_on_the_cpu_is_one_on_a_machine_with_a_gpu_too(monkeypatch, capsys):
+def test_a_training_on_the_cpu_is_one_on_a_machine_with_a_gpu_too(monkeypatch, stderr):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices, "fast_bfloat16", lambda device: device == "cuda")
     precisions = {}
@@ -698,7 +729,7 @@ def test_a_training_on_the_cpu_is_one_on_a_machine_with_a_gpu_too(monkeypatch, c
     assert precisions == {"auto": "bf16-mixed", "gpu": "bf16-mixed", "cpu": "32-true"}
     on_cpus = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     Train(None, None, 0).check_processes(on_cpus, UNet(8))
-    assert "do not share the statistics of BatchNorm" in capsys.readouterr().err
+    assert "do not share the statistics of BatchNorm" in stderr()
 
 
 @pytest.mark.parametrize(

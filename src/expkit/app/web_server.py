@@ -88,6 +88,9 @@ PLACE: Mapping[str, Reader] = {"host": parse_host, "port": parse_port, "open": p
 def free_port(host: str, wanted: int) -> int:
     """The wanted port, or the next free one if it is taken. A wanted port of 0 is any free port.
 
+    Gradio's own search (server_port=None) starts only at a default, tries 127.0.0.1 whatever the
+    host is, and ends in an error of its own for port 0 or for a host that is not of this machine.
+
     Raises:
         UserError: if `host` is not an address of this machine, or cannot be used.
     """

@@ -14,6 +14,7 @@ from contextlib import suppress
 from textwrap import fill
 
 from expkit.config import schema
+from expkit.config.addresses import FORMER_TARGETS, current_address
 from expkit.config.command_line import CommandLine, shell_quote
 from expkit.config.schema import Declaration, config_folder, top_level_keys
 from expkit.errors import UserError, suggest
@@ -66,7 +67,7 @@ def group_options(group: str) -> dict[str, str]:
 
     Options whose names start with an underscore are omitted: only other options use them.
     """
-    files = sorted((config_folder() / group).glob("*.yaml"))
+    files = sorted(schema.group_folder(group).glob("*.yaml"))
     return {
         file.stem: first_comment(file.read_text(encoding="utf-8"))
         for file in files
@@ -75,9 +76,10 @@ def group_options(group: str) -> dict[str, str]:
 
 
 def known_targets() -> set[str]:
-    """Every `_target_` in the YAML files of conf/."""
+    """Every `_target_` in the YAML files of conf/, or of older ones, as a present import path."""
     texts = [file.read_text(encoding="utf-8") for file in config_folder().rglob("*.yaml")]
-    return {name for text in texts for name in re.findall(r"_target_: *[\"']?([\w.]+)", text)}
+    targets = (name for text in texts for name in re.findall(r"_target_: *[\"']?([\w.]+)", text))
+    return {*FORMER_TARGETS, *map(current_address, targets)}
 
 
 def first_comment(text: str) -> str:

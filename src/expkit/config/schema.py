@@ -36,6 +36,7 @@ from pathlib import Path
 from expkit.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
+EXPERIMENT, EXPERIMENTS = "experiment", "experiments"  # a group, and the folder of its options
 NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "prompt": "text or a number",
          "path": "a path or a name", "null": "null", "[]": "[]",
          "dict": "a mapping of keys"}  # fmt: skip
@@ -59,6 +60,19 @@ def config_folder() -> Path:
     """The folder conf/: inside an installed package, or at the top of a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def experiments_folder() -> Path:
+    """The folder experiments/ beside conf/, which `hydra_plugins` adds to the search path."""
+    return config_folder().with_name(EXPERIMENTS)
+
+
+def group_folder(group: str, folder: Path | None = None) -> Path:
+    """The folder of a group's options in a folder of YAML files, by default conf/."""
+    folder = folder or config_folder()
+    if group == EXPERIMENT and folder == config_folder():
+        return experiments_folder()
+    return folder / group
 
 
 @dataclass(frozen=True)
@@ -279,7 +293,7 @@ def read_option_file(
     Returns:
         {path: its declaration, an interpolation such as "${samples}", or None for any other value}
     """
-    paths = (folder / group / f"{name}.yaml" for folder in folders)
+    paths = (group_folder(group, folder) / f"{name}.yaml" for folder in folders)
     file = next((path for path in paths if path.is_file()), None)
     if not file:
         return {}

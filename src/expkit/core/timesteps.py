@@ -47,7 +47,7 @@ def strided_clean(levels: int, steps: int = 33) -> tuple[int, ...]:
     return (*strided(levels, steps), CLEAN)
 
 
-def full(levels: int) -> tuple[int, ...]:
+def all_levels(levels: int) -> tuple[int, ...]:
     """Every level T − 1, …, 0, then clean: ancestral sampling as the network was trained."""
     return (*range(levels - 1, -1, -1), CLEAN)
 

@@ -171,7 +171,7 @@ def check_size(size: int) -> None:
         )
 
 
-def folder(
+def image_folder(
     train: bool,
     folder: str | None,
     size: int | None = None,
@@ -254,7 +254,7 @@ def one_part(train: Hashed, test: Hashed, wanted: bool) -> Pictures:
     return replace(pictures.select(is_new), remarks=replace(pictures.remarks, left_out=left_out))
 
 
-def ideal(pictures, count: int, schedule):
+def ideal_denoiser(pictures, count: int, schedule):
     """The exact denoiser of the first `count` pictures of the training set.
 
     Args:

@@ -155,7 +155,7 @@ class Pictograms(Pictures):
         return self.images[self.labels[rows]]
 
 
-def pictograms(
+def emoji_pictograms(
     train: bool,
     font: str | None = None,
     size: int = 32,

@@ -6,9 +6,9 @@ All are returned upright, with 8-bit levels; `open_rgb` also puts transparent on
 from __future__ import annotations
 
 import http.client
+import logging
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -27,6 +27,7 @@ from expkit.errors import UserError, suggest
 from expkit.storage.files import path_of
 from expkit.storage.inputs import ASSETS
 
+LOGGER = logging.getLogger("expkit")
 MOST_PIXELS, MOST_BYTES = 100_000_000, 50_000_000
 PATIENCE, MAX_SECONDS = 10.0, 60.0  # seconds: the socket timeout, and the limit of a whole download
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -116,14 +117,14 @@ def check_header(name: str, file: BinaryIO) -> Image.Image:
         size = f"{image.width} × {image.height} pixels, more than 100 megapixels"
         raise UserError(f"The picture {name} is {size}: make it smaller.")
     if frames > 1 and image.format in MOVING:
-        say_once(f"The picture {name} moves: the first of its {frames} frames is used.")
+        log_once(f"The picture {name} moves: the first of its {frames} frames is used.")
     return image
 
 
 @cache
-def say_once(text: str) -> None:
-    """Print a text to stderr, once per process."""
-    print(text, file=sys.stderr, flush=True)
+def log_once(text: str) -> None:
+    """Log a text, once per process."""
+    LOGGER.info(text)
 
 
 def not_an_image_because(first: bytes) -> str:

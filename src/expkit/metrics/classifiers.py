@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         return self.answer[-1](self.penultimate(x))
 
 
-class Plain(Classifier):
+class PlainClassifier(Classifier):
     """Convolutions with batch normalization and ReLU, three poolings, and one linear layer.
 
     It has 203,690 parameters for digits at width 32.
@@ -89,11 +89,11 @@ def conv_block(inner: int, outer: int, side: int = 3) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outer), nn.ReLU())
 
 
-class Residual(Classifier):
+class ResidualClassifier(Classifier):
     """Residual blocks h ← h + F(h) with group normalization and SiLU, then the mean over positions.
 
     It has no other pooling, and 170,186 parameters for digits at width 32. For the arguments see
-    `Plain`.
+    `PlainClassifier`.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Residual(Classifier):
         return self.answer[:-1](self.blocks(self.enter(x)))
 
 
-class Strided(Classifier):
+class StridedClassifier(Classifier):
     """Three strided convolutions, each with a residual block h ← h + F(h), and one linear layer.
 
     With batch normalization and SiLU. It has 1,422,344 parameters for 200 pictograms at width 48.
-    For the arguments see `Plain`.
+    For the arguments see `PlainClassifier`.
     """
 
     def __init__(
@@ -184,7 +184,13 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """The description in a file of weights. names: all names of each class, its main name first."""
+    """The description in a file of weights.
+
+    Attributes:
+        architecture: The name of the network's class without "Classifier".
+        width, channels, size: Arguments of the network.
+        names: All names of each class, its main name first.
+    """
 
     architecture: str
     width: int
@@ -194,7 +200,7 @@ class ClassifierSpec:
 
     def network(self) -> Classifier:
         """A network of this description, with random weights."""
-        architectures = {cls.__name__: cls for cls in Classifier.__subclasses__()}
+        architectures = {architecture_of(cls): cls for cls in Classifier.__subclasses__()}
         if self.architecture not in architectures:
             hint = suggest(self.architecture, architectures)
             raise UserError(
@@ -205,6 +211,11 @@ class ClassifierSpec:
         return architecture(self.width, len(self.names), self.channels, self.size)
 
 
+def architecture_of(network: type[Classifier]) -> str:
+    """The name of an architecture in files of weights."""
+    return network.__name__.removesuffix("Classifier")
+
+
 def save_classifier(
     path: Path,
     network: Classifier,
@@ -213,7 +224,8 @@ def save_classifier(
 ) -> None:
     """Write a network and its `ClassifierSpec` as one safetensors file, atomically."""
     channels, size, _ = network.shape
-    spec = ClassifierSpec(type(network).__name__, network.width, channels, size, names)
+    architecture = architecture_of(type(network))
+    spec = ClassifierSpec(architecture, network.width, channels, size, names)
     weights_io.write_weights(path, network.state_dict(), asdict(spec), dtype)
 
 

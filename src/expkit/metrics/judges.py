@@ -181,27 +181,27 @@ class ClassifierJudge(Judge):
         return self(images)
 
 
-def first(device: str = "cpu") -> ClassifierJudge:
+def first_digit_judge(device: str = "cpu") -> ClassifierJudge:
     """expkit's judge of digits, the one that ranks images."""
-    return shipped("judge_first", device)
+    return shipped_judge("judge_first", device)
 
 
-def second(device: str = "cpu") -> ClassifierJudge:
+def second_digit_judge(device: str = "cpu") -> ClassifierJudge:
     """The judge of digits that counts the reported results."""
-    return shipped("judge_second", device)
+    return shipped_judge("judge_second", device)
 
 
-def shipped(name: str, device: str = "cpu") -> ClassifierJudge:
+def shipped_judge(name: str, device: str = "cpu") -> ClassifierJudge:
     """The judge whose weights and model card ship with expkit under this name.
 
     Raises:
         UserError: the weights or the model card are missing or damaged.
     """
     path, sha256 = weights_io.shipped_weights(name)
-    return ClassifierJudge(path, sha256, device, distance_of(name))
+    return ClassifierJudge(path, sha256, device, judge_distance(name))
 
 
-def distance_of(name: str) -> float | None:
+def judge_distance(name: str) -> float | None:
     """The `Judge.distance` on the model card of the judge that ships under this name.
 
     It is the factor of distance from which the judge still classifies 95 % of ordinary images

@@ -36,7 +36,8 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     m, s² and s_ab are means, variances and covariance of each channel in a window around each
     pixel; the windows are Gaussian, 11 × 11 at sigma 1.5. Images have more than 5 pixels a side and
     are padded by reflection. c1 = 0.01², c2 = 0.03². Equals torchmetrics'
-    structural_similarity_index_measure with data_range=1.
+    structural_similarity_index_measure with data_range=1 in float64, which takes 6 to 38 times as
+    long and 7.6 s to import; in float32 it is up to 4e-5 away.
     """
     count = len(a)
     radius = int(3.5 * sigma + 0.5)

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class ModelSpec:
             return cls(**metadata)
         arguments = {key: metadata[key] for key in UNET_ARGUMENTS if key in metadata}
         others = {key: metadata[key] for key in metadata if key not in arguments}
-        return cls("expkit.models.unets.UNet", arguments, **others)
+        return cls("expkit.models.UNet", arguments, **others)
 
     def build(self) -> Network:
         """A new network with these arguments, without trained weights.
@@ -79,17 +80,24 @@ class ModelSpec:
         Raises:
             UserError: the address names no class that is a `Network`; nothing else is called.
         """
-        module, _, name = addresses.current_address(self.network).rpartition(".")
-        try:
-            network = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError):
-            network = None
+        # a network of one's own need not be among the names of `expkit.models`
+        candidates = (addresses.current_address(self.network), self.network)
+        network = next(filter(None, map(find_object, candidates)), None)
         if not (isinstance(network, type) and issubclass(network, Network)):
             raise UserError(
                 f"These weights are of a network {self.network}, and there is none of that name: "
-                "install what defines it. It must be a subclass of expkit.models.unets.Network."
+                "install what defines it. It must be a subclass of expkit.models.Network."
             )
         return network(**self.arguments)
+
+
+def find_object(address: str) -> Any:
+    """What an import path names; None if there is none of that name."""
+    module, _, name = address.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def save_model(
@@ -168,15 +176,20 @@ class TrainedUNet(Denoiser):
         self.class_prompts = tuple(spec.names[: network.classes])
         self.spec = spec
         self.device, self.precision = torch.device(device), getattr(torch, precision)
-        # torch's stubs have no call with both a device and a memory format
-        network = network.to(  # pyright: ignore[reportCallIssue]
-            self.device, memory_format=torch.channels_last
+        self.network = network.to(self.device).eval().requires_grad_(False)
+        # torch's stubs have no call with a memory format alone
+        fast = (
+            self.network.for_inference()
+            .requires_grad_(False)
+            .to(  # pyright: ignore
+                memory_format=torch.channels_last
+            )
         )
-        self.network = network.eval().requires_grad_(False)
-        for module in self.network.modules():
+        for module in fast.modules():
             if isinstance(module, CAST):
                 module.to(self.precision)  # cast once; autocast would cast in every forward
-        self.ask = torch.compile(self.network) if compile else self.network
+        self.ask = torch.compile(fast) if compile else fast
+        self.label_rows: Callable[[tuple[str, ...]], Tensor] = lru_cache(maxsize=8)(self.labels)
 
     def canonical_prompt(self, prompt: str) -> str:
         if self.class_prompts:
@@ -187,11 +200,11 @@ class TrainedUNet(Denoiser):
         """One-hot rows (R, classes); zero for the null prompt."""
         null = len(self.class_prompts)
         index = [self.class_prompts.index(prompt) if prompt else null for prompt in prompts]
-        return F.one_hot(torch.tensor(index), null + 1)[:, :null].float()
+        return F.one_hot(torch.tensor(index), null + 1)[:, :null].float().to(self.device)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
-        label = self.labels([self.canonical_prompt(prompt) for prompt in prompts]).to(self.device)
+        label = self.label_rows(tuple(self.canonical_prompt(prompt) for prompt in prompts))
         time = torch.full((len(x), 1), self.schedule.time(t), device=self.device, dtype=x.dtype)
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         half = self.precision in (torch.bfloat16, torch.float16)

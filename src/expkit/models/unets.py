@@ -44,8 +44,31 @@ class Network(nn.Module):
     classes: int
     arguments: Mapping[str, Any]
 
+    def for_inference(self) -> nn.Module:
+        """What is called without gradients; a subclass may have something faster than itself."""
+        return self
 
-class UNet(Network):
+
+class TimeAndClass:
+    """The conditioning of a UNet: one pair of fully connected blocks for each of two places."""
+
+    timed: bool
+    classes: int
+    product: bool
+    times: nn.ModuleList
+    labels: nn.ModuleList
+
+    def conditioned(self, h: Tensor, where: int, u: Tensor | None, label: Tensor | None) -> Tensor:
+        """Features h (N, D', H, W) after the conditioning at place `where`: 0 or 1."""
+        if not self.timed:
+            return h
+        t = self.times[where](u)[:, :, None, None]
+        if self.classes:
+            return self.labels[where](label)[:, :, None, None] * h + t
+        return h * t if self.product else h + t
+
+
+class UNet(TimeAndClass, Network):
     """The UNet of CS180 project 5, for square images whose side is a multiple of 4.
 
     Args:
@@ -103,14 +126,13 @@ class UNet(Network):
         up = self.normed(nn.ConvTranspose2d(inner, outer, 4, 2, 1))
         return nn.Sequential(up, self.conv_block(outer, outer))
 
-    def conditioned(self, h: Tensor, where: int, u: Tensor | None, label: Tensor | None) -> Tensor:
-        """Features h (N, D', H, W) after the conditioning at place `where`: 0 or 1."""
-        if not self.timed:
-            return h
-        t = self.times[where](u)[:, :, None, None]
-        if self.classes:
-            return self.labels[where](label)[:, :, None, None] * h + t
-        return h * t if self.product else h + t
+    def for_inference(self) -> nn.Module:
+        """The same function without gradients, faster; a subclass with its own forward as it is."""
+        if type(self).forward is not UNet.forward:
+            return self
+        from expkit.models.unet_inference import InferenceUNet
+
+        return InferenceUNet(self)
 
     def forward(self, x: Tensor, u: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """Predict the training target, (N, C, H, W).
@@ -157,7 +179,7 @@ def check_sizes(hidden: int, timed: bool, classes: int, size: int, norm: str) ->
         )
 
 
-def single_step(hidden: int, classes: int, channels: int, size: int, norm: str = "batch") -> UNet:
+def single_step_unet(hidden: int, classes: int, channels: int, size: int, norm: str = "batch") -> UNet:
     """The single-step UNet, with no conditioning: maps images (N, channels, size, size) to such.
 
     Args:
@@ -170,14 +192,14 @@ def single_step(hidden: int, classes: int, channels: int, size: int, norm: str =
     return UNet(hidden, False, 0, channels, size, norm)
 
 
-def time_conditioned(
+def time_conditioned_unet(
     hidden: int, classes: int, channels: int, size: int, norm: str = "batch", product: bool = False
 ) -> UNet:
-    """The time-conditioned UNet; arguments as in `single_step`, `product` as in `UNet`."""
+    """The time-conditioned UNet; arguments as in `single_step_unet`, `product` as in `UNet`."""
     return UNet(hidden, True, 0, channels, size, norm, product)
 
 
-def class_conditioned(
+def class_conditioned_unet(
     hidden: int, classes: int, channels: int, size: int, norm: str = "batch"
 ) -> UNet:  # fmt: skip
     """The UNet conditioned on time and class; arguments as in `UNet`."""

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expkit.config import schema
+from expkit.config.addresses import update_addresses
 from expkit.config.command_line import ELSEWHERE, SWEEPERS, relative_path, shell_command
 from expkit.errors import UserError
 from expkit.runs import resolvers
@@ -101,7 +102,7 @@ class ComposedConfig:
         config = self.with_hydra
         if not config:
             return []
-        overrides, _ = overrides_of(config)
+        overrides = overrides_of(config).hydra
         prefixes = (*ELSEWHERE, *SWEEPERS)
         hydra_overrides = [item for item in overrides if not item.startswith(prefixes)]
         arguments = [*sources_of(config, relative_path), *hydra_overrides]
@@ -192,23 +193,15 @@ class Job:
         Raises:
             UserError: Paired lists have different lengths.
         """
-        lists = {
-            key: self.resolved[key]
-            for key in BATCH_KEYS
-            if isinstance(self.resolved[key], list) and key in self.composed.used
-        }
-        lengths = {key: len(values) for key, values in lists.items()}
-        is_paired = self.resolved.get("paired")
-        if is_paired and len(set(lengths.values())) > 1:
-            listing = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            raise UserError(
-                "paired=true takes lists side by side, and these are not equally long: "
-                f"{listing}. Give as many of each."
-            )
-        combinations = product(*lists.values())
-        if lists and is_paired:
+        values = {key: self.resolved[key] for key in BATCH_KEYS}
+        lists = {key: value for key, value in values.items() if isinstance(value, list)}
+        lists = {key: value for key, value in lists.items() if key in self.composed.used}
+        if lists and self.resolved.get("paired"):
+            check_equal_lengths(lists)
             combinations = zip(*lists.values(), strict=True)
-        return [dict(zip(lists, values, strict=True)) for values in combinations]
+        else:
+            combinations = product(*lists.values())
+        return [dict(zip(lists, combination, strict=True)) for combination in combinations]
 
     @property
     def samples(self) -> int:
@@ -221,9 +214,25 @@ class Job:
         return len(self.conditions) * self.samples
 
     @property
+    def note(self) -> str:
+        """The line in which the task describes this run; "" if it has none."""
+        return self.resolved["task"].get("note", "")
+
+    @property
     def batches(self) -> bool:
         """Whether it can be sampled in one batch with other runs."""
         return "cells" in self.resolved["task"]
+
+
+def check_equal_lengths(lists: Mapping[str, Sequence]) -> None:
+    """Raise UserError if lists that are paired, {key: values}, have different lengths."""
+    lengths = {key: len(values) for key, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise UserError(
+            "paired=true takes lists side by side, and these are not equally long: "
+            f"{listing}. Give as many of each."
+        )
 
 
 def sources_of(config, told: Callable[[str], str] = str) -> list[str]:
@@ -247,12 +256,19 @@ def sources_of(config, told: Callable[[str], str] = str) -> list[str]:
     return options
 
 
-def overrides_of(config) -> tuple[list[str], list[str]]:
-    """The overrides of Hydra's own node and those of the configuration, as typed: not resolved."""
+class Overrides(NamedTuple):
+    """The overrides of Hydra's own node and those of the configuration."""
+
+    hydra: list[str]
+    task: list[str]
+
+
+def overrides_of(config) -> Overrides:
+    """The overrides of a composed configuration as typed: not resolved."""
     from omegaconf import OmegaConf
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-    return overrides["hydra"], overrides["task"]
+    return Overrides(overrides["hydra"], overrides["task"])
 
 
 def resolve_config(config) -> dict:
@@ -273,7 +289,8 @@ def resolve_config(config) -> dict:
 def config_hash(known: Mapping, read: Mapping[str, str] | None = None) -> str:
     """A hash of what is made: of the resolved configuration and of the content of its input files.
 
-    Names of files are a part of it: the same content under another name gives another hash.
+    Names of files are a part of it: the same content under another name gives another hash. Every
+    `_target_` counts as its present import path.
 
     Args:
         known: The resolved configuration.
@@ -281,7 +298,8 @@ def config_hash(known: Mapping, read: Mapping[str, str] | None = None) -> str:
     """
     identity = {key: value for key, value in known.items() if key not in NOT_IDENTITY}
     hashes = inputs.input_hashes(known) if read is None else read
-    return short_hash(json.dumps([identity, hashes], sort_keys=True, default=str))
+    parts = [update_addresses(identity), hashes]
+    return short_hash(json.dumps(parts, sort_keys=True, default=str))
 
 
 def user_files(read: Mapping[str, str]) -> dict[str, str]:
@@ -295,21 +313,50 @@ def merge_batch(jobs: Sequence[Job]) -> dict:
     The jobs differ in the values of `BATCH_KEYS` only. Each key that varies gets a list with a
     value per picture, and `cells` is the list of conditions.
     """
-    conditions = [{**job.resolved, **condition} for job in jobs for condition in job.conditions]
-    list_keys = {key for job in jobs for key in job.conditions[0]}
-    keys = []
-    for key in BATCH_KEYS:
-        differs = any(condition[key] != conditions[0][key] for condition in conditions)
-        if key in list_keys or (differs and key in jobs[0].composed.used):
-            keys.append(key)
-    rows = [condition for condition in conditions for _ in range(jobs[0].samples)]
-    lists = {key: [condition[key] for condition in rows] for key in keys}
-    cells = [{key: condition[key] for key in keys} for condition in conditions]
-    batch = jobs[0].composed.resolve({**jobs[0].values, **lists, "cells": cells})
+    first = jobs[0]
+    conditions = [values for job in jobs for values in condition_values(job)]
+    keys = varying_keys(jobs, conditions)
+    cells = [{key: values[key] for key in keys} for values in conditions]
+    picture_values = [values for values in cells for _ in range(first.samples)]
+    lists = {key: [values[key] for values in picture_values] for key in keys}
+    batch = first.composed.resolve({**first.values, **lists, "cells": cells})
     if "note" in batch["task"]:
         # the note as it was before the values became long lists
-        batch["task"]["note"] = jobs[0].resolved["task"]["note"]
+        batch["task"]["note"] = first.resolved["task"]["note"]
     return batch
+
+
+def condition_values(job: Job) -> list[dict]:
+    """The values of `BATCH_KEYS` under each condition of a job."""
+    values = {key: job.resolved[key] for key in BATCH_KEYS}
+    return [{**values, **condition} for condition in job.conditions]
+
+
+def varying_keys(jobs: Sequence[Job], conditions: Sequence[Mapping]) -> list[str]:
+    """Those of `BATCH_KEYS` that vary within a batch.
+
+    Args:
+        jobs: The runs of the batch.
+        conditions: The values of `BATCH_KEYS` under each condition of the batch.
+
+    Returns:
+        The keys of lists, and the keys in use whose value is not the same under all conditions.
+    """
+    list_keys = {key for job in jobs for key in job.conditions[0]}
+    differing_keys = [key for key in BATCH_KEYS if differs(key, conditions)]
+    used_keys = [key for key in differing_keys if key in jobs[0].composed.used]
+    return [key for key in BATCH_KEYS if key in list_keys or key in used_keys]
+
+
+def differs(key: str, conditions: Sequence[Mapping]) -> bool:
+    """Whether the value of a key is not the same under all conditions."""
+    return any(values[key] != conditions[0][key] for values in conditions)
+
+
+def picture_ranges(jobs: Sequence[Job]) -> list[range]:
+    """The indices in their common batch of the pictures of each job."""
+    ends = list(accumulate(job.count for job in jobs))
+    return [range(end - job.count, end) for job, end in zip(jobs, ends, strict=True)]
 
 
 def instantiate(node, **given):
@@ -328,17 +375,25 @@ def instantiate(node, **given):
         if not given:
             return hydra_instantiate(node, _convert_="all")
         rest = {key: value for key, value in node.items() if key not in given}
-        try:
-            return hydra_instantiate(rest, _convert_="all", _partial_=True)(**given)
-        except TypeError as error:
-            if match := re.match(r"(\w+)\.__init__\(\) missing .*: (.*)", str(error)):
-                problem = f"{node['_target_']} needs {match[2]}, which the configuration lacks"
-                raise UserError(f"{problem}: it was removed.") from None
+        constructor = hydra_instantiate(rest, _convert_="all", _partial_=True)
+        return constructor(**given)
+    except TypeError as error:
+        missing = re.match(r"\w+\.__init__\(\) missing .*: (?P<names>.*)", str(error))
+        if not (given and missing):
             raise
+        problem = f"{node['_target_']} needs {missing['names']}, which the configuration lacks"
+        raise UserError(f"{problem}: it was removed.") from None
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError | OSError | KeyboardInterrupt):
             raise error.__cause__ from None
         raise
+
+
+class CachedObject(NamedTuple):
+    """An object, and the text of the node that it was instantiated from."""
+
+    signature: str
+    value: object
 
 
 class ModelCache:
@@ -348,16 +403,17 @@ class ModelCache:
     """
 
     def __init__(self) -> None:
-        self.kept: dict[str, tuple[str, object]] = {}
+        self.kept: dict[str, CachedObject] = {}
         self.uses_model = False  # whether the last task uses a model
 
     def __call__(self, name: str, node: Mapping):
         """The object of a resolved node; it replaces another one that has the same name."""
         signature = json.dumps(node, sort_keys=True, default=str)
-        if self.kept.get(name, ("",))[0] != signature:
-            self.kept.pop(name, None)
-            self.kept[name] = signature, instantiate(node)
-        return self.kept[name][1]
+        if name in self.kept and self.kept[name].signature != signature:
+            del self.kept[name]  # before the other one is loaded: both may not fit in memory
+        if name not in self.kept:
+            self.kept[name] = CachedObject(signature, instantiate(node))
+        return self.kept[name].value
 
     def task(self, known: Mapping):
         """The task of a resolved configuration."""
@@ -369,7 +425,7 @@ class ModelCache:
 
     def model(self):
         """The model of the last task, or None if the task needed none."""
-        return self.kept["model"][1] if self.uses_model else None
+        return self.kept["model"].value if self.uses_model else None
 
 
 resident = ModelCache()
@@ -382,7 +438,8 @@ def run_job(job: Job, folder: Path, is_main_process: bool = True, about=None):
         logger.check()
     batch = merge_batch([job])
     task = resident.task(batch)
-    result = open_run(job, batch, folder, 0, logger, is_main_process, about)
+    (pictures,) = picture_ranges([job])
+    result = open_run(job, batch, pictures, folder, logger, is_main_process, about)
     task(result)
     if about:
         job.check_inputs()  # the name of a run in a sweep depends on the content of its inputs
@@ -393,8 +450,8 @@ def run_job(job: Job, folder: Path, is_main_process: bool = True, about=None):
 def open_run(
     job: Job,
     batch: Mapping,
+    pictures: range,
     folder: Path,
-    first: int,
     logger,
     is_main_process: bool = True,
     about=None,
@@ -404,8 +461,8 @@ def open_run(
     Args:
         job: The run.
         batch: The resolved configuration of the batch that it is sampled in.
+        pictures: The indices in the batch of the pictures of the run.
         folder: The output folder.
-        first: The index in the batch of the first picture of the run.
         logger: The logger.
         is_main_process: Whether this is the main process of the run.
         about: How loggers name the run.
@@ -416,9 +473,9 @@ def open_run(
     ran = {"task": batch["task"], "pictures": None}
     if job.batches:
         ran |= {
-            "pictures": [first, first + job.count],
+            "pictures": [pictures.start, pictures.stop],
             "cells": job.conditions,
-            "note": job.resolved["task"].get("note", ""),
+            "note": job.note,
         }
     command = shell_command(job.arguments, job.composed.environment)
     facts = current_facts(resident.model(), user_files(job.inputs))
@@ -444,16 +501,13 @@ def run_together(
 
     began = time.perf_counter()
     batch = merge_batch(jobs)
-    firsts = [sum(job.count for job in jobs[:number]) for number in range(len(jobs))]
-    parts = []
-    for first, job in zip(firsts, jobs, strict=True):
-        note = job.resolved["task"].get("note", "")
-        parts.append(RunRows(range(first, first + job.count), job.conditions, note))
-    writers = resident.task(batch).sample_batch(parts, say)
+    rows = picture_ranges(jobs)
+    runs = [RunRows(rows[n], job.conditions, job.note) for n, job in enumerate(jobs)]
+    writers = resident.task(batch).sample_batch(runs, say)
     logger = instantiate(batch["logger"])["mirror"]
-    for number, (job, first, write) in enumerate(zip(jobs, firsts, writers, strict=True)):
-        with place(number) as folder:
-            result = open_run(job, batch, folder, first, logger, about=about[number])
+    for n, (job, write) in enumerate(zip(jobs, writers, strict=True)):
+        with place(n) as folder:
+            result = open_run(job, batch, rows[n], folder, logger, about=about[n])
             result.began = began
             write(result)
             job.check_inputs()

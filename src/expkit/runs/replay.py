@@ -7,7 +7,7 @@ to the bit on the same device. If they are not, the differences are reported.
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ from expkit.results.run_folder import RunFolder
 from expkit.runs.job import instantiate, resident, user_files
 from expkit.runs.recipe import Recipe, current_facts
 from expkit.storage import inputs
+
+LOGGER = logging.getLogger("expkit")
 
 
 def replay_picture(place: str, arguments: Sequence[str]) -> int:
@@ -57,7 +59,7 @@ def replay_picture(place: str, arguments: Sequence[str]) -> int:
     }
     result.finish()
     report = comparison_report(differences, recipe.facts, facts_of(recipe))
-    print("\n".join(report), file=sys.stderr)
+    LOGGER.info("\n".join(report))
     print(result.folder)
     return int(any(differences.values()))
 
@@ -103,7 +105,7 @@ def run_again(recipe: Recipe, folder: Path) -> RunFolder:
     result = RunFolder(
         folder,
         replace(recipe, facts=facts_of(recipe)).text,
-        instantiate({"_target_": "expkit.results.run_folder.NullLogger"}),
+        instantiate({"_target_": "expkit.results.NullLogger"}),
     )
     if ran["pictures"]:
         part = RunRows(range(*ran["pictures"]), ran["cells"], ran["note"])

@@ -70,7 +70,7 @@ def newest_weights():
     """
     from omegaconf import OmegaConf
 
-    failing_node = OmegaConf.create({"_target_": "expkit.models.trained.newest_model"})
+    failing_node = OmegaConf.create({"_target_": "expkit.models.newest_model"})
     if not any(Path(inputs.NEWEST).glob("*/model.safetensors")):
         return failing_node  # without importing torch
     from expkit.models import trained

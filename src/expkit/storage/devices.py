@@ -7,6 +7,7 @@ import gc
 import torch
 
 from expkit.errors import UserError
+from expkit.storage.process import return_freed_memory
 
 
 def device_of(name: str) -> str:
@@ -49,6 +50,7 @@ def fast_bfloat16(device: str) -> bool:
 def release_memory() -> None:
     """Free the memory of networks that are no longer referenced."""
     gc.collect()
+    return_freed_memory()
     torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()

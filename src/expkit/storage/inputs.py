@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from expkit.config import schema
+from expkit.config.addresses import current_address
 from expkit.storage.files import path_of, sha256
 
 PACKAGE = Path(__file__).parents[1]
@@ -25,16 +26,14 @@ WRITTEN = {"export", "store"}  # keys whose values name what a run writes
 NOT_INPUTS = ("logger", "sweep", "hydra")
 NEWEST = "outputs/train"
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-SETS = {
-    f"expkit.data.datasets.{name}": f"{name} at hand"
-    for name in ("mnist", "fashion_mnist", "kmnist", "emnist")
-}
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist")
+SETS = {f"expkit.data.{name}": f"{name} at hand" for name in DATASETS}
 # {_target_ of a node: (the argument that names a file, what is read if that argument is null)}
 IMPLIED = {
     **{target: ("folder", name) for target, name in SETS.items()},
-    "expkit.data.pictograms.pictograms": ("font", FONT),
-    "expkit.metrics.judges.first": ("name", "judge_first"),
-    "expkit.metrics.judges.second": ("name", "judge_second"),
+    "expkit.data.emoji_pictograms": ("font", FONT),
+    "expkit.metrics.first_digit_judge": ("name", "judge_first"),
+    "expkit.metrics.second_digit_judge": ("name", "judge_second"),
 }
 WHOLE = 1 << 28  # bytes of the largest file that is hashed completely
 PIECES, PIECE = 16, 1 << 20  # a larger file is hashed from this many pieces, of this many bytes
@@ -89,7 +88,8 @@ def config_texts(node) -> Iterator[str]:
 def implied_files(node) -> Iterator[str]:
     """What a node and its inner nodes read by default, where no file is named."""
     if isinstance(node, Mapping):
-        argument, name = IMPLIED.get(str(node.get("_target_")), ("", ""))
+        target = current_address(str(node.get("_target_")))
+        argument, name = IMPLIED.get(target, ("", ""))
         if argument and not node.get(argument):
             yield name
         for value in node.values():

@@ -6,6 +6,7 @@ batch (`BATCH_KEYS`) share one batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,8 @@ from expkit.errors import warn
 from expkit.runs import interrupts
 from expkit.runs.job import run_job, run_together
 from expkit.sweep.cells import COMPOSED, Cell, atomic_folder, record_failure, run_info
-from expkit.sweep.sweeper import print_line
 
+LOGGER = logging.getLogger("expkit")
 # What costs time to change, the most expensive first: cells are ordered so that it changes least
 DEAR = ("model", "judges", "task", "sampler", "estimate")
 ROWS = 96  # of one forward pass, if neither the sweep nor the model sets a limit
@@ -104,7 +105,7 @@ def run_batch(batch: Sequence[Cell], sweep: Path) -> bool:
         if len(batch) > 1:
             run_together(
                 [cell.run for cell in batch],
-                print_line,
+                LOGGER.info,
                 cell_folder,
                 [run_info(sweep, cell.run) for cell in batch],
             )

@@ -12,7 +12,7 @@ from itertools import product
 from PIL import Image
 
 from expkit.images import text_drawing
-from expkit.images.image_io import INK
+from expkit.images.image_io import INK, contain_image
 from expkit.images.labels import axis_labels, key_of, shorten_texts
 from expkit.images.sheets import fitting_side, lay_out_tiles, line_length
 
@@ -165,14 +165,6 @@ def center_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         image = contain_image(image, size)
     page.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return page
-
-
-def contain_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture resized, with its aspect ratio, to the largest size that fits into `size`."""
-    scale = min(size[0] / image.width, size[1] / image.height)
-    width = max(1, round(image.width * scale))
-    height = max(1, round(image.height * scale))
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def make_montage(images: Sequence[Image.Image], side: int) -> Image.Image:

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from expkit.errors import warn
+from expkit.images.image_io import contain_image
 from expkit.images.labels import format_label
 from expkit.results.claims import LOOK, NUMBERS
 from expkit.storage.files import atomic_write
@@ -168,7 +169,7 @@ class SweepReport:
         if not entry["sheet"]:
             return None
         sheet = Image.open(self.folder / entry["sheet"]).convert("RGB")
-        return contact_sheet.contain_image(sheet, (2 * side, 2 * side))
+        return contain_image(sheet, (2 * side, 2 * side))
 
     def tables(self, entries: Sequence[dict]) -> None:
         """Write table.csv and table.parquet, one row for each cell."""
@@ -287,7 +288,7 @@ def thumbnail(path: Path, number: int) -> str | None:
         if is_large and number:
             return None
         if is_large:
-            small = contact_sheet.contain_image(image.convert("RGB"), (160, 160))
+            small = contain_image(image.convert("RGB"), (160, 160))
         else:
             small = image.copy()
     small.info.clear()

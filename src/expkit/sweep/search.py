@@ -13,6 +13,7 @@ from typing import Any
 
 from expkit.config import schema
 from expkit.errors import UserError
+from expkit.runs import messages
 from expkit.sweep.cells import COMPOSED, Cell, claim_sweep, compose_cells, is_done
 from expkit.sweep.sweeper import (
     check_cells,
@@ -26,6 +27,7 @@ from expkit.sweep.sweeper import (
 from expkit.sweep.trials import BLIND, SearchObjective, Trials
 
 
+@messages.shown_on_stderr()
 def run_search(context, job, config, arguments: Sequence[str], aim: SearchObjective) -> None:
     """Run the trials of a search and print the best.
 

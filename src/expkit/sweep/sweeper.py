@@ -5,8 +5,8 @@ Finished cells are kept, missing and failed cells are run, and the report shows 
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from expkit.config import schema
 from expkit.config.command_line import CommandLine, relative_path, shell_command
-from expkit.errors import UserError
-from expkit.runs import resolvers
+from expkit.errors import UserError, warn
+from expkit.runs import messages, resolvers
 from expkit.runs.job import ComposedConfig, instantiate, overrides_of, sources_of
 from expkit.storage import inputs
 from expkit.sweep import names
@@ -33,10 +33,13 @@ from expkit.sweep.cells import (
 )
 from expkit.sweep.report import SweepReport
 
+LOGGER = logging.getLogger("expkit")
+
 # Runs cells: (the arguments of each cell, the number of the first cell)
 Launch = Callable[[Sequence[Sequence[str]], int], object]
 
 
+@messages.shown_on_stderr()
 def run_sweep(context, job, config, arguments: Sequence[str]) -> None:
     """Run the missing cells of a sweep with the launcher of the configuration.
 
@@ -139,8 +142,8 @@ def launch_external(
             launch(cell_arguments, first)
     except KeyboardInterrupt:
         if name == "submitit_slurm":
-            print_line(
-                "expkit: what SLURM was given goes on there: squeue --me shows it, "
+            warn(
+                "what SLURM was given goes on there: squeue --me shows it, "
                 f"scancel --name={config.hydra.launcher.name} ends it."
             )
         raise
@@ -178,7 +181,7 @@ def complete_cells(folder: Path, cells: Sequence[Cell], config, launch: Launch) 
     )
     missing = missing_cells(folder, cells)
     done_count = sum(is_done(cell.folder(folder)) for cell in cells)
-    print_line(f"sweep: {len(cells)} cells, {done_count} of them there already, in {folder}")
+    LOGGER.info(f"sweep: {len(cells)} cells, {done_count} of them there already, in {folder}")
     if missing:
         instantiate(missing[0].run.resolved["logger"])["mirror"].check()
     with show_cells(SweepReport(folder, cells, typed_command(config))):
@@ -205,8 +208,8 @@ def search_folders(config) -> list[Path]:
     for source in config.hydra.runtime.config_sources:
         if source.provider in ("hydra", "schema"):
             continue
-        is_file = source.schema == "file"
-        folders += [Path(source.path)] if is_file else package_folders(source.path)
+        is_folder = source.schema in ("file", schema.EXPERIMENTS)
+        folders += [Path(source.path)] if is_folder else package_folders(source.path)
     return folders
 
 
@@ -241,7 +244,7 @@ def set_aside(folder: Path) -> None:
     candidates = (folder.with_name(f"{folder.name}.damaged{number}") for number in count(1))
     target = next(path for path in candidates if not path.exists())
     folder.rename(target)
-    print_line(f"expkit: {folder} is damaged: it is now {target.name}, and the cell is made again.")
+    warn(f"{folder} is damaged: it is now {target.name}, and the cell is made again.")
 
 
 @contextmanager
@@ -287,8 +290,3 @@ def check_cells(folder: Path, cells: Sequence[Cell]) -> None:
             f"All are on {folder / 'sheet.png'} and in table.csv beside it; "
             "the same command runs them again."
         )
-
-
-def print_line(text: str) -> None:
-    """Print a line to stderr at once."""
-    print(text, file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ best.yaml    the best trial
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ from expkit.sweep import contact_sheet
 from expkit.sweep.cells import Cell, is_done
 from expkit.sweep.chart import is_numeric, search_chart
 from expkit.sweep.report import SweepReport, read_cell, unique_values
-from expkit.sweep.sweeper import print_line
 
+LOGGER = logging.getLogger("expkit")
 BLIND = 5  # random trials before Optuna uses the values
 
 
@@ -125,7 +126,7 @@ class Trials(SweepReport):
         self.keys, self.aim, self.trials = keys, aim, []
 
     def add_trial(self, cell: Cell) -> float | None:
-        """Add the next trial, print its value, and return it; None if it has none."""
+        """Add the next trial, log its value, and return it; None if it has none."""
         folder = cell.folder(self.folder)
         value = self.aim.of(read_cell(folder, "")["numbers"]) if is_done(folder) else None
         if value is not None and not math.isfinite(value):
@@ -134,7 +135,7 @@ class Trials(SweepReport):
         self.trials.append(trial)
         if all(earlier.id != cell.id for earlier in self.cells):
             self.cells.append(cell)
-        print_line(f"trial {trial.number} of {self.aim.trials}: {trial.describe(self.keys)}")
+        LOGGER.info(f"trial {trial.number} of {self.aim.trials}: {trial.describe(self.keys)}")
         return trial.value
 
     @property

@@ -33,7 +33,7 @@ from expkit.tasks.denoise import BLURS, best_blur, blur_noisy
 from expkit.tasks.evaluation import reference_set
 
 if TYPE_CHECKING:
-    from expkit.training.train import Data
+    from expkit.training.train import TrainingData
 
 WAYS = {"denoised": "C0", "Gaussian blur": "C1", "noisy": "0.6"}  # with the colours of their curves
 SHOWN = ("noisy", "denoised")
@@ -70,7 +70,7 @@ class Generalize:
     """
 
     model: Denoiser
-    data: Data
+    data: TrainingData
     sigma: float | Sequence[float]
     samples: int
     seed: int

@@ -115,7 +115,7 @@ def pin_whole(
     return Pinned(pin, {}, after, {"starts": table}, tuple(starts), notes, **exact)
 
 
-def around_mask(
+def pin_around_mask(
     model: Denoiser,
     grid: Sequence[float],
     image: str | Sequence[str],

@@ -158,11 +158,11 @@ class Encoder(ABC):
         )  # fmt: skip
         if info["missing_keys"] or info["mismatched_keys"]:
             reason = f"{len(info['missing_keys']) or 'some'} of the encoder's weights are missing"
-            raise self.repository.refusal(ValueError(reason))
+            raise self.repository.errors.not_loaded(ValueError(reason))
         pieces, tokenizer_pieces = network.config.vocab_size, len(self.tokenizer)
         if 2 * tokenizer_pieces < pieces:
             reason = f"the tokenizer knows {tokenizer_pieces} pieces of text, the encoder {pieces}"
-            raise self.repository.refusal(ValueError(reason))
+            raise self.repository.errors.not_loaded(ValueError(reason))
         return network
 
 

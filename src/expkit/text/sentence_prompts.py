@@ -83,9 +83,9 @@ class MiniLM(Encoder):
 
     @cached_property
     def provenance(self) -> Provenance:
-        path = self.repository.file("model.safetensors")
+        path = self.repository.files.fetch("model.safetensors")
         if path is None:
-            raise self.repository.refusal(ValueError("it has no model.safetensors"))
+            raise self.repository.errors.not_loaded(ValueError("it has no model.safetensors"))
         return Provenance(NAME, files.sha256(path), False, self.precision, self.length)
 
     @cached_property

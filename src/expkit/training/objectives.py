@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ from expkit.models import trained
 from expkit.models.unets import Network
 
 EULER_STEPS = 50  # of a flow, in the samples that are drawn during training
+T = TypeVar("T")
 
 
 class Objective(ABC):
@@ -57,6 +58,9 @@ class Objective(ABC):
             UserError: the objective cannot be trained on these images.
         """
         return self
+
+    def check_network(self, network: nn.Module) -> None:  # noqa: B027
+        """Raise UserError before the training starts if `save` cannot hold this network."""
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
@@ -187,6 +191,9 @@ class Diffusion(Objective):
         """The description that is saved with the network."""
         return trained.ModelSpec.of(as_network(network), self.kind, self.low, self.high, names)
 
+    def check_network(self, network: nn.Module) -> None:
+        as_network(network)
+
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         spec = self.model_spec(network, names)
         trained.save_model(path, as_network(network), self.schedule, spec)
@@ -268,10 +275,23 @@ def as_network(network: nn.Module) -> Network:
     Raises:
         UserError: it is of another kind.
     """
-    if not isinstance(network, Network):
+    return require_type(network, Network, ", as in CONTRIBUTING.md")
+
+
+def require_type(network: nn.Module, kind: type[T], example: str = "") -> T:
+    """The network, of the kind that can be saved.
+
+    Args:
+        kind: the class of all networks that can be saved.
+        example: where to find an example, for the message.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if not isinstance(network, kind):
         raise UserError(
             f"trainer.network makes a {type(network).__name__}, and the weights of one cannot be "
-            "kept: give a subclass of expkit.models.unets.Network, as in CONTRIBUTING.md."
+            f"kept: give a subclass of {kind.__module__}.{kind.__qualname__}{example}."
         )
     return network
 
@@ -321,9 +341,12 @@ class DigitClassification(Objective):
         """All names of each class, its main name first."""
         return [(name,) for name in names]
 
+    def check_network(self, network: nn.Module) -> None:
+        require_type(network, classifiers.Classifier)
+
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
-        assert isinstance(network, classifiers.Classifier)  # as trainer.network builds it
-        classifiers.save_classifier(path, network, self.class_names(names))
+        classifier = require_type(network, classifiers.Classifier)
+        classifiers.save_classifier(path, classifier, self.class_names(names))
 
     def sample_figures(
         self, network: nn.Module, held_out: Pictures, seed: int

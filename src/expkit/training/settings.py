@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from expkit.config.addresses import current_address
 from expkit.data.labelled_pictures import Pictures
 from expkit.text.encoders import Encoder
 
@@ -255,6 +256,6 @@ def _(value: Encoder) -> dict:
 
 
 def qualified_name(value: object) -> str:
-    """The module and qualified name of a function or class, or of an object's class."""
+    """The import path of a function or class, or of an object's class, as a `_target_` has it."""
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{getattr(value, '__module__', '')}.{name}"
+    return current_address(f"{getattr(value, '__module__', '')}.{name}")

@@ -32,7 +32,7 @@ from expkit.storage import weights_io
 from expkit.text.caption_grammar import FREQUENT_TEMPLATES, usual_phrase
 from expkit.text.embedding_store import PackedEmbeddings, Store
 from expkit.text.sentence_prompts import ConceptPrompts, MiniLM, known_things
-from expkit.training.objectives import Diffusion, count_parameters
+from expkit.training.objectives import Diffusion, count_parameters, require_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +154,9 @@ class TextDiffusion(Diffusion):
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
+
+    def check_network(self, network: nn.Module) -> None:
+        require_type(network, pictogram_unet.diffusers_model_class())
 
     def save(self, network: nn.Module, path: Path, names: Sequence[str]) -> None:
         pictogram_unet.save_pipeline(path, network, self.schedule, self.kind)

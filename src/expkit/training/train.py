@@ -80,7 +80,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class TrainingData:
     """The data of a training.
 
     Args:
@@ -108,7 +108,7 @@ class Train:
     """
 
     recipe: TrainConfig
-    data: Data
+    data: TrainingData
     seed: int
     resume: str | None = None
     begin: str | None = None
@@ -236,10 +236,15 @@ class Train:
         return auto_precision("cuda" if self.recipe.uses_cuda else "cpu")
 
     def network(self, images: Pictures):
-        """The initialized network, in channels-last memory format."""
+        """The initialized network, in channels-last memory format.
+
+        Raises:
+            UserError: the objective cannot save this network.
+        """
         torch.manual_seed(self.seed)
         channels, size, _ = images.shape
         network = self.recipe.network(classes=len(images.names), channels=channels, size=size)
+        self.recipe.objective.check_network(network)
         if self.begin:
             checkpoints.init_from(network, self.begin)
         if self.recipe.compile:

@@ -163,7 +163,7 @@ class IFStageTwo(IFStageOne):
         return super().predict(x, t, prompts, class_labels=noise_levels)
 
 
-def unconditional(
+def unconditional_ddpm(
     weights: str, machine: DeviceSpec, size: int | None = None, max_rows: int | None = None
 ) -> Denoiser:
     """The denoiser of model=ddpm: an unconditional model in diffusers' format.

@@ -32,7 +32,7 @@ from expkit.text.sentence_prompts import WIDTH
 CONCEPTS_FILE, SHIPPED = "known.safetensors", "pictograms"
 
 
-def unet(
+def text_conditioned_unet(
     classes: int, channels: int, size: int, width: int = 32, layers: int = 1, attend: int = 16,
     **more,
 ):  # fmt: skip
@@ -100,10 +100,10 @@ def haar_unet(
     classes: int, channels: int, size: int, schedule: Schedule, width: int = 32, layers: int = 1,
     attend: int = 8, deviations: Sequence[float] = (2.0, 0.16, 0.16, 0.065),
 ):  # fmt: skip
-    """`unet` for half the side, inside an orthonormal 2 × 2 Haar transform: see `haar`.
+    """A UNet for half the side, inside an orthonormal 2 × 2 Haar transform: see `haar`.
 
     Args:
-        classes, channels, width, layers: as in `unet`.
+        classes, channels, width, layers: as in `text_conditioned_unet`.
         size: side of an image in pixels, a multiple of 16 from 32 on.
         schedule: the noise schedule of the training.
         attend: the largest side with attention, inside the transform.
@@ -120,7 +120,7 @@ def haar_unet(
             f"Pictures of {size} pixels do not fit this network: "
             "give data.size a multiple of 16 from 32 on."
         )  # fmt: skip
-    inner = unet(classes, BANDS * channels, size // 2, width, layers, attend)
+    inner = text_conditioned_unet(classes, BANDS * channels, size // 2, width, layers, attend)
     network = HaarUNet2DConditionModel(
         dict(inner.config), size, WIDTH, channels, len(schedule), list(deviations)
     )
@@ -128,23 +128,23 @@ def haar_unet(
     return network
 
 
-def second_unet(
+def upscaler_unet(
     classes: int, channels: int, size: int, width: int = 16, layers: int = 1, attend: int = 8
 ):  # fmt: skip
-    """A super-resolution `unet`: its input also has the small images, upsampled and noised.
+    """A super-resolution UNet: its input also has the small images, upsampled and noised.
 
     It is also conditioned on their noise level. Each group of the group normalisation has four
     channels or more: smaller groups would lose the brightness of the small image.
 
     Args:
-        classes, channels, size, width, layers, attend: as in `unet`.
+        classes, channels, size, width, layers, attend: as in `text_conditioned_unet`.
     """
     options = {
         "in_channels": 2 * channels,
         "class_embed_type": "timestep",
         "norm_num_groups": width // 4,
     }
-    return unet(classes, channels, size, width, layers, attend, **options)
+    return text_conditioned_unet(classes, channels, size, width, layers, attend, **options)
 
 
 def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, Any]:
@@ -160,6 +160,13 @@ def diffusers_prediction_types(schedule: Schedule, kind: str) -> dict[str, Any]:
             f"variance: {kind} is another."
         )
     return names
+
+
+def diffusers_model_class() -> type[torch.nn.Module]:
+    """The class of all networks that `save_pipeline` can write."""
+    from diffusers.models.modeling_utils import ModelMixin
+
+    return ModelMixin
 
 
 def save_pipeline(folder: Path, network: Any, schedule: Schedule, kind: str) -> None:
@@ -256,7 +263,7 @@ def concepts_file(weights: str) -> Path:
     Raises:
         UserError: the model has no such file.
     """
-    path = model_repository(weights).file(CONCEPTS_FILE)
+    path = model_repository(weights).files.fetch(CONCEPTS_FILE)
     if path is None:
         raise UserError(
             f"{weights} has no {CONCEPTS_FILE}, which says what it was shown: "

@@ -37,7 +37,7 @@ from expkit.tasks.preflight import Plan, check_run, format_header
 
 if TYPE_CHECKING:
     from expkit.data.labelled_pictures import Pictures
-    from expkit.training.train import Data
+    from expkit.training.train import TrainingData
 
 TEST, TRAIN = "test pictures", "training pictures"
 FILED, SHOWN = 20, 10  # pictures of each gamma that are written as files, and shown on the page
@@ -61,7 +61,7 @@ class Evaluate:
 
     model: Denoiser
     sampler: Sampler
-    data: Data
+    data: TrainingData
     judges: Mapping[str, Judge] | None
     gamma: float | Sequence[float]
     samples: int

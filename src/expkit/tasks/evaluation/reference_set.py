@@ -18,10 +18,10 @@ from expkit.errors import UserError, warn
 
 if TYPE_CHECKING:
     from expkit.data.labelled_pictures import Pictures
-    from expkit.training.train import Data
+    from expkit.training.train import TrainingData
 
 
-def open_set(data: Data, model: Denoiser, train: bool) -> Pictures:
+def open_set(data: TrainingData, model: Denoiser, train: bool) -> Pictures:
     """The whole training or test set; refuses pictures whose shape is not the model's."""
     pictures = data.pictures(train=train)
     shape = pictures.images.shape[1:]

@@ -1,0 +1,89 @@
+"""Import a UNet of diffusers without the libraries that it imports and never uses.
+
+`from diffusers import UNet2DConditionModel` loads some 2,800 modules after torch: all transformers
+and UNets of diffusers, LoRA with transformers' models, torch._dynamo, sympy and scipy.stats. That
+takes twice as long as torch itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+
+# Their __init__ imports every network of diffusers; each network is a module of its own.
+PACKAGES = ("diffusers.models.transformers", "diffusers.models.unets")
+
+
+@contextmanager
+def only_what_networks_need() -> Iterator[None]:
+    """Within it, diffusers' networks are imported without what they do not use.
+
+    Afterwards everything can be imported as ever. Networks that are imported within it cannot be
+    compiled, and text encoders get no LoRA weights.
+    """
+    with ExitStack() as stack:
+        if "torch._dynamo" not in sys.modules:
+            stack.enter_context(replaced_module("torch._dynamo", without_dynamo()))
+        if "scipy.stats" not in sys.modules and importlib.util.find_spec("scipy"):
+            import_when_used("scipy.stats")
+        stack.enter_context(without_transformers())
+        for name in PACKAGES:
+            if name not in sys.modules:
+                stack.enter_context(replaced_module(name, without_init(name)))
+        yield
+
+
+@contextmanager
+def replaced_module(name: str, module: ModuleType) -> Iterator[None]:
+    """Within it, `module` is imported under this name."""
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+
+
+def without_dynamo() -> ModuleType:
+    """What diffusers has from torch._dynamo at import: two decorators, which change nothing."""
+    module: Any = ModuleType("torch._dynamo")
+    module.allow_in_graph = lambda function: function
+    module.disable = lambda function=None, *_, **__: function or (lambda inner: inner)
+    return module
+
+
+def without_init(name: str) -> ModuleType:
+    """A package whose modules can be imported, without what its __init__ imports."""
+    spec = importlib.util.find_spec(name)
+    module = ModuleType(name)
+    module.__spec__ = spec
+    module.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    return module
+
+
+def import_when_used(name: str) -> None:
+    """Import a module at the first use of anything in it."""
+    spec = importlib.util.find_spec(name)
+    if spec and spec.loader:
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+@contextmanager
+def without_transformers() -> Iterator[None]:
+    """Within it, diffusers does not know that transformers is installed."""
+    import diffusers.loaders  # noqa: F401  # what it offers depends on transformers: all of it
+    from diffusers.utils import import_utils
+
+    flags: Any = import_utils
+    known = flags._transformers_available
+    flags._transformers_available = False
+    try:
+        yield
+    finally:
+        flags._transformers_available = known

@@ -1,0 +1,129 @@
+"""Errors about a pretrained repository as sentences: what is wrong, and what to try."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from expkit.errors import UserError
+
+LOGIN = "hf auth login"
+HOST = "huggingface.co"
+
+
+@dataclass(frozen=True)
+class RepositoryErrors:
+    """The errors about one repository. The methods return them; only `explained` raises.
+
+    Attributes:
+        name: The folder or id.
+        key: The configuration key that names it.
+        holds: The files that it must contain.
+        instead: An alternative to suggest.
+    """
+
+    name: str
+    key: str
+    holds: str
+    instead: str
+
+    @property
+    def advice(self) -> str:
+        return f"Give a folder with {self.key}=FOLDER, or try {self.instead}."
+
+    def no_folder(self) -> UserError:
+        return UserError(
+            f"There is no folder {self.name}. Expected one that save_pretrained has written "
+            f"({self.holds}), or a repository of "
+            f"{HOST} such as DeepFloyd/IF-I-M-v1.0. {self.advice}"
+        )
+
+    def no_part(self, config_name: str) -> UserError:
+        """The error for a part without a configuration file, such as unet/config.json."""
+        return UserError(
+            f"{self.name} is not a model in diffusers' format that expkit can ask: "
+            f"it has no {config_name}. "
+            "Expected what save_pretrained writes: model_index.json, unet/config.json, "
+            f"scheduler/scheduler_config.json. {self.advice}"
+        )
+
+    def no_weights(self, part: str) -> UserError:
+        """The error for a part without weights in the safetensors format."""
+        return UserError(
+            f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. "
+            f"Expected {part}/diffusion_pytorch_model.safetensors, "
+            f"which diffusers' save_pretrained writes. {self.advice}"
+        )
+
+    def damaged_config(self, path: object, error: Exception) -> UserError:
+        return UserError(
+            f"{path} cannot be read ({error}). "
+            f"Get {self.name} again: delete that file, and run the command again."
+        )
+
+    def no_licence(self) -> UserError:
+        from huggingface_hub import get_token
+
+        reason = "nobody is logged in here"
+        if get_token():
+            reason = "the account that is logged in here has not"
+        return UserError(
+            f"{self.name} is given out only to those who have accepted its licence, and {reason}. "
+            f"Accept it at https://{HOST}/{self.name}, "
+            f"then run `{LOGIN}` and this command again. {self.advice}"
+        )
+
+    def not_on_hub(self) -> UserError:
+        return UserError(
+            f"There is no repository {self.name} on {HOST} that you may see, "
+            "and no folder of that name here. "
+            f"Check the name; if it is a private one, run `{LOGIN}`. {self.advice}"
+        )
+
+    def unavailable(self, why: str) -> UserError:
+        """The error for files that are not on this machine and cannot be downloaded."""
+        return UserError(
+            f"{self.name} is not, or not wholly, on this machine, and {why}. "
+            f"Run this command again online. {self.advice}"
+        )
+
+    def not_loaded(self, error: BaseException) -> UserError:
+        """The sentence for an error of any type that was raised while it was loaded."""
+        from huggingface_hub import errors
+
+        no_access = (
+            errors.LocalEntryNotFoundError,
+            errors.OfflineModeIsEnabled,
+            ConnectionError,
+            socket.gaierror,
+        )
+        causes = list(exception_chain(error))
+        if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
+            return self.no_licence()
+        if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
+            return self.not_on_hub()
+        if any(isinstance(cause, no_access) for cause in causes):
+            return self.unavailable(f"{HOST} cannot be reached")
+        return UserError(f"{self.name} cannot be loaded ({first_line(error)}). {self.advice}")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn the errors of huggingface_hub into UserError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self.not_loaded(error) from None
+
+
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, followed by its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: BaseException) -> str:
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines() if line.strip())
+    return next(lines, type(error).__name__)
