@@ -1,5 +1,7 @@
 """Scripts in Python are run by a shell first, which sees to their environment, and are Python all the same."""
 
+import ast
+import importlib.util
 import runpy
 import shutil
 import subprocess
@@ -216,3 +218,14 @@ def test_where_uv_cannot_be_had_pip_installs(unmade):
     code, _, asked = run("run")
     assert code == 0 and installed(asked) == ["all"]
     assert [line.split()[1] for line in asked if ".[" in line] == ["pip"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_a_script_takes_from_expkit_is_there_within_its_functions_too(name):
+    tree = ast.parse((ROOT / "scripts" / name).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    for node in [node for node in imports if node.module.startswith("expkit")]:
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            found = hasattr(module, alias.name)
+            assert found or importlib.util.find_spec(f"{node.module}.{alias.name}"), alias.name

@@ -230,3 +230,37 @@ DPMSolverMultistepScheduler(use_beta_sigmas=True).set_timesteps(10)  # needs sci
 def test_a_network_is_imported_without_what_it_does_not_use_and_the_rest_can_be_imported_after():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_command_uses_as_many_threads_as_it_is_told(expkit, threads):
+    torch.set_num_threads(2)
+    tiny_run = ("task=sample", "model=digits", "prompt=3", "samples=1", "steps=2", "logger=none")
+    assert expkit(*tiny_run).code == 0 and torch.get_num_threads() == 2
+    assert expkit(*tiny_run, "threads=1").code == 0 and torch.get_num_threads() == 1
+    assert "threads" in expkit(*tiny_run, "threads=0").err
+
+
+def test_without_a_compiler_it_is_said_what_is_missing(expkit, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = expkit("task=sample", "model=digits", "model.compile=true", "steps=2", "logger=none")
+    assert done.code == 2 and "there is no no-such-compiler" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_before_and_its_cache_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPKIT_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    plain, compiled = (load_model(device="cpu", precision="float32", compile=c) for c in (False, True))
+    x, prompts = torch.randn(2, 1, 28, 28).repeat_interleave(2, 0), ["", "3"] * 2
+    for t in (200, 100):
+        expected = plain.predict(x, t, prompts).native
+        assert torch.allclose(compiled.predict(x, t, prompts).native, expected, atol=1e-4)
+    assert any((tmp_path / "compiled").rglob("*.so"))

@@ -23,6 +23,7 @@ from expkit.core.schedules import Schedule
 from expkit.errors import UserError
 from expkit.models.unets import Network
 from expkit.storage import weights_io
+from expkit.storage.compiling import compile_network
 from expkit.storage.devices import device_of, precision_of
 from expkit.storage.files import sha256
 from expkit.storage.inputs import NEWEST
@@ -177,18 +178,13 @@ class TrainedUNet(Denoiser):
         self.spec = spec
         self.device, self.precision = torch.device(device), getattr(torch, precision)
         self.network = network.to(self.device).eval().requires_grad_(False)
-        # torch's stubs have no call with a memory format alone
-        fast = (
-            self.network.for_inference()
-            .requires_grad_(False)
-            .to(  # pyright: ignore
-                memory_format=torch.channels_last
-            )
-        )
-        for module in fast.modules():
+        fast: Any = self.network.for_inference()  # torch's stubs have no call with a format alone
+        self.ask = fast.requires_grad_(False).to(memory_format=torch.channels_last)
+        for module in self.ask.modules():
             if isinstance(module, CAST):
                 module.to(self.precision)  # cast once; autocast would cast in every forward
-        self.ask = torch.compile(fast) if compile else fast
+        if compile:
+            compile_network(self.ask)
         self.label_rows: Callable[[tuple[str, ...]], Tensor] = lru_cache(maxsize=8)(self.labels)
 
     def canonical_prompt(self, prompt: str) -> str:

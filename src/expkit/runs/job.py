@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 BATCH_KEYS = schema.batch_keys()
-NOT_IDENTITY = ("logger", "sweep")  # keys that have no influence on what is made
+NOT_IDENTITY = ("logger", "sweep", "threads")  # keys that have no influence on what is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -417,6 +417,7 @@ class ModelCache:
 
     def task(self, known: Mapping):
         """The task of a resolved configuration."""
+        use_threads(known.get("threads"))
         node, model = known["task"], known["model"]
         shared = {"model": model.get("denoiser"), "judges": model.get("judges")}
         used = {key: part for key, part in shared.items() if part and node.get(key) == part}
@@ -426,6 +427,14 @@ class ModelCache:
     def model(self):
         """The model of the last task, or None if the task needed none."""
         return self.kept["model"].value if self.uses_model else None
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch use so many threads of the CPU; None: as many as it uses now."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
 
 
 resident = ModelCache()

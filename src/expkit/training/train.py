@@ -19,6 +19,7 @@ from expkit.errors import UserError, warn
 from expkit.images.sheets import stack_pages
 from expkit.results.run_folder import RunFolder
 from expkit.storage import devices
+from expkit.storage.compiling import compile_network
 from expkit.training import checkpoints, lightning_arguments
 from expkit.training.lightning_arguments import batches_of
 from expkit.training.objectives import Objective, count_parameters
@@ -248,7 +249,7 @@ class Train:
         if self.begin:
             checkpoints.init_from(network, self.begin)
         if self.recipe.compile:
-            network.compile()
+            compile_network(network, "trainer.compile")
         return network.to(memory_format=torch.channels_last)
 
     def trainer(self, result: RunFolder, held_out: Pictures):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from expkit.errors import UserError
 from expkit.models.pretrained.configs import prediction_type_of, schedule_of
 from expkit.models.pretrained.inference import prepare_for_inference
 from expkit.models.pretrained.light_import import only_what_networks_need
+from expkit.storage.compiling import compile_network
 from expkit.storage.devices import device_of, precision_of, release_memory
 from expkit.storage.hub import Repository
 
@@ -41,7 +42,9 @@ class DeviceSpec:
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module on the device, offloaded or compiled as specified."""
         module = offload_layers(module, self.device) if self.offload else module.to(self.device)
-        return cast("torch.nn.Module", torch.compile(module)) if self.compile else module
+        if self.compile:
+            compile_network(module)
+        return module
 
 
 def device_spec(
@@ -118,7 +121,7 @@ class LoadedNetwork:
         if self.module is None:
             network = self.read().eval().requires_grad_(False)
             machine = self.machine
-            prepare_for_inference(network, machine.device, machine.dtype, machine.compile)
+            prepare_for_inference(network, machine.device, machine.dtype)
             self.module = machine.place(network)
         return self.module
 

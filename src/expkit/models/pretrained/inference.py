@@ -46,23 +46,19 @@ class UpsampledConv(nn.Module):
         return F.conv_transpose2d(image, self.kernel, self.upsample.conv.bias, stride=2, padding=1)
 
 
-def prepare_for_inference(
-    network: nn.Module, device: str, dtype: torch.dtype, compile: bool = False
-) -> nn.Module:
+def prepare_for_inference(network: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """The network, changed in place to run faster; see the module's docstring.
 
     Args:
         network: a network of diffusers in evaluation mode, on the CPU.
         device: where it will run.
         dtype: of its weights.
-        compile: whether it will be compiled; then nothing is kept between two calls.
     """
     if device == "cpu" and dtype == torch.float32:
         replace_children(network, is_upsampled_conv, UpsampledConv)
     for block in [one for one in network.modules() if is_scale_shift_block(one)]:
         block.forward = partial(residual_forward, block)
-    if not compile:
-        keep_text_projections(network)
+    keep_text_projections(network)
     # torch's stubs have no call with a memory format alone
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
