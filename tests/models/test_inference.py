@@ -218,7 +218,7 @@ import sys, torch
 from expkit.models.pretrained.light_import import only_what_networks_need
 with only_what_networks_need():
     from expkit.models.pretrained.haar import HaarUNet2DConditionModel
-for name in ("torch._dynamo", "sympy", "transformers.models", "diffusers.models.transformers"):
+for name in ("torch._dynamo", "scipy.stats._stats_py", "sympy", "transformers.models", "diffusers.models.transformers"):
     assert name not in sys.modules, name
 from diffusers import DPMSolverMultistepScheduler, IFPipeline, SD3Transformer2DModel
 import diffusers.models.transformers, torch._dynamo

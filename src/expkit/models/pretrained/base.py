@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -125,18 +125,18 @@ class LoadedNetwork:
             self.module = machine.place(network)
         return self.module
 
-    def network_class(self) -> Any:
-        """The network's class; one that will not be compiled is imported in half the time."""
-        with nullcontext() if self.machine.compile else only_what_networks_need():
-            return network_class(self.kind)
+    def imports(self) -> AbstractContextManager[None]:
+        """Within it, a network that will not be compiled is imported in half the time."""
+        return nullcontext() if self.machine.compile else only_what_networks_need()
 
     def read(self) -> torch.nn.Module:
         """The network as from_pretrained loads it."""
-        network_class = self.network_class()
+        with self.imports():
+            kind = network_class(self.kind)
         from diffusers.utils import is_accelerate_available
 
         return self.repository.load(
-            network_class,
+            kind,
             variants=[self.variant],
             subfolder=self.weights.subfolder,
             torch_dtype=self.machine.dtype,
@@ -151,8 +151,8 @@ class LoadedNetwork:
         """
         if self.module is not None or self.checked:
             return
-        with torch.device("meta"):
-            network: Any = self.network_class().from_config(self.repository.config(self.part))
+        with self.imports(), torch.device("meta"):
+            network: Any = network_class(self.kind).from_config(self.repository.config(self.part))
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.weights.check(self.variant, shapes)
         self.checked = True

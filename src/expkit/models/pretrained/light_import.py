@@ -7,6 +7,7 @@ takes twice as long as torch itself.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def only_what_networks_need() -> Iterator[None]:
         if "torch._dynamo" not in sys.modules:
             stack.enter_context(replaced_module("torch._dynamo", without_dynamo()))
         if "scipy.stats" not in sys.modules and importlib.util.find_spec("scipy"):
-            import_when_used("scipy.stats")
+            sys.modules["scipy.stats"] = ImportedWhenUsed("scipy.stats")
         stack.enter_context(without_transformers())
         for name in PACKAGES:
             if name not in sys.modules:
@@ -65,13 +66,18 @@ def without_init(name: str) -> ModuleType:
     return module
 
 
-def import_when_used(name: str) -> None:
-    """Import a module at the first use of anything in it."""
-    spec = importlib.util.find_spec(name)
-    if spec and spec.loader:
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+class ImportedWhenUsed(ModuleType):
+    """A module that is imported at the first use of a name in it.
+
+    importlib's LazyLoader would import it as soon as `inspect` asks every module for its file.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 @contextmanager
