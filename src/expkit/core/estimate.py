@@ -202,7 +202,8 @@ class EstimateBase(ABC):
     def _refuse(self, *_: object) -> EstimateBase:
         return _as_sum_of_terms(self)
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = filtered = through = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    filtered = through = named = _refuse
 
 
 @dataclass(frozen=True)
@@ -474,7 +475,7 @@ def factorized(parts: Mapping[str, Estimate], maps: Mapping[str, LinearMap]) -> 
         parts: {name: the estimate of one component of the image}.
         maps: {name: the linear map that extracts this component}; the maps sum to the identity.
     """
-    return add(*[maps[name] @ _named(name, part) for name, part in parts.items()])
+    return add(*[maps[name] @ part.named(name) for name, part in parts.items()])
 
 
 def hybrid(far: Estimate, near: Estimate, blur: LinearMap) -> Estimate:
@@ -509,9 +510,9 @@ def triple_hybrid(
     coarse = LowPass(sigma)
     fine = LowPass(ratio * sigma)
     return add(
-        coarse @ (fine @ _named("far", far)),
-        Complement(coarse) @ (fine @ _named("middle", middle)),
-        Complement(fine) @ _named("near", near),
+        coarse @ (fine @ far.named("far")),
+        Complement(coarse) @ (fine @ middle.named("middle")),
+        Complement(fine) @ near.named("near"),
     )
 
 
@@ -565,7 +566,7 @@ def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimat
         parts: {name: the estimate that is seen through a view}.
         views: {name: that view}.
     """
-    transformed = [_named(name, part).through(views[name]) for name, part in parts.items()]
+    transformed = [part.named(name).through(views[name]) for name, part in parts.items()]
     return (1 / len(transformed)) * add(*transformed)
 
 
@@ -583,7 +584,7 @@ def composable(
     """
     null_weight = 1 - math.fsum(weights[name] for name in parts)
     null = conditional(negative, condition=False)
-    weighted = [weights[name] * _named(name, part) for name, part in parts.items()]
+    weighted = [weights[name] * part.named(name) for name, part in parts.items()]
     return add(*weighted, null_weight * null)
 
 
@@ -596,7 +597,3 @@ def add(*parts: Estimate) -> Estimate:
     sums = [_as_sum_of_terms(part) for part in parts]
     terms = tuple(term for part in sums for term in part.terms)
     return Estimate(terms, tuple(reading for part in sums for reading in part.readings))
-
-
-def _named(name: str, part: Estimate) -> Estimate:
-    return _as_sum_of_terms(part).named(name)
