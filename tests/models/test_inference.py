@@ -219,12 +219,21 @@ import sys, torch
 from expkit.models.pretrained.light_import import only_what_networks_need
 with only_what_networks_need():
     from expkit.models.pretrained.haar import HaarUNet2DConditionModel
-for name in ("torch._dynamo", "scipy.stats._stats_py", "sympy", "transformers.models", "diffusers.models.transformers"):
+from expkit.models.pretrained import base, pictogram_unet
+base.LoadedNetwork(pictogram_unet.model_repository("pictograms"), "unet", base.HAAR, base.DeviceSpec()).check()
+for name in (
+    "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "scipy.stats._stats_py", "scipy.integrate._bvp",
+    "transformers", "diffusers.models.transformers",
+):
     assert name not in sys.modules, name
-from diffusers import DPMSolverMultistepScheduler, IFPipeline, SD3Transformer2DModel
+from diffusers import DPMSolverMultistepScheduler, IFPipeline, LMSDiscreteScheduler, SD3Transformer2DModel
+from transformers import CLIPTextModel
 import diffusers.models.transformers, torch._dynamo
 assert diffusers.models.transformers.__file__ and torch._dynamo.__file__
 DPMSolverMultistepScheduler(use_beta_sigmas=True).set_timesteps(10)  # needs scipy.stats
+multistep = LMSDiscreteScheduler()
+multistep.set_timesteps(5)
+multistep.get_lms_coefficient(1, 0, 0)  # needs scipy.integrate
 """
 
 

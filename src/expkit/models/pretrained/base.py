@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from expkit.core.denoiser import Denoiser
 from expkit.errors import UserError
@@ -96,6 +97,16 @@ def offload_layers(module: torch.nn.Module, device: str) -> torch.nn.Module:
     return cpu_offload(module, torch.device(device))
 
 
+class RandomOnCPU(TorchFunctionMode):
+    """Within it, torch.randn ignores the default device: on "meta" it would import sympy."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.randn:
+            given.setdefault("device", "cpu")
+        return func(*args, **given)
+
+
 class LoadedNetwork:
     """One network of a repository, loaded at its first call.
 
@@ -151,7 +162,7 @@ class LoadedNetwork:
         """
         if self.module is not None or self.checked:
             return
-        with self.imports(), torch.device("meta"):
+        with self.imports(), torch.device("meta"), RandomOnCPU():
             network: Any = network_class(self.kind).from_config(self.repository.config(self.part))
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.weights.check(self.variant, shapes)
