@@ -20,7 +20,7 @@ COMMAND = re.compile(r"^```bash\npython -m (expkit [^\n]+)\n```$", re.M)
 
 
 def copy_of_the_checkout(folder: Path) -> Path:
-    for name in ("src", "conf", "experiments", "tests"):
+    for name in ("src", "conf", "experiments", "tests", "scripts"):
         shutil.copytree(
             ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -46,9 +46,10 @@ def run(*arguments: str, folder: Path, copy: Path) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_there_are_five_recipes_of_at_most_forty_lines_each():
+def test_there_are_six_recipes_of_at_most_forty_lines_each():
     assert list(SECTIONS) == [
-        "Add a view", "Add a solver", "Add a prompt and a task", "Add a family of models", "Add a network",
+        "Add a view", "Add a solver", "Add a prompt and a task", "Add a model",
+        "Add a family of pretrained models", "Add a network",
     ]  # fmt: skip
     for text in SECTIONS.values():
         code = [block["text"] for block in BLOCK.finditer(text) if not block["path"].startswith("tests/")]
@@ -71,6 +72,8 @@ def test_a_recipe_works_as_it_is_written(name, tmp_path, data):
     tests = [block["path"] for block in blocks if block["path"].startswith("tests/")]
     done = run("pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, folder=copy, copy=copy)
     assert done.returncode == 0 and tests, done.stdout + done.stderr
+    if name == "Add a family of pretrained models":  # its command would need weights
+        return
     (command,) = COMMAND.findall(SECTIONS[name])
     work = tmp_path / "work"
     work.mkdir()

@@ -33,7 +33,7 @@ def checkout(tmp_path) -> Path:
 
 def test_no_script_asks_for_whatever_python_there_is():
     heads = [path.read_text().split("\n")[0] for path in (ROOT / "scripts").iterdir()]
-    assert not [head for head in heads if "python" in head] and {"bench", "hybrid_pairs", "tiny_if"} <= set(
+    assert not [head for head in heads if "python" in head] and {"bench", "hybrid_pairs", "tiny_model"} <= set(
         SCRIPTS
     )
 
@@ -56,7 +56,7 @@ def test_a_script_is_python_and_finds_all_that_it_imports(name):
 
 @pytest.mark.parametrize(
     ("name", "arguments", "first"),
-    [("hybrid_pairs", ["--help"], "usage: "), ("tiny_if", [], "A DeepFloyd IF")],
+    [("hybrid_pairs", ["--help"], "usage: "), ("tiny_model", [], "A random tiny pipeline")],
 )
 def test_the_help_of_a_script_says_nothing_of_its_shell(name, arguments, first):
     done = subprocess.run(
@@ -122,7 +122,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stamp", ["1 2 /another/checkout", "making", "failed /another/checkout", ""])
-@pytest.mark.parametrize("script", ["run", "test", "tiny_if"])
+@pytest.mark.parametrize("script", ["run", "test", "tiny_model"])
 def test_the_environment_of_another_checkout_is_left_as_it_is_behind_a_link(script, stamp, unmade, tmp_path):
     checkout, run = unmade
     environment(tmp_path / "theirs")

@@ -118,6 +118,25 @@ def tiny_clip(folder: Path, size: int = 32, seed: int = 0) -> Path:
     return folder
 
 
+def tiny_siglip(folder: Path, size: int = 32, seed: int = 0) -> Path:
+    """SigLIP, for pictures of `size` pixels; its tokenizer is CLIP's, the real one needs sentencepiece."""
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
+
+    tokenizer = clip_tokenizer()
+    tokenizer.model_max_length = 16
+    half = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    words = {**half, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
+    vision = {**half, "image_size": size, "patch_size": 8}
+    torch.manual_seed(seed)
+    network = SiglipModel(SiglipConfig(text_config=words, vision_config=vision))
+    with torch.no_grad():
+        network.logit_scale.fill_(2.0), network.logit_bias.fill_(-3.0)
+    network.save_pretrained(folder)
+    square = {"height": size, "width": size}
+    SiglipProcessor(SiglipImageProcessor(size=square), tokenizer).save_pretrained(folder)
+    return folder
+
+
 def saved(folder: Path, tokenizer, kind, config, seed: int) -> Path:
     torch.manual_seed(seed)
     kind(config).save_pretrained(folder / "text_encoder")

@@ -67,6 +67,9 @@ class Words:
     def rows(self, texts) -> Tensor:
         return torch.stack([self(text) for text in texts])
 
+    def conditions(self, texts) -> dict[str, Tensor]:
+        return {"tokens": self.rows(texts)}
+
 
 def thresholded(x0: Tensor, denoiser) -> Tensor:
     """Dynamic thresholding (Saharia et al. 2022, §2.3)."""

@@ -75,12 +75,12 @@ def test_combinations_have_the_rows_that_the_algebra_promises(arguments, rows, r
     assert done.numbers()["rows_per_call"] == rows
 
 
-@pytest.mark.parametrize("sampler", GROUPS["sampler"])
+@pytest.mark.parametrize("sampler", [s for s in GROUPS["sampler"] if s != "own"])
 def test_every_sampler_runs(sampler, ran):
     assert ran("task=sample", "prompt=3", f"sampler={sampler}").code == 0
 
 
-@pytest.mark.parametrize("sampler", [s for s in GROUPS["sampler"] if s != "ddpm"])
+@pytest.mark.parametrize("sampler", [s for s in GROUPS["sampler"] if s not in ("ddpm", "own")])
 def test_a_sampler_s_first_line_says_how_many_network_calls_it_makes(sampler, expkit, data):
     done = expkit(
         "model=ideal",
@@ -94,6 +94,12 @@ def test_a_sampler_s_first_line_says_how_many_network_calls_it_makes(sampler, ex
     assert checks.group_options("sampler")[sampler].endswith(
         f"; {done.numbers()['network_calls']} network calls"
     )
+
+
+@pytest.mark.parametrize("model", [("model=digits",), ("model=ideal", "model.count=20")])
+def test_a_model_that_is_no_pipeline_has_no_sampler_of_its_own(model, expkit, data):
+    done = expkit("task=sample", "prompt=3", "sampler=own", *model)
+    assert done.code == 2 and "this model has none" in done.err
 
 
 @pytest.mark.parametrize("view", GROUPS["view"])

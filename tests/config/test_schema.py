@@ -27,7 +27,10 @@ def commands() -> list[tuple[str, ...]]:
     def known(group: str) -> list[str]:
         return [*checks.group_options(group)]
 
-    others = zip(*(cycle(f"{group}={option}" for option in known(group)) for group in GROUPS), strict=True)
+    def overrides(group: str) -> list[str]:
+        return [f"{group}={option}" for option in known(group)]
+
+    others = zip(*(cycle(overrides(group)) for group in GROUPS), strict=True)
     first = ("task=sample", "film@task.film=frames", "judges@model.judges=clip", "hydra/sweeper=search")
     rows = [first, *[(f"task={task}",) for task in known("task")]]
     pins, schedules, views = cycle(known("pin")), cycle(known("schedule")), known("view")

@@ -13,14 +13,17 @@ from expkit.core.maps import Mask
 from expkit.core.pin import Pin
 from expkit.core.rng import stream
 from expkit.core.sampler import Seed, count_rows, keyed_noise, sample, seeded
-from expkit.core.schedules import CLEAN, Schedule, linear_rescaled
-from expkit.core.solvers import DDIM, DDPM, DPMpp
+from expkit.core.schedules import CLEAN, Schedule, flow, linear_rescaled, variance_exploding
+from expkit.core.solvers import DDIM, DDPM, PLMS, DPMpp, EulerAncestral, Heun, UniPC
 from expkit.core.thresholding import ClipSample, DynamicThreshold
 from expkit.models.analytic import Ideal, Mixture
 from tests.conftest import Toy
 
 GRID = timesteps.strided(100)
-RULES = [DDPM("small"), DDPM("large"), DDIM(), DDIM(1.0), DPMpp()]
+RULES = [
+    DDPM("small"), DDPM("large"), DDIM(), DDIM(1.0), DPMpp(), DPMpp(order=3), DPMpp(stochastic=True),
+    EulerAncestral(), Heun(), UniPC(), UniPC(3),
+]  # fmt: skip
 
 
 def mixture(schedule: Schedule) -> Mixture:
@@ -211,3 +214,109 @@ def test_the_loop_mutates_none_of_its_arguments(toy):
     before = image.clone(), x.clone()
     list(sample(toy, guided("a"), GRID, seeded(0, 1), pin=Pin(image, until=50), begin=2, x=x))
     assert torch.equal(image, before[0]) and torch.equal(x, before[1])
+
+
+class Recorded(Toy):
+    """Keeps what it was given: (state, level) of each call."""
+
+    def predict(self, x, t, prompts):
+        self.given = [*getattr(self, "given", []), (x, t)]
+        return super().predict(x, t, prompts)
+
+
+@pytest.mark.parametrize("grid", [GRID, timesteps.strided_clean(100)])
+def test_a_solver_that_asks_twice_is_planned_so_at_the_levels_of_its_calls(grid, toy):
+    wish = guided("a", guidance_interval(0.8, 0.2, [7, 1]))
+    net = Counting(toy)
+    list(sample(net, wish, grid, seeded(0, 2), Heun()))
+    assert net.rows == count_rows(wish, toy.schedule, grid, 2, rule=Heun())
+    assert len(net.rows) == 2 * 33 + (grid[-1] == CLEAN) and set(net.rows) == {2, 3}
+
+
+@pytest.mark.parametrize("begin", [(0, 0), (3, 3), (0, 3)])
+def test_a_solver_that_asks_twice_in_its_first_step_is_planned_so_for_rows_that_begin_later(begin, toy):
+    until = tuple(GRID[index] for index in begin)
+    pin = Pin(torch.rand(2, 1, 8, 8), until=until) if any(begin) else None
+    net = Counting(toy)
+    list(sample(net, guided("a", 7), GRID, seeded(0, 2), PLMS(), pin))
+    assert net.rows == count_rows(guided("a", 7), toy.schedule, GRID, 2, pin, rule=PLMS())
+    assert len(net.rows) == 33 - min(begin) + len({*begin})
+
+
+def test_what_is_pinned_is_pinned_in_each_call_and_each_estimate_is_clipped():
+    net, kept = Recorded(), (torch.arange(64).view(8, 8) < 32).float()
+    pin = Pin(torch.rand(1, 1, 8, 8), Mask(kept))
+    clipped = lambda x0, denoiser: x0.clamp(-0.1, 0.1)
+    steps = list(sample(net, conditional("a"), GRID, seeded(0, 2), Heun(), pin, clipped))
+    for (inner, t), (next_call, s) in list(zip(net.given[1:], net.given[2:], strict=False))[::2]:
+        assert t == s and torch.equal(inner[:, :, :4], next_call[:, :, :4])  # at s, with the same noise
+        assert not torch.equal(inner[:, :, 4:], next_call[:, :, 4:])
+    scale_t, scale_s = (net.schedule.at(t)[0] for t in GRID[:2])
+    (ratio_t, ratio_s), first = (net.schedule.ratio(t) for t in GRID[:2]), steps[0]
+    x, x0 = first.x_t / scale_t, first.x0
+    guess = x + (ratio_s - ratio_t) * (x - x0) / ratio_t
+    inner = net.given[1][0]
+    assert torch.allclose(inner[:, :, 4:], scale_s * guess[:, :, 4:], atol=1e-5)
+    eps = net.predict(inner, GRID[1], ["a"] * 2).native
+    asked = net.schedule.denoised(inner, GRID[1], eps, "eps").clamp(-0.1, 0.1)
+    mean = ((x - x0) / ratio_t + (guess - asked) / ratio_s) / 2
+    end = scale_s * (x + (ratio_s - ratio_t) * mean)
+    assert torch.allclose(first.x[:, :, 4:], end[:, :, 4:], atol=1e-4)
+
+
+def test_the_history_is_as_long_as_the_rule_asks_for_and_ends_where_the_walk_goes_up(toy):
+    seen = []
+
+    class Watching:
+        history = 3
+
+        def __call__(self, update):
+            depth, step = 0, update.last
+            while step is not None:
+                depth, step = depth + 1, step.previous
+            seen.append((update.done, update.left, depth))
+            return update.x
+
+    walk = (90, 80, 70, 60, 70, 50, 40, 30)
+    steps = list(sample(toy, guided("a"), walk, seeded(0, 1), Watching()))
+    assert seen == [(0, 5, 0), (1, 4, 1), (2, 3, 2), (3, 2, 0), (4, 1, 1), (5, 0, 2)]
+    assert steps[2].previous.previous.t == 90 and steps[3].previous is None
+
+
+def test_rows_with_a_shorter_history_are_given_the_history_that_they_have(toy):
+    seen = []
+
+    class Watching:
+        history = 2
+
+        def __call__(self, update):
+            depth = 0 if update.last is None else 1 + (update.last.previous is not None)
+            seen.append((update.t, len(update.x), depth))
+            update.ask(update.x, update.t)
+            return update.x
+
+    pin = Pin(torch.zeros(1, 1, 8, 8), until=(90, 70))
+    list(sample(toy, guided("a", 1), (90, 80, 70, 60, 50, 40), seeded(0, 2), Watching(), pin))
+    assert seen == [
+        (90, 1, 0), (80, 1, 1), (70, 1, 0), (70, 1, 2), (60, 1, 1), (60, 1, 2), (50, 2, 2),
+    ]  # fmt: skip
+    assert toy.rows == [1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 2, 2]
+
+
+def test_a_corrected_state_is_what_the_step_says_was_at_its_level(toy):
+    steps = list(sample(toy, guided("a"), GRID, seeded(0, 2), UniPC()))
+    assert not torch.equal(steps[0].x, steps[1].x_t)  # corrected with the estimate that was made at it
+    plain = list(sample(toy, guided("a"), GRID, seeded(0, 2), DPMpp()))
+    assert all(torch.equal(step.x, after.x_t) for step, after in pairwise(plain))
+
+
+def test_sampling_begins_with_the_noise_that_the_schedule_has():
+    x = lambda schedule, grid: (
+        next(sample(Toy(schedule=schedule), guided("a"), grid, seeded(0, 1), DDIM())).x_t
+    )
+    noise = keyed_noise(seeded(0, 1), "start", 0, (1, 8, 8))
+    assert torch.equal(x(variance_exploding(100, 80), (99, CLEAN)), 80 * noise)
+    assert torch.equal(
+        x(variance_exploding(100, 80), (49.5, CLEAN)), variance_exploding(100, 80).at(49.5)[1] * noise
+    )
+    assert torch.equal(x(flow(100), (98, CLEAN)), noise)

@@ -9,7 +9,7 @@ import torch
 
 from expkit.core import schedules, timesteps
 from expkit.core.sampler import Sampler
-from expkit.core.solvers import DDPM
+from expkit.core.solvers import DDPM, Update
 from expkit.errors import UserError
 
 IF = schedules.cosine(1000)
@@ -87,7 +87,7 @@ def test_deepfloyds_noise_levels_as_nvidia_lists_them():
 def test_the_courses_coefficients(t, s, alpha, c_x0, c_xt, low, high):
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     step = lambda x, x0, variance_fraction, z: float(
-        DDPM("learned")(IF, x, x0, variance_fraction, t, s, z, None)
+        DDPM("learned")(Update(IF, x, x0, t, s, z, variance_fraction))
     )
     assert IF.alpha_bar(t) / IF.alpha_bar(s) == pytest.approx(alpha, rel=1e-5)
     assert step(zero, one, zero, zero) == pytest.approx(c_x0, rel=1e-5)
@@ -229,19 +229,231 @@ def test_too_many_steps_for_levels_that_are_integers_are_refused():
         timesteps.trailing(1000, 0)
 
 
-def test_only_a_continuous_schedule_has_levels_between_its_levels():
-    straight = schedules.flow(1000, continuous=True)
-    assert straight.at(499.25) == pytest.approx((1 - 0.50025, 0.50025), abs=1e-15)
-    assert all(straight.at(t) == schedules.flow(1000).at(t) for t in (0, 333, 999, schedules.CLEAN))
-    alpha, sigma = straight.rows(torch.tensor([499.25, 999.0], dtype=torch.float64))
-    assert torch.allclose(alpha.flatten(), torch.tensor([0.49975, 0])) and torch.allclose(
-        sigma.flatten(), torch.tensor([0.50025, 1])
-    )
-    for t in (999.5, -1.5):
-        with pytest.raises(ValueError, match="outside this schedule"):
-            straight.at(t)
-    with pytest.raises(ValueError, match="outside this schedule"):
-        IF.at(499.25)
+def test_a_flow_is_straight_between_its_levels():
+    for straight in (schedules.flow(1000, continuous=True), schedules.flow(1000)):
+        assert straight.at(499.25) == pytest.approx((1 - 0.50025, 0.50025), abs=1e-15)
+        assert all(straight.at(t) == schedules.flow(1000).at(t) for t in (0, 333, 999, schedules.CLEAN))
+        alpha, sigma = straight.rows(torch.tensor([499.25, 999.0], dtype=torch.float64))
+        assert torch.allclose(alpha.flatten(), torch.tensor([0.49975, 0]))
+        assert torch.allclose(sigma.flatten(), torch.tensor([0.50025, 1]))
+        for t in (999.5, -1.5):
+            with pytest.raises(ValueError, match="outside this schedule"):
+                straight.at(t)
+
+
+MADE = {
+    "linear": schedules.linear(300),
+    "cosine": IF,
+    "zero terminal": schedules.zero_terminal_snr(schedules.linear(300)),
+    "flow": schedules.flow(1000),
+    "continuous": schedules.flow(1000, continuous=True),
+    "exploding": schedules.variance_exploding(100, 3.0),
+    "edm": schedules.edm(50),
+    "noise alone": schedules.single_noise_level(),
+    "other": schedules.Schedule(*torch.tensor([[0.9, 0.5, 0.1], [0.2, 1.0, 3.0]], dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_integer_levels_are_those_of_the_table_bit_for_bit(name):
+    made = MADE[name]
+    levels = torch.arange(len(made))
+    for t in (levels, levels.double()):
+        alpha, sigma = made.of(t)
+        if name != "continuous":
+            assert torch.equal(alpha, made.alpha) and torch.equal(sigma, made.sigma)
+        assert [made.at(float(t)) for t in levels] == list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_between_levels_the_noise_rises_without_a_jump(name):
+    made = MADE[name]
+    t = torch.linspace(schedules.CLEAN, len(made) - 1, 5001, dtype=torch.float64)
+    alpha, sigma = made.of(t)
+    angle = torch.atan2(sigma, alpha)
+    assert (angle.diff() > 0).all() and angle.diff().max() < 0.05 * max(1, 100 / len(made))
+    assert (angle[0], alpha[0]) == (0, 1)
+    near = made.of(torch.tensor([5 - 1e-9, 5 + 1e-9]).double()) if len(made) > 5 else None
+    if near:
+        assert torch.allclose(torch.stack(near), torch.tensor(made.at(5)).double()[:, None], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_between_levels_a_schedule_keeps_what_its_levels_have(name):
+    made = MADE[name]
+    t = torch.linspace(schedules.CLEAN, len(made) - 1, 999, dtype=torch.float64)
+    alpha, sigma = made.of(t)
+    if made.preserves_variance and not made.is_straight:  # a single level of noise is both
+        assert torch.allclose(alpha**2 + sigma**2, torch.ones_like(t), atol=1e-12)
+    if made.is_straight:
+        assert torch.allclose(alpha + sigma, torch.ones_like(t), atol=1e-12)
+    if made.explodes:
+        assert torch.equal(alpha, torch.ones_like(t))
+    assert (name in ("exploding", "edm")) == made.explodes
+    assert (name in ("flow", "continuous", "noise alone")) == made.is_straight
+
+
+def test_between_levels_the_log_snr_is_linear_and_so_is_the_norm():
+    for made in (IF, schedules.edm(50), MADE["other"]):
+        for k, weight in ((0, 0.25), (1, 0.5)):
+            expected = (1 - weight) * made.log_snr(k) + weight * made.log_snr(k + 1)
+            assert made.log_snr(k + weight) == pytest.approx(expected, abs=1e-12)
+    alpha, sigma = MADE["other"].at(0.5)
+    assert math.hypot(alpha, sigma) == pytest.approx((math.hypot(0.9, 0.2) + math.hypot(0.5, 1)) / 2)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_level_is_found_from_its_noise(name):
+    made = MADE[name]
+    for t in torch.linspace(schedules.CLEAN, len(made) - 1, 777, dtype=torch.float64).tolist():
+        if made.ratio(t) < 1e6:  # beyond, the ratio itself holds fewer digits
+            assert made.level_at(made.ratio(t)) == pytest.approx(t, abs=1e-9)
+            if t > schedules.CLEAN:
+                assert made.level_at(math.exp(-made.log_snr(t))) == pytest.approx(t, abs=1e-8)
+    assert made.level_at(math.inf) == len(made) - 1 and made.level_at(0) == schedules.CLEAN
+    assert made.log_snr(schedules.CLEAN) == math.inf and made.ratio(schedules.CLEAN) == 0
+    if not made.terminal_alpha:
+        assert made.ratio(len(made) - 1) == math.inf and made.log_snr(len(made) - 1) == -math.inf
+
+
+def test_edms_levels_are_those_of_the_paper():
+    made = schedules.edm(18)
+    assert made.explodes and made.at(17) == pytest.approx((1, 80)) and made.at(0) == pytest.approx((1, 0.002))
+    eight = (80 ** (1 / 7) + 9 / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # eq. 5 with i = 9
+    assert made.at(8)[1] == pytest.approx(eight)
+
+
+def scaled_linear():
+    """The schedule of Stable Diffusion, and Euler's scheduler for it with the same numbers in float64."""
+    from diffusers import EulerDiscreteScheduler
+
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    theirs = EulerDiscreteScheduler(1000, trained_betas=betas.numpy())
+    theirs.alphas_cumprod = (1 - betas).cumprod(0)
+    return schedules.from_betas(betas), theirs
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 33])
+@pytest.mark.parametrize("name", ["karras", "exponential"])
+def test_karras_and_exponential_spacings_are_those_of_diffusers(name, steps):
+    import numpy as np
+
+    made, theirs = scaled_linear()
+    ratios = (made.sigma / made.alpha).flip(0).numpy()
+    convert = theirs._convert_to_karras if name == "karras" else theirs._convert_to_exponential
+    sigmas = convert(ratios, steps)
+    levels = [float(theirs._sigma_to_t(sigma, np.log(ratios[::-1]))) for sigma in sigmas]
+    grid = getattr(timesteps, name)(made, steps)
+    assert len(grid) == steps + 1 and grid[-1] == schedules.CLEAN
+    assert grid[:-1] == pytest.approx(levels, abs=1e-8)
+    assert [made.ratio(t) for t in grid[:-1]] == pytest.approx(list(sigmas), abs=1e-8)
+    if steps == 1:
+        return  # the whole of theirs walks from level 0 then
+    theirs.register_to_config(**{f"use_{name}_sigmas": True})
+    theirs.set_timesteps(steps)
+    assert grid[:-1] == pytest.approx(theirs.timesteps.tolist(), abs=1e-3)  # theirs in float32
+
+
+def test_a_range_of_noise_can_be_given_and_an_empty_one_is_refused():
+    grid = timesteps.karras(IF, 5)
+    assert IF.ratio(grid[0]) == pytest.approx(80) and IF.ratio(grid[-2]) == pytest.approx(IF.ratio(0))
+    for spacing in (timesteps.karras, timesteps.exponential):
+        grid = spacing(schedules.flow(1000), 5, least=0.1, most=10)
+        assert (grid[0], grid[4]) == pytest.approx((1000 * 10 / 11 - 1, 1000 / 11 - 1))
+        for wrong in ({"least": 100}, {"most": 0}, {"steps": 0}):
+            with pytest.raises(UserError, match=r"least|from 1"):
+                spacing(IF, **wrong)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("steps", [1, 4, 28])
+def test_shifted_steps_are_those_of_diffusers(shift, steps):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    theirs = FlowMatchEulerDiscreteScheduler(1000, shift=shift)
+    theirs.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])  # as Flux's pipeline
+    grid = timesteps.shifted(schedules.flow(1000, shift=shift), steps)
+    assert grid == timesteps.shifted(1000, steps, shift) and grid[-1] == schedules.CLEAN
+    assert [t + 1 for t in grid[:-1]] == pytest.approx(theirs.timesteps.tolist(), abs=1e-3)  # float32
+    exact = [shift * v / (1 + (shift - 1) * v) for v in (1 - i / steps for i in range(steps))]
+    assert [schedules.flow(1000).at(t)[1] for t in grid[:-1]] == pytest.approx(exact, abs=1e-12)
+    theirs.set_timesteps(steps)  # as Stable Diffusion 3's
+    grid = timesteps.shifted(1000, steps, shift, least=shift / (1000 + shift - 1))
+    assert [t + 1 for t in grid[:-1]] == pytest.approx(theirs.timesteps.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096])
+def test_the_shift_of_a_resolution_is_that_of_diffusers(tokens):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    mu = calculate_shift(tokens)
+    assert math.log(timesteps.resolution_shift(tokens)) == pytest.approx(mu, abs=1e-8)
+    theirs = FlowMatchEulerDiscreteScheduler(1000, use_dynamic_shifting=True)
+    theirs.set_timesteps(sigmas=[1 - i / 10 for i in range(10)], mu=mu)
+    grid = timesteps.shifted(1000, 10, timesteps.resolution_shift(tokens))
+    exact = [1000 * theirs.time_shift(mu, 1.0, 1 - i / 10) for i in range(10)]
+    assert [t + 1 for t in grid[:-1]] == pytest.approx(exact, abs=1e-8)
+    assert [t + 1 for t in grid[:-1]] == pytest.approx(theirs.timesteps.tolist(), abs=1e-3)  # float32
+
+
+@pytest.mark.parametrize("wrong", [{"shift": -1}, {"first": 1.5}, {"least": 2}, {"steps": 0}, {"least": 0}])
+def test_a_shift_that_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match="does not fit"):
+        timesteps.shifted(1000, **wrong)
+
+
+@pytest.mark.parametrize(("steps", "offset"), [(33, 1), (50, 0), (50, 1), (7, 1), (1, 1)])
+def test_leading_steps_are_those_of_diffusers(steps, offset):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=offset)
+    theirs.set_timesteps(steps)
+    assert timesteps.leading(1000, steps, offset) == (*theirs.timesteps.tolist(), schedules.CLEAN)
+    assert timesteps.leading(IF, steps, offset) == timesteps.leading(1000, steps, offset)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 1001}, {"steps": 1000}, {"offset": -1}])
+def test_leading_steps_that_leave_the_schedule_are_refused(wrong):
+    with pytest.raises(UserError, match="does not fit"):
+        timesteps.leading(1000, **wrong)
+
+
+def test_the_lists_of_align_your_steps_are_those_of_diffusers():
+    from diffusers.schedulers import AysSchedules
+
+    for name, listed in (("stable_diffusion", "StableDiffusion"), ("sdxl", "StableDiffusionXL")):
+        assert timesteps.ays(1000, name) == (*AysSchedules[f"{listed}Timesteps"], schedules.CLEAN)
+        made, _ = scaled_linear()
+        sigmas = AysSchedules[f"{listed}Sigmas"][:-1]
+        assert [made.ratio(t) for t in timesteps.ays(made, name)[:-1]] == pytest.approx(sigmas, rel=0.02)
+    with pytest.raises(UserError, match="deepfloyd, stable_diffusion, sdxl"):
+        timesteps.ays(1000, "flux")
+
+
+@pytest.mark.parametrize("name", timesteps.AYS_LEVELS)
+def test_align_your_steps_in_another_number_of_steps(name):
+    made, _ = scaled_linear()
+    listed = timesteps.ays(made, name)
+    assert timesteps.ays(made, name, steps=10) == pytest.approx(listed, abs=1e-9)
+    finer = timesteps.ays(made, name, steps=20)
+    assert finer[::2] == pytest.approx(listed, abs=1e-9) and len(finer) == 21
+    assert made.log_snr(finer[1]) == pytest.approx((made.log_snr(finer[0]) + made.log_snr(finer[2])) / 2)
+    with pytest.raises(TypeError, match="need a schedule"):
+        timesteps.ays(1000, name, steps=20)
+
+
+def test_grids_take_a_schedule_for_its_number_of_levels():
+    made = schedules.linear_rescaled(300)
+    for grid in (
+        timesteps.strided,
+        timesteps.strided_clean,
+        timesteps.all_levels,
+        timesteps.repaint,
+        timesteps.ays,
+    ):
+        assert grid(made) == grid(300) and all(type(t) is int for t in grid(made))
+    assert timesteps.count_levels(made) == timesteps.count_levels(300) == 300
 
 
 def test_a_network_is_told_the_time_as_it_was_trained():
@@ -269,6 +481,10 @@ STRENGTHS = {
     "99 steps": timesteps.strided(1000, 99),
     "100 steps": timesteps.trailing(1000, 100),
     "990 steps": timesteps.strided(1000, 990),
+    "karras": timesteps.karras(IF),
+    "exponential": timesteps.exponential(IF, 8),
+    "shifted": timesteps.shifted(1000, 28, 3.0),
+    "leading": timesteps.leading(1000, 50),
 }
 
 

@@ -9,7 +9,7 @@ from expkit.core import schedules, timesteps
 from expkit.core.estimate import conditional
 from expkit.core.sampler import keyed_noise, sample, seeded
 from expkit.core.schedules import CLEAN
-from expkit.core.solvers import DDIM, DDPM, DPMpp, Euler, Step, renoise
+from expkit.core.solvers import DDIM, DDPM, DPMpp, Euler, Step, Update, renoise
 from expkit.core.thresholding import ClipSample, DynamicThreshold
 from expkit.errors import UserError
 from tests.conftest import Toy
@@ -21,6 +21,11 @@ SHAPE = (2, 3, 8, 8)
 
 def drawn(seed: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moved(rule, schedule, x, x0, variance_fraction, t, s, noise, last=None):
+    """The state at level s."""
+    return rule(Update(schedule, x, x0, t, s, noise, variance_fraction, last))
 
 
 def reference(kind: str, levels):
@@ -46,7 +51,7 @@ def test_ddpm_is_diffusers(ours, theirs, t, s, monkeypatch):
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, **k: noise)
     answer = torch.cat([eps, v], 1) if ours == "learned" else eps
     expected = reference(theirs, [level for level in timesteps.strided(1000)]).step(answer, t, x).prev_sample
-    step = DDPM(ours)(IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
+    step = moved(DDPM(ours), IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
     assert torch.allclose(step, expected, atol=2e-4, rtol=2e-4)  # theirs forms its coefficients in float32
 
 
@@ -79,16 +84,18 @@ def test_ddpm_is_diffusers_on_any_grid_to_its_end(ours, theirs, levels, monkeypa
         eps, v, noise = drawn(10 + index), drawn(30 + index).tanh(), drawn(50 + index)
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, z=noise, **k: z)
         expected = made.step(torch.cat([eps, v], 1) if ours == "learned" else eps, t, x).prev_sample
-        x = DDPM(ours)(IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
+        x = moved(DDPM(ours), IF, x, IF.denoised(x, t, eps, "eps"), (v + 1) / 2, t, s, noise, None)
         assert torch.allclose(x, expected, atol=1e-9, rtol=1e-9), (t, s)
 
 
 def test_a_last_update_to_clean_is_noiseless_from_level_0_alone():
     x, x0, noise = drawn(0), drawn(1), drawn(3)
     beta = 1 - IF.alpha_bar(30)
-    assert torch.allclose(DDPM("large")(IF, x, x0, None, 30, CLEAN, noise, None), x0 + beta**0.5 * noise)
-    assert torch.allclose(DDPM("small")(IF, x, x0, None, 30, CLEAN, noise, None), x0, atol=1e-9)
-    assert torch.allclose(DDPM("large")(IF, x, x0, None, 0, CLEAN, noise, None), x0)
+    assert torch.allclose(
+        moved(DDPM("large"), IF, x, x0, None, 30, CLEAN, noise, None), x0 + beta**0.5 * noise
+    )
+    assert torch.allclose(moved(DDPM("small"), IF, x, x0, None, 30, CLEAN, noise, None), x0, atol=1e-9)
+    assert torch.allclose(moved(DDPM("large"), IF, x, x0, None, 0, CLEAN, noise, None), x0)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -108,7 +115,7 @@ def test_ddim_is_diffusers_on_any_grid_to_its_end(eta, gaps):
         )  # they go to t − 1000 // n
         eps, noise, s = drawn(10 + index), drawn(50 + index), max(t - gap, CLEAN)
         expected = theirs.step(eps, t, x, eta=eta, variance_noise=noise).prev_sample
-        x = DDIM(eta)(IF, x, IF.denoised(x, t, eps, "eps"), None, t, s, noise, None)
+        x = moved(DDIM(eta), IF, x, IF.denoised(x, t, eps, "eps"), None, t, s, noise, None)
         assert torch.allclose(x, expected, atol=1e-9, rtol=1e-9), (t, s)
         t = s
 
@@ -127,8 +134,8 @@ def test_dpmpp_is_diffusers_on_any_grid_to_its_end(levels):
         eps = drawn(10 + index)
         expected = theirs.step(eps, t, x).prev_sample
         x0 = IF.denoised(x, t, eps, "eps")
-        moved = DPMpp(lowest=-20)(IF, x, x0, None, t, s, torch.zeros_like(x), last)
-        last, x = Step(t, s, moved, x0, x), moved
+        x_s = moved(DPMpp(lowest=-20), IF, x, x0, None, t, s, torch.zeros_like(x), last)
+        last, x = Step(t, s, x_s, x0, x), x_s
         assert torch.allclose(x, expected.double(), atol=1e-5, rtol=1e-5), (t, s)  # theirs is float32
 
 
@@ -144,7 +151,7 @@ def test_euler_is_diffusers_along_a_flow(steps):
         expected = theirs.step(
             -u, theirs.timesteps[index], x
         ).prev_sample  # theirs is the way from the picture to noise
-        x = Euler()(made, x, made.denoised(x, t, u, "flow"), None, t, s, torch.zeros_like(x), None)
+        x = moved(Euler(), made, x, made.denoised(x, t, u, "flow"), None, t, s, torch.zeros_like(x), None)
         assert torch.allclose(x, expected.double(), atol=1e-6, rtol=1e-6)  # theirs is float32
 
 
@@ -153,8 +160,8 @@ def test_euler_is_ddim_without_noise_on_any_schedule():
     for made in (IF, schedules.flow(1000), schedules.variance_exploding(1000)):
         for t, s in ((990, 960), (30, 0), (30, CLEAN)):
             assert torch.allclose(
-                Euler()(made, x, x0, None, t, s, noise, None),
-                DDIM()(made, x, x0, None, t, s, noise, None),
+                moved(Euler(), made, x, x0, None, t, s, noise, None),
+                moved(DDIM(), made, x, x0, None, t, s, noise, None),
                 atol=1e-12,
             )
 
@@ -167,15 +174,15 @@ def test_ddim_is_diffusers(eta):
     theirs.set_timesteps(25)
     x, eps, noise = drawn(0), drawn(1), drawn(3)
     expected = theirs.step(eps, 480, x, eta=eta, variance_noise=noise).prev_sample
-    ours = DDIM(eta)(IF, x, IF.denoised(x, 480, eps, "eps"), None, 480, 440, noise, None)
+    ours = moved(DDIM(eta), IF, x, IF.denoised(x, 480, eps, "eps"), None, 480, 440, noise, None)
     assert torch.allclose(ours, expected, atol=1e-4)
 
 
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance():
     x, x0, noise = drawn(0), drawn(1), drawn(3)
     assert torch.allclose(
-        DDIM(1.0)(IF, x, x0, None, 690, 660, noise, None),
-        DDPM("small")(IF, x, x0, None, 690, 660, noise, None),
+        moved(DDIM(1.0), IF, x, x0, None, 690, 660, noise, None),
+        moved(DDPM("small"), IF, x, x0, None, 690, 660, noise, None),
     )
 
 
@@ -195,7 +202,7 @@ def test_deterministic_rules_converge_at_their_order(rule, order):
 def test_a_last_step_to_clean_is_the_estimate():
     x, x0, noise = drawn(0), drawn(1), drawn(3)
     for rule in (DDPM("small"), DDPM("large"), DDIM(), DPMpp()):
-        assert torch.allclose(rule(IF, x, x0, None, 0, CLEAN, noise, None), x0, atol=1e-6)
+        assert torch.allclose(moved(rule, IF, x, x0, None, 0, CLEAN, noise, None), x0, atol=1e-6)
 
 
 def test_going_up_again_has_the_right_amounts_of_picture_and_noise():
@@ -211,7 +218,7 @@ def test_going_up_again_has_the_right_amounts_of_picture_and_noise():
 
 def test_a_learned_variance_that_was_not_learned_is_refused():
     with pytest.raises(UserError, match="learned a variance"):
-        DDPM("learned")(IF, drawn(0), drawn(1), None, 690, 660, drawn(3), None)
+        moved(DDPM("learned"), IF, drawn(0), drawn(1), None, 690, 660, drawn(3), None)
 
 
 def of_range(low: float, high: float, threshold: float) -> Toy:

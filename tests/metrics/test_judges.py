@@ -11,7 +11,7 @@ from expkit.errors import UserError
 from expkit.metrics import classifiers, judges
 from expkit.storage import weights_io
 from expkit.training.objectives import DigitClassification
-from tests.tiny import tiny_clip
+from tests.tiny import tiny_clip, tiny_clip_text, tiny_siglip
 
 BOTH = pytest.mark.parametrize("name", ["judge_first", "judge_second"])
 
@@ -287,6 +287,31 @@ def test_clips_scores_are_cosines_and_its_probabilities_their_softmax_at_its_tem
     torch.testing.assert_close(
         (known.scores.double() / clip.temperature).softmax(1).float(), known.probabilities, atol=1e-3, rtol=0
     )
+
+
+def test_siglip_is_transformers_siglip(colours, tmp_path):
+    from transformers import SiglipModel, SiglipProcessor
+
+    judge = judges.CLIP(tiny_siglip(tmp_path / "siglip"), device="cpu")
+    model, processor = (
+        SiglipModel.from_pretrained(judge.weights),
+        SiglipProcessor.from_pretrained(judge.weights),
+    )
+    texts = list(judge.answers(SAID))
+    given = processor(
+        text=texts, images=[*colours], do_rescale=False, return_tensors="pt", padding="max_length"
+    )
+    wanted, known = model(**given), judge.evaluate(colours, SAID)
+    torch.testing.assert_close(known.probabilities, wanted.logits_per_image.softmax(1), atol=1e-4, rtol=0)
+    cosines = wanted.image_embeds @ wanted.text_embeds.T
+    torch.testing.assert_close(known.scores, cosines, atol=1e-5, rtol=0)
+    features = torch.nn.functional.normalize(judge.features(colours))
+    torch.testing.assert_close(features, wanted.image_embeds, atol=1e-4, rtol=0)
+
+
+def test_a_judge_that_compares_no_pictures_with_texts_is_refused(tmp_path):
+    with pytest.raises(UserError, match="CLIPTextModel, which does not compare pictures and texts"):
+        judges.CLIP(tiny_clip_text(tmp_path / "text") / "text_encoder", device="cpu")
 
 
 def test_a_classifiers_scores_are_log_probabilities_and_finite(pictures):

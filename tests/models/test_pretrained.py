@@ -23,7 +23,8 @@ from expkit.core.views import Identity, Rotate180
 from expkit.errors import UserError
 from expkit.models.pretrained import base, deepfloyd
 from expkit.models.pretrained.configs import prediction_type_of, schedule_of
-from expkit.models.pretrained.stable_diffusion import stable_diffusion
+from expkit.models.pretrained.families.ddpm import unconditional_ddpm
+from expkit.models.pretrained.families.stable_diffusion import stable_diffusion
 from expkit.storage.hub import Repository
 from tests import tiny_diffusers as tiny
 
@@ -245,7 +246,7 @@ def test_an_unconditional_model_is_diffusers_pipeline_at_every_step(case, machin
 
     facts, rule, clip = DDPMS[case]
     folder = tiny.unconditional(tmp_path / "model", out_channels=6 if case == "learned" else 3, **facts)
-    model, theirs = deepfloyd.unconditional_ddpm(str(folder), machine), []
+    model, theirs = unconditional_ddpm(str(folder), machine), []
     pipe, start = precise(DDPMPipeline.from_pretrained(folder), model, machine), begun(model, machine)
     give(monkeypatch, pipeline_ddpm, scheduling_ddpm)(start, *drawn(model, 20))
     step = pipe.scheduler.step
@@ -421,7 +422,7 @@ def test_the_oldest_repositories_lie_at_the_top(models, tmp_path):
         shutil.copy(path, tmp_path)
     x = torch.randn(1, 3, tiny.SIDE, tiny.SIDE)
     old, new = (
-        deepfloyd.unconditional_ddpm(str(folder), CPU).predict(x, 10, [""]).native
+        unconditional_ddpm(str(folder), CPU).predict(x, 10, [""]).native
         for folder in (tmp_path, models / "ddpm")
     )
     assert torch.equal(old, new)
@@ -439,7 +440,7 @@ def test_weights_in_half_precision_are_taken_where_they_are_wanted_or_all_there_
     whole.unlink()
     assert weights.choose_variant(half=False) == "fp16"
     assert (
-        deepfloyd.unconditional_ddpm(str(folder), CPU)
+        unconditional_ddpm(str(folder), CPU)
         .predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 10, [""])
         .native.isfinite()
         .all()
@@ -470,13 +471,7 @@ def test_schedules_are_diffusers(name):
     assert torch.allclose(mine.alpha**2, theirs.alphas_cumprod.double(), rtol=1e-3, atol=1e-6)
 
 
-def test_flow_matching_is_refused():
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    with pytest.raises(UserError, match="not flow matching"):
-        schedule_of(json.loads(FlowMatchEulerDiscreteScheduler().to_json_string()))
-    with pytest.raises(UserError, match="flow_prediction"):
-        prediction_type_of({"prediction_type": "flow_prediction"})
+def test_what_a_network_answers_is_known_by_its_schedulers_configuration():
     assert [prediction_type_of({"prediction_type": p}) for p in ("epsilon", "v_prediction", "sample")] == [
         "eps",
         "v",
@@ -485,7 +480,7 @@ def test_flow_matching_is_refused():
 
 
 def test_a_model_that_is_not_told_refuses_to_be_told(models):
-    model = deepfloyd.unconditional_ddpm(str(models / "ddpm"), CPU)
+    model = unconditional_ddpm(str(models / "ddpm"), CPU)
     assert model.canonical_prompt("") == ""
     with pytest.raises(UserError, match=r"'a cat'.*null prompt"):
         model.prepare(["", "a cat"])
@@ -515,7 +510,7 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_is_loaded(lost
     shutil.copytree(models / "ddpm", folder)
     emptied(folder, *lost)
     with pytest.raises(UserError, match=said):
-        deepfloyd.unconditional_ddpm(str(folder), CPU)
+        unconditional_ddpm(str(folder), CPU)
 
 
 def test_what_cannot_be_loaded_is_said(models, tmp_path):
@@ -542,9 +537,7 @@ def test_what_cannot_be_loaded_is_said(models, tmp_path):
     shutil.copytree(models / "ddpm", damaged)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="cannot be loaded"):
-        deepfloyd.unconditional_ddpm(str(damaged), CPU).predict(
-            torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 0, [""]
-        )
+        unconditional_ddpm(str(damaged), CPU).predict(torch.zeros(1, 3, tiny.SIDE, tiny.SIDE), 0, [""])
 
 
 def raised(kind, *causes):
@@ -605,9 +598,10 @@ def separate(code, tmp_path, **environment):
 
 OFFLINE = """
 from expkit.models.pretrained import base, deepfloyd
+from expkit.models.pretrained.families.ddpm import unconditional_ddpm
 from expkit.errors import UserError
 device = base.DeviceSpec()
-for ask in (lambda: deepfloyd.unconditional_ddpm("google/ddpm-cat-256", device), lambda: deepfloyd.deepfloyd(None, device)):
+for ask in (lambda: unconditional_ddpm("google/ddpm-cat-256", device), lambda: deepfloyd.deepfloyd(None, device)):
     try: ask()
     except UserError as refusal: print(refusal)
 """
@@ -749,10 +743,10 @@ def test_weights_in_several_files_and_under_old_names_are_known(models, tmp_path
         ".query." in name for name in load_file(file)
     )
     for folder in ("old", "parts"):
-        deepfloyd.unconditional_ddpm(str(tmp_path / folder), CPU).check_weights()
+        unconditional_ddpm(str(tmp_path / folder), CPU).check_weights()
     next((tmp_path / "parts/unet").glob("*00002*.safetensors")).unlink()
     with pytest.raises(UserError, match="tensors are missing"):
-        deepfloyd.unconditional_ddpm(str(tmp_path / "parts"), CPU).check_weights()
+        unconditional_ddpm(str(tmp_path / "parts"), CPU).check_weights()
 
 
 def test_what_a_latent_model_keeps_of_a_picture_is_kept_to_the_byte(expkit, words, tmp_path, monkeypatch):

@@ -49,9 +49,11 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """Every batch of texts that an encoder encodes."""
-    batches, encode = [], encoders.Encoder.encode
+    batches, encode = [], encoders.SingleEncoder.encode
     monkeypatch.setattr(
-        encoders.Encoder, "encode", lambda self, texts: batches.append(list(texts)) or encode(self, texts)
+        encoders.SingleEncoder,
+        "encode",
+        lambda self, texts: batches.append(list(texts)) or encode(self, texts),
     )
     return batches
 
@@ -189,6 +191,47 @@ def test_what_is_put_is_got_and_listed(tmp_path):
     assert again.entry == embedding.entry and torch.equal(again.values, embedding.values)
     assert kept.list() == [embedding.entry]
     assert kept.get("a cat", embedding.entry.provenance) is None
+
+
+def test_further_tensors_are_kept_beside_the_tokens(tmp_path):
+    extra = {"mask": torch.tensor([1, 1, 0, 0]), "pooled": torch.rand(5)}
+    one = replace(made("a dog"), extra=extra)
+    kept = Store(tmp_path)
+    kept.put(one)
+    (path,) = tmp_path.iterdir()
+    again = kept.get("a dog", one.entry.provenance)
+    assert path.name == kept.path("a dog", one.entry.provenance).name
+    assert set(again.condition) == {"tokens", "mask", "pooled"} and torch.equal(again.values, one.values)
+    assert all(torch.equal(again.extra[name], extra[name]) for name in extra)
+    assert again.extra["mask"].dtype == torch.int64
+    embedding_store.write_embeddings(tmp_path / "export.safetensors", [made("a cat"), one])
+    first, second = embedding_store.read_embeddings(tmp_path / "export.safetensors")
+    assert first.extra == {} and torch.equal(second.extra["pooled"], extra["pooled"])
+
+
+def test_what_was_stored_before_there_were_further_tensors_is_found_and_read(tmp_path):
+    """The name of the file and its form, as they were."""
+    one = made("a dog")
+    key = "95617a32bef916449672c0da8d3b59296350135fa9ac4e13690ed63e2fddcb61"
+    facts = {"embeddings": [asdict(one.entry)]}
+    weights_io.write_weights(tmp_path / f"{key}.safetensors", {"0": one.values}, facts)
+    again = Store(tmp_path).get("a dog", one.entry.provenance)
+    assert again.entry == one.entry and torch.equal(again.values, one.values) and again.extra == {}
+
+
+def test_rows_of_all_tensors(tmp_path):
+    kept = Store(tmp_path / "store")
+    both = [
+        replace(made(text, seed), extra={"pooled": torch.full((3,), float(seed))})
+        for seed, text in enumerate("ab")
+    ]
+    embedding_store.write_embeddings(tmp_path / "export.safetensors", both)
+    held = Embeddings(kept, imported=tmp_path / "export.safetensors")
+    rows = held.conditions(["b", "a", "b"])
+    assert rows["pooled"][:, 0].tolist() == [1, 0, 1] and torch.equal(rows["tokens"][1], both[0].values)
+    embedding_store.write_embeddings(tmp_path / "mixed.safetensors", [both[0], made("b", 1)])
+    with pytest.raises(UserError, match=r"hold different things.*'a' pooled and tokens"):
+        Embeddings(kept, imported=tmp_path / "mixed.safetensors").prepare(["a", "b"])
 
 
 OTHER = {"encoder": "f", "revision": "q", "cleaning": True, "dtype": "float16", "length": 5}

@@ -375,8 +375,12 @@ def test_eulers_sampler_is_a_plain_loop(classes, steps, dtype, atol):
 
 def euler(steps: int) -> Sampler:
     """sampler=euler, as its YAML has it."""
-    said = yaml.safe_load((config_folder() / "sampler" / "euler.yaml").read_text())
-    return hydra.utils.instantiate(said | {"grid": said["grid"] | {"steps": steps}})
+    said, grid = (
+        yaml.safe_load((config_folder() / path).read_text())
+        for path in ("sampler/euler.yaml", "grid/trailing.yaml")
+    )
+    assert said.pop("defaults") == [{"/grid@grid": "trailing"}]
+    return hydra.utils.instantiate(said | {"grid": grid | {"steps": steps}})
 
 
 def test_a_flow_is_begun_from_pure_noise_and_ends_at_the_picture():

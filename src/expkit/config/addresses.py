@@ -13,7 +13,7 @@ from typing import Any
 
 MODULES = {
     "expkit.clips": "expkit.core.thresholding",
-    "expkit.denoisers.pretrained.latents": "expkit.models.pretrained.stable_diffusion",
+    "expkit.denoisers.pretrained.latents": "expkit.models.pretrained.families.stable_diffusion",
     "expkit.denoisers.pretrained.network": "expkit.models.pretrained.base",
     "expkit.denoisers.pretrained.pixels": "expkit.models.pretrained.deepfloyd",
     "expkit.denoisers.pretrained.worded": "expkit.models.pretrained.pictogram_unet",

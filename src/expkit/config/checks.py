@@ -24,6 +24,7 @@ GROUPS = {
     "task": "what is made",
     "model": "which network answers",
     "sampler": "how it goes from noise to picture",
+    "grid": "which levels a sampler visits: grid@sampler.grid=karras",
     "trainer": "task=train: the recipe",
     "schedule": "task=train: how noise grows: schedule@trainer.objective.schedule=cosine",
     "data": "train, evaluate, generalize: the pictures",

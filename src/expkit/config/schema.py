@@ -454,6 +454,9 @@ def check_config(config: Mapping, declared: Mapping[str, Declaration]) -> None:
 
 def group_value_message(key: str, value, declared: Iterable[str]) -> str:
     """The error message for a value in the place of a mapping of keys."""
+    group = key.rpartition(".")[2]
+    if isinstance(value, str) and (group_folder(group) / f"{value}.yaml").is_file():
+        return f"{key}={value} chooses an option: write {group}@{key}={value}."
     inner = [path for path in declared if path.startswith(f"{key}.")]
     examples = ", ".join(inner[:3])
     return (

@@ -10,7 +10,7 @@ The names below cover the common uses, and all that a `_target_` names in expkit
 the modules for views, maps, schedules, solvers and timesteps have more.
 """
 
-from expkit.core.denoiser import Denoiser, Prediction
+from expkit.core.denoiser import EDM, Denoiser, Prediction
 from expkit.core.estimate import (
     Estimate,
     Rescaled,
@@ -28,10 +28,12 @@ from expkit.core.estimate import (
 )
 from expkit.core.maps import Complement, Gray, LowPass, Mask
 from expkit.core.pin import Pin
+from expkit.core.pixel_views import ViewsInPixels
 from expkit.core.sampler import Sampler, sample, seeded
 from expkit.core.schedules import (
     Schedule,
     cosine,
+    edm,
     flow,
     linear,
     linear_rescaled,
@@ -39,9 +41,32 @@ from expkit.core.schedules import (
     variance_exploding,
     zero_terminal_snr,
 )
-from expkit.core.solvers import DDIM, DDPM, DPMpp, Euler, Step
+from expkit.core.solvers import (
+    DDIM,
+    DDPM,
+    PLMS,
+    Corrected,
+    DPMpp,
+    Euler,
+    EulerAncestral,
+    Heun,
+    Step,
+    UniPC,
+    Update,
+)
 from expkit.core.thresholding import DynamicThreshold
-from expkit.core.timesteps import all_levels, ays, repaint, strided, strided_clean, trailing
+from expkit.core.timesteps import (
+    all_levels,
+    ays,
+    exponential,
+    karras,
+    leading,
+    repaint,
+    shifted,
+    strided,
+    strided_clean,
+    trailing,
+)
 from expkit.core.views import (
     Blur,
     Flip,
@@ -64,15 +89,20 @@ from expkit.core.views import (
 __all__ = [
     "DDIM",
     "DDPM",
+    "EDM",
+    "PLMS",
     "Blur",
     "Complement",
+    "Corrected",
     "DPMpp",
     "Denoiser",
     "DynamicThreshold",
     "Estimate",
     "Euler",
+    "EulerAncestral",
     "Flip",
     "Gray",
+    "Heun",
     "Identity",
     "InnerCircle",
     "Jigsaw",
@@ -93,6 +123,9 @@ __all__ = [
     "Skew",
     "SquareHinge",
     "Step",
+    "UniPC",
+    "Update",
+    "ViewsInPixels",
     "VisualAnagramsJigsaw",
     "WhiteBalance",
     "all_levels",
@@ -102,17 +135,22 @@ __all__ = [
     "composable",
     "conditional",
     "cosine",
+    "edm",
+    "exponential",
     "factorized",
     "flow",
     "guidance_interval",
     "guided",
     "hybrid",
+    "karras",
+    "leading",
     "linear",
     "linear_rescaled",
     "motion",
     "repaint",
     "sample",
     "seeded",
+    "shifted",
     "single_noise_level",
     "strided",
     "strided_clean",

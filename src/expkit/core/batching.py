@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -83,14 +84,55 @@ def evaluate(
         has a non-zero weight, the predictions are zero and the network is not called.
     """
     pictures = tuple(range(len(x)) if pictures is None else pictures)
-    invariant = all(estimate.is_time_invariant for estimate in estimates)
-    clock = 1.0 if invariant else (t + 1) / len(denoiser.schedule)  # 1: one plan for all levels
-    plan = _make_plan(estimates, pictures, clock, x.device)
+    plan = _make_plan(estimates, pictures, _clock(estimates, denoiser, t), x.device)
     if not plan.prompts:
         return [Prediction(torch.zeros_like(x))] * len(estimates)
     inputs = plan.rows_of(denoiser.concat_condition(x, pictures))
     answer = denoiser.predict(inputs, t, plan.prompts)
     return [recombination.apply(answer, len(x)) for recombination in plan.recombinations]
+
+
+def evaluate_each(
+    groups: Sequence[tuple[tuple[EstimateBase, ...], Tensor]],
+    denoiser: Denoiser,
+    t: float,
+    pictures: Sequence[int],
+) -> list[list[Prediction]]:
+    """Evaluate several groups of estimates, each at a state of its own, in one forward pass.
+
+    Args:
+        groups: (estimates, their state (B, C, H, W) at level t). A query that estimates of one
+            group share is evaluated once.
+        denoiser: The network.
+        t: Level of the denoiser's schedule.
+        pictures: Index in the run of the image in each row of the states.
+
+    Returns:
+        For each group one prediction per estimate, as `evaluate` gives them.
+    """
+    plans = [
+        _make_plan(estimates, tuple(pictures), _clock(estimates, denoiser, t), x.device)
+        for estimates, x in groups
+    ]
+    states = [denoiser.concat_condition(x, pictures) for _, x in groups]
+    inputs = [plan.rows_of(state) for plan, state in zip(plans, states, strict=True)]
+    prompts = [prompt for plan in plans for prompt in plan.prompts]
+    answer = denoiser.predict(torch.cat(inputs), t, prompts)
+    sizes = [len(plan.prompts) for plan in plans]
+    answers = [
+        answer.of(slice(end - size, end))
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
+    ]  # fmt: skip
+    return [
+        [recombination.apply(own, len(pictures)) for recombination in plan.recombinations]
+        for plan, own in zip(plans, answers, strict=True)
+    ]
+
+
+def _clock(estimates: Sequence[EstimateBase], denoiser: Denoiser, t: float) -> float:
+    """(t + 1) / T; 1 where weights are the same at every level, so that one plan serves all."""
+    invariant = all(estimate.is_time_invariant for estimate in estimates)
+    return 1.0 if invariant else (t + 1) / len(denoiser.schedule)
 
 
 class RowWeights(NamedTuple):

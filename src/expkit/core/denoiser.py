@@ -8,6 +8,7 @@ Input: noisy states at one level, and one prompt per row. Output: the network's 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,11 @@ class Prediction:
 
     native: Tensor
     variance_fraction: Tensor | None = None
+
+    def of(self, rows: slice) -> Prediction:
+        """The prediction for some of the rows."""
+        fraction = self.variance_fraction
+        return Prediction(self.native[rows], None if fraction is None else fraction[rows])
 
 
 def to_range(images: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -198,6 +204,39 @@ class DenoiserWrapper(Denoiser):
 
     def release(self) -> None:
         self.inner.release()
+
+
+class EDM(DenoiserWrapper):
+    """A network F with the preconditioning of EDM, as a denoiser (Karras et al. 2022, table 1).
+
+        x0 = c_skip x + c_out F(c_in x, c_noise),  x = x0 + sigma · noise
+
+        c_skip = d²/(sigma² + d²)    c_out = sigma d/sqrt(sigma² + d²)
+        c_in = 1/sqrt(sigma² + d²)   c_noise = log(sigma)/4
+
+    Args:
+        network: F. Its `predict(c_in x, c_noise, prompts)` gets c_noise in place of a level, and
+            answers F as `native`; its own schedule and prediction type are not used.
+        schedule: With alpha = 1 at every level, such as `schedules.edm()`.
+        data_deviation: d, the standard deviation of the data in the network's range.
+
+    Raises:
+        ValueError: alpha is not 1 at every level.
+    """
+
+    def __init__(self, network: Denoiser, schedule: Schedule, data_deviation: float = 0.5) -> None:
+        super().__init__(network)
+        if not schedule.explodes:
+            raise ValueError("EDM adds noise to the whole image: it needs alpha = 1 at every level")
+        self.schedule, self.prediction_type = schedule, "x0"
+        self.data_deviation, self.learns_variance = data_deviation, False
+
+    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
+        _, sigma = self.schedule.at(t)
+        deviation = math.hypot(sigma, self.data_deviation)
+        skip, out = (self.data_deviation / deviation) ** 2, sigma * self.data_deviation / deviation
+        answer = self.inner.predict(x / deviation, math.log(sigma) / 4, prompts).native
+        return Prediction(skip * x + out * answer)
 
 
 class Counting(DenoiserWrapper):

@@ -15,7 +15,8 @@ sums to zero are left out, and all queries share one forward pass.
 - `anagram(parts)`: mean of part.through(view), visual anagrams (Geng et al. 2024)
 - `composable(parts)`: null + sum of weight (part − null), composition (Liu et al. 2022)
 
-`Rescaled` is an estimate that is not such a sum. It can only be the outermost one.
+`Rescaled` and `pixel_views.ViewsInPixels` are estimates that are not such sums. They can only be
+the outermost one.
 """
 
 # A property may stand for what a base class has as an attribute.
@@ -29,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import overload
+from typing import ClassVar, overload
 
 from torch import Tensor
 
@@ -151,10 +152,12 @@ class EstimateBase(ABC):
     Attributes:
         terms: All terms that may be evaluated at some level; `queries` gives those of one level.
         readings: What becomes visible in the images, and how one looks at them to see it.
+        advice: What to do where it cannot be part of another estimate, for error messages.
     """
 
     terms: tuple[Term, ...]
     readings: tuple[Reading, ...]
+    advice: ClassVar[str] = "put it outermost, around the sum"
 
     @cached_property
     def is_time_invariant(self) -> bool:
@@ -169,6 +172,14 @@ class EstimateBase(ABC):
             pictures: Indices of images in the run.
             clock: (t + 1) / T, from 1 at the noisiest level to 0 at the clean image.
         """
+
+    def rows_per_call(self, pictures: Sequence[int], clock: float) -> list[int]:
+        """The number of rows of each network call of one evaluation; arguments as in `queries`."""
+        return [len(self.queries(pictures, clock))]
+
+    def for_denoiser(self, denoiser: Denoiser) -> EstimateBase:
+        """The estimate that is really evaluated with a denoiser: this one, or an equal one."""
+        return self
 
     @abstractmethod
     def select(self, pictures: Sequence[int]) -> EstimateBase:
@@ -186,7 +197,7 @@ class EstimateBase(ABC):
     def __call__(
         self, denoiser: Denoiser, x: Tensor, t: float, pictures: Sequence[int] | None = None
     ) -> Prediction:
-        """Evaluate the estimate with one forward pass of the network.
+        """Evaluate the estimate, with one forward pass of the network if it is a sum of terms.
 
         Args:
             denoiser: The network.
@@ -376,7 +387,7 @@ def _as_sum_of_terms(other: object) -> Estimate:
         return other
     raise UserError(
         f"{type(other).__name__} is not a sum of terms, so it cannot stand inside another "
-        "estimate: put it outermost, around the sum."
+        f"estimate: {getattr(other, 'advice', EstimateBase.advice)}."
     )
 
 
@@ -559,13 +570,33 @@ def motion(moving: Estimate, still: Estimate, taps: float = 7) -> Estimate:
     return factorized({"moving": moving, "still": still}, maps)
 
 
-def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimate:
+@overload
+def anagram(parts: Mapping[str, Estimate], views: Mapping[str, View]) -> Estimate: ...
+@overload
+def anagram(
+    parts: Mapping[str, Estimate], views: Mapping[str, View], view_in: str
+) -> EstimateBase: ...  # fmt: skip
+def anagram(
+    parts: Mapping[str, Estimate], views: Mapping[str, View], view_in: str = "latents"
+) -> EstimateBase:
     """Visual anagram (Geng et al. 2024): the mean of the parts, each seen through its view.
 
     Args:
         parts: {name: the estimate that is seen through a view}.
         views: {name: that view}.
+        view_in: What the views of a latent model act on: its "latents", with one network call, or
+            the "pixels" of decoded latents, see `pixel_views.ViewsInPixels`.
+
+    Raises:
+        ValueError: view_in is neither.
     """
+    if view_in not in ("latents", "pixels"):
+        raise ValueError(f"view_in is latents or pixels, not {view_in!r}")
+    if view_in == "pixels":
+        from expkit.core.pixel_views import ViewsInPixels  # which imports this module
+
+        named = tuple(part.named(name) for name, part in parts.items())
+        return ViewsInPixels(named, tuple(views[name] for name in parts))
     transformed = [part.named(name).through(views[name]) for name, part in parts.items()]
     return (1 / len(transformed)) * add(*transformed)
 

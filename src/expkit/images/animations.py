@@ -32,8 +32,10 @@ def save_gif(
     not dithered, so that grey levels and enlarged pixels stay unchanged.
     """
     median_cut, no_dither = Image.Quantize.MEDIANCUT, Image.Dither.NONE
-    quantized = {id(frame): frame.quantize(256, median_cut, dither=no_dither) for frame in frames}
-    first, *others = [quantized[id(frame)] for frame in frames]
+    distinct = {id(frame): frame for frame in frames}  # held frames are one image, repeated
+    for key, frame in distinct.items():
+        distinct[key] = frame.quantize(256, median_cut, dither=no_dither)
+    first, *others = [distinct[id(frame)] for frame in frames]
     durations = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * seconds_at_end)]
     options = {
         "save_all": True,

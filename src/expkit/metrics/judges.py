@@ -247,7 +247,10 @@ def calibrated(
 
 @dataclass(frozen=True)
 class CLIP(Judge):
-    """CLIP as a judge (Radford et al. 2021): its answers are the prompts, its scores are cosines.
+    """CLIP or SigLIP as a judge: its answers are the prompts, its scores are cosines.
+
+    CLIP: Radford et al. 2021. SigLIP (Zhai et al. 2023) is trained with a sigmoid for each pair; the
+    probabilities are the softmax over the prompts all the same, as one of them is to be read.
 
     Images are (N, 3, H, W) or (N, 1, H, W) in [0, 1], of any size; values outside [0, 1] are
     clamped.
@@ -264,11 +267,11 @@ class CLIP(Judge):
     weights: str = "openai/clip-vit-base-patch32"
     device: str = "auto"
     revision: str | None = None
-    network: Any = field(init=False, repr=False, compare=False)  # a CLIPModel
+    network: Any = field(init=False, repr=False, compare=False)  # a CLIPModel or SiglipModel
     processor: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from transformers import CLIPModel, CLIPProcessor
+        from transformers import AutoModel, AutoProcessor
 
         repository = Repository(
             str(self.weights),
@@ -277,9 +280,14 @@ class CLIP(Judge):
             instead="the judges that ship, judges@model.judges=digits",
         )
         commit = repository.revision((), self.revision)
-        network = repository.load(CLIPModel, commit).to(devices.device_of(self.device))
+        network = repository.load(AutoModel, commit).to(devices.device_of(self.device))
         network = network.eval().requires_grad_(False)
-        object.__setattr__(self, "processor", repository.load(CLIPProcessor, commit))
+        if not hasattr(network, "logit_scale"):
+            raise UserError(
+                f"{self.weights} holds a {type(network).__name__}, which does not compare pictures and "
+                "texts: give a CLIP or SigLIP, such as google/siglip-base-patch16-224."
+            )
+        object.__setattr__(self, "processor", repository.load(AutoProcessor, commit))
         object.__setattr__(self, "network", network)
 
     def answers(self, prompts: Sequence[str]) -> tuple[str, ...]:
@@ -293,6 +301,11 @@ class CLIP(Judge):
         """
         return float(torch.exp(-self.network.logit_scale.double()))
 
+    @property
+    def bias(self) -> Tensor | None:
+        """What SigLIP adds to its logits; None for CLIP."""
+        return getattr(self.network, "logit_bias", None)
+
     def probabilities(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.evaluate(images, prompts).probabilities
 
@@ -303,7 +316,8 @@ class CLIP(Judge):
         if not answers:
             raise UserError("The judge was given no prompts to tell apart: give at least one.")
         tokenizer = self.processor.tokenizer
-        tokens = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
+        padding = True if self.bias is None else "max_length"  # as each was trained
+        tokens = tokenizer(answers, padding=padding, truncation=True, return_tensors="pt")
         tokens = tokens.to(self.network.device)
         logits = [
             self.network(**tokens, pixel_values=chunk).logits_per_image
@@ -311,15 +325,15 @@ class CLIP(Judge):
         ]
         logits = torch.cat(logits)
         probabilities = logits.softmax(1).float().to(images.device)
-        return JudgeScores(probabilities, (self.temperature * logits).float().to(images.device))
+        cosines = self.temperature * (logits if self.bias is None else logits - self.bias)
+        return JudgeScores(probabilities, cosines.float().to(images.device))
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Its embeddings of the images, not normalized."""
-        encode = self.network.vision_model
-        project = self.network.visual_projection
+        encode = self.network.get_image_features
         chunks = self.prepare(images).split(MOST_ROWS)
-        features = [project(encode(pixel_values=chunk).pooler_output) for chunk in chunks]
+        features = [encode(pixel_values=chunk).pooler_output for chunk in chunks]
         return torch.cat(features).float().to(images.device)
 
     def prepare(self, images: Tensor) -> Tensor:

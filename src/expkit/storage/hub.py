@@ -22,9 +22,13 @@ from expkit.storage.network_weights import NetworkWeights
 from expkit.storage.repository_errors import RepositoryErrors
 from expkit.storage.repository_files import FolderFiles, HubFiles, RepositoryFiles, is_id
 
+INDEX = "model_index.json"
 CONFIG_NAMES = {
     "scheduler": "scheduler_config.json",
     "image_noising_scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+    "tokenizer_3": "tokenizer_config.json",
 }
 
 
@@ -66,6 +70,8 @@ class Repository:
         """
         if self.path.is_dir():
             return FolderFiles(self.path)
+        if self.path.is_file():
+            raise self.errors.single_file()
         if self.path.exists() or not is_id(self.name):
             raise self.errors.no_folder()
         return HubFiles(self.name, self.errors)
@@ -89,6 +95,25 @@ class Repository:
         """
         return self.files.revision(parts, asked)
 
+    @cached_property
+    def index(self) -> dict:
+        """Its model_index.json: the class of the pipeline, and those of the pipeline's parts.
+
+        Raises:
+            UserError: The repository has none, or it cannot be read.
+        """
+        path = self.files.fetch(INDEX)
+        if path is None:
+            raise self.errors.no_index()
+        return self.read_json(path)
+
+    def read_json(self, path: Path) -> dict:
+        """A JSON file; raises UserError if it is damaged."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self.errors.damaged_config(path, error) from None
+
     def config(self, part: str) -> dict:
         """The configuration of a part.
 
@@ -107,12 +132,7 @@ class Repository:
         if part in ("unet", "scheduler"):
             candidates.append(file)
         path = next(filter(None, map(self.files.fetch, candidates)), None)
-        if path is None:
-            return None
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise self.errors.damaged_config(path, error) from None
+        return self.read_json(path) if path else None
 
     def load(
         self,

@@ -40,6 +40,23 @@ class RepositoryErrors:
             f"{HOST} such as DeepFloyd/IF-I-M-v1.0. {self.advice}"
         )
 
+    def single_file(self) -> UserError:
+        """The error for a file with all weights in it, such as a checkpoint of ComfyUI's."""
+        return UserError(
+            f"{self.name} is a single file, and expkit reads folders of diffusers. Make one of it, "
+            "once, in Python, with the pipeline of its family: "
+            f'StableDiffusionXLPipeline.from_single_file("{self.name}").save_pretrained("FOLDER"), '
+            f"and give that with {self.key}=FOLDER."
+        )
+
+    def no_index(self) -> UserError:
+        """The error for a repository that does not say which pipeline it is."""
+        return UserError(
+            f"{self.name} has no model_index.json, which says what pipeline of diffusers it is. "
+            "Expected the folder that a pipeline's save_pretrained has written, with "
+            f"model_index.json, scheduler/, and unet/ or transformer/ in it. {self.advice}"
+        )
+
     def no_part(self, config_name: str) -> UserError:
         """The error for a part without a configuration file, such as unet/config.json."""
         return UserError(

@@ -107,12 +107,14 @@ class Denoise:
     def calls(self, model: Denoiser, levels: Sequence[int], grid: Sequence[float]) -> list[int]:
         """The number of rows of each network call, over all levels and ways."""
         calls, blank = [], torch.zeros(1, *model.shape)
+        estimate = self.estimate.for_denoiser(model)
         for t in levels:
             if "one step" in self.ways:
-                calls += count_rows(self.estimate, model.schedule, (t, CLEAN), 1)
+                calls += count_rows(estimate, model.schedule, (t, CLEAN), 1)
             if self.iterates(model):
                 pin = Pin(blank, until=t)
-                calls += count_rows(self.estimate, model.schedule, insert_level(t, grid), 1, pin)
+                walk, rule = insert_level(t, grid), self.sampler.rule
+                calls += count_rows(estimate, model.schedule, walk, 1, pin, rule=rule)
         return calls
 
     def noted(self, model: Denoiser, grid: Sequence[float]) -> str:

@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expkit.core.denoiser import Denoiser, DenoiserWrapper, Prediction
-from expkit.core.estimate import EstimateBase, Term
+from expkit.core.estimate import EstimateBase, Term, conditional
 from expkit.core.maps import IdentityMap, LinearMap
 from expkit.core.pin import Pin
-from expkit.core.sampler import Clip, Rule, count_rows
+from expkit.core.pixel_views import ViewsInPixels
+from expkit.core.sampler import Clip, count_rows
 from expkit.core.schedules import CLEAN
+from expkit.core.solvers import DDPM, Rule, Update
 from expkit.core.timesteps import descent, find_rises, strength
 from expkit.core.views import View
 from expkit.errors import UserError
@@ -50,7 +52,7 @@ def check_run(
 ) -> Plan:  # fmt: skip
     """`check_composition`, then `plan_run`: refuse what cannot work, prepare the prompts, plan."""
     warnings = check_composition(denoiser, estimate, grid, count, pin, clip, rule)
-    return plan_run(denoiser, estimate, grid, count, pin, warnings)
+    return plan_run(denoiser, estimate, grid, count, pin, warnings, rule=rule or DDPM())
 
 
 def check_composition(
@@ -72,17 +74,22 @@ def check_composition(
             "to sample, give the weights of a time-conditioned UNet."
         )
     check_channels([term.map for term in estimate.terms] + ([pin.part] if pin else []), denoiser)
+    estimate = estimate.for_denoiser(denoiser)
+    through_pixels = isinstance(estimate, ViewsInPixels)
+    check = check_view_in_pixels if through_pixels else check_view
     views = dict.fromkeys(term.view for term in estimate.terms)
-    warnings = tuple(filter(None, [check_view(view, denoiser) for view in views]))
+    warnings = tuple(filter(None, [check(view, denoiser) for view in views]))
     if not warnings:
-        check_partition(estimate, denoiser, grid, count)
+        for whole in estimate.parts if through_pixels else (estimate,):
+            check_partition(whole, denoiser, grid, count)
     zeros = torch.zeros(1, *denoiser.shape)
     if clip:
         clip(zeros, denoiser)
     update = next(((t, s) for t, s in pairwise(grid) if s < t), None)
     if rule and update:
         variance = zeros if denoiser.learns_variance else None
-        rule(denoiser.schedule, zeros, zeros, variance, *update, zeros, None)
+        ask = lambda x, t: zeros
+        rule(Update(denoiser.schedule, zeros, zeros, *update, zeros, variance, ask=ask))
     return warnings
 
 
@@ -94,40 +101,81 @@ def plan_run(
     pin: Pin | None = None,
     warnings: tuple[str, ...] = (),
     left=None,
+    rule: Rule = DDPM(),  # noqa: B008
 ) -> Plan:
     """Prepare the prompts, which may take long and refuses unknown ones; what the run will do.
 
-    left: see `sampler.count_rows`.
+    left, rule: see `sampler.count_rows`.
     """
     prompts = sorted(describe_prompts(estimate.terms))
     denoiser.prepare(prompts)
+    run = (denoiser.schedule, grid, count, pin, left, rule)
+    real = estimate.for_denoiser(denoiser)
+    through_pixels = isinstance(real, ViewsInPixels)
+    evaluations = sum(count_rows(conditional(""), *run)) if through_pixels else 0
     notes = (
         *denoiser.substitutions(prompts),
         *describe_guidance(estimate.terms),
+        *describe_views_in_pixels(estimate, denoiser, evaluations),
         *(describe_pin(pin, grid) if pin else ()),
         *describe_resampling(grid),
     )
-    return Plan(count_rows(estimate, denoiser.schedule, grid, count, pin, left), notes, warnings)
+    calls = count_rows(real, *run)
+    return Plan(calls, notes, (*warnings, *warn_of_views_in_latents(estimate, denoiser)))
 
 
 def check_view(view: View, denoiser: Denoiser) -> str:
-    """Refuse a view that does not fit the model's pictures or is not orthogonal.
+    """Refuse a view that does not fit the model's states or is not orthogonal.
 
     Returns:
         A warning for a view that is not orthogonal on purpose, else "".
     """
-    name = "view " + ", ".join(type(part).__name__ for part in view.parts)
-    _, height, width = denoiser.shape
+    return check_view_of(view, denoiser.shape, denoiser.range)
+
+
+def check_view_in_pixels(view: View, denoiser: Denoiser) -> str:
+    """Refuse a view that does not fit a latent model's pictures, or for which its latents have none.
+
+    The noise of a latent is viewed on the grid of latents, where the view must do the same.
+
+    Returns:
+        A warning for a view that is not orthogonal on purpose, else "".
+    """
+    warning = check_view_of(view, denoiser.image_shape, (-1.0, 1.0))
+    side, pixels = denoiser.shape[-1], denoiser.image_shape[-1]
+    try:
+        flaw = orthogonality_error(view, denoiser.shape)
+        fits = view_is_consistent(view, side, pixels // side) and (not flaw or bool(warning))
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"The {view_name(view)} fits pictures of {pixels} pixels but not the grid of {side} × "
+            f"{side} latents, where their noise is, and new noise in its place would be another "
+            f"state: take a view whose pieces are whole latents, {pixels // side} pixels wide."
+        )
+    return warning
+
+
+def view_name(view: View) -> str:
+    """The view in words, for messages."""
+    return "view " + ", ".join(type(part).__name__ for part in view.parts)
+
+
+def check_view_of(view: View, shape: tuple[int, int, int], limits: tuple[float, float]) -> str:
+    """`check_view` for images of this shape, (C, H, W), and range."""
+    name = view_name(view)
+    _, height, width = shape
     if height != width:
         raise UserError(f"The {name} needs square pictures; this model's are {width} × {height}.")
-    if any(part.symmetric_range for part in view.parts) and sum(denoiser.range) != 0:
-        low, high = denoiser.range
+    if any(part.symmetric_range for part in view.parts) and sum(limits) != 0:
+        low, high = limits
         raise UserError(
             f"The {name} needs pictures whose values are symmetric about zero; "
             f"this model's lie in [{low:g}, {high:g}]."
         )
     try:
-        flaw = orthogonality_error(view, denoiser.shape)
+        flaw = orthogonality_error(view, shape)
     except ValueError as error:
         raise UserError(f"The {name} does not fit this model: {error}.") from None
     except (TypeError, RuntimeError) as error:  # torch: RuntimeError for a seed that is no number
@@ -267,6 +315,42 @@ def describe_guidance(terms: Sequence[Term]) -> tuple[str, ...]:
     if set(values) - {"1"} and len(describe_prompts(terms)) > 1:
         return (f"gamma {join_some(list(values))}: null + gamma (prompt − null)",)
     return ()
+
+
+def describe_views_in_pixels(
+    estimate: EstimateBase, denoiser: Denoiser, evaluations: int
+) -> tuple[str, ...]:  # fmt: skip
+    """What view_in=pixels costs; () for an estimate without it.
+
+    evaluations: how often the estimate of one picture is evaluated in the run.
+    """
+    if not isinstance(estimate, ViewsInPixels):
+        return ()
+    if denoiser.shape == denoiser.image_shape:
+        return ("view_in=pixels costs nothing here: this model's states are pixels",)
+    decodings, encodings = estimate.autoencoding
+    if not decodings:
+        return ("view_in=pixels costs nothing here: no part has a view",)
+    return (
+        "views act on decoded pictures, view_in=pixels: two network calls where latents need one, "
+        f"and the autoencoder {evaluations} × {decodings + encodings} times "
+        f"({decodings} decodings and {encodings} encodings each)",
+    )
+
+
+def warn_of_views_in_latents(estimate: EstimateBase, denoiser: Denoiser) -> tuple[str, ...]:
+    """A warning if views act on the latents of a model, which few views and autoencoders allow."""
+    is_latent = denoiser.shape != denoiser.image_shape
+    views = dict.fromkeys(term.view for term in estimate.terms if term.view.parts)
+    if not is_latent or not views or isinstance(estimate, ViewsInPixels):
+        return ()
+    names = ", ".join(dict.fromkeys(view_name(view).removeprefix("view ") for view in views))
+    cell = denoiser.image_shape[-1] // denoiser.shape[-1]
+    return (
+        f"WARNING: {names} moves latents, of {cell} × {cell} pixels each, and what is inside one "
+        "stays as it is, so that the picture seen through it may look wrong. view_in=pixels moves "
+        "pixels instead, at the cost of the autoencoder and another network call at each step.",
+    )
 
 
 def describe_pin(pin: Pin, grid: Sequence[float]) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def null_only(prompt: str, why: str) -> str:
         raise UserError(
             f"This model {why}, so it does not know the prompt {str(prompt)!r}: the null prompt, "
             'prompt="", is the only one. Models that are told are digits and pictograms, which '
-            "ship, deepfloyd and stable_diffusion."
+            "ship, deepfloyd, and diffusers."
         )
     return ""
 

@@ -1,7 +1,8 @@
 """Text embeddings on disk: in the store, in exports, in a model's file, and imported ones.
 
 The store has one safetensors file for each embedding E (L, D). Its name is
-sha256(text; encoder, revision, cleaning, dtype, length). An export has several embeddings.
+sha256(text; encoder, revision, cleaning, dtype, length). An export has several embeddings. What an
+encoder answers beside E, such as the pooled text or a mask, is in the same file under its name.
 
 The prompt_embeds_dict.pth of UC Berkeley CS180 project 5, and files like it, can be imported: they
 are read as data, nothing is unpickled. Their provenance names the file.
@@ -13,8 +14,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from expkit.storage import weights_io
 
 MADE_BY = "task=embed"
 IMPORTED = "imported "
+EXTRA = "."  # between the number of an embedding in a file and the name of a further tensor
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,22 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """The embedding of a text: metadata, and values (L, D)."""
+    """The embedding of a text.
+
+    Attributes:
+        entry: its metadata.
+        values: (L, D), one row for each token.
+        extra: further tensors of the text by name, such as "mask" (L,) or "pooled" (P,).
+    """
 
     entry: Entry
     values: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def condition(self) -> dict[str, Tensor]:
+        """All its tensors by name; the values are "tokens"."""
+        return {"tokens": self.values, **self.extra}
 
 
 def embedding_key(text: str, provenance: Provenance) -> str:
@@ -100,7 +114,10 @@ def write_embeddings(path: Path, embeddings: Sequence[Embedding]) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {str(i): embedding.values for i, embedding in enumerate(embeddings)}
+        tensors = {}
+        for i, embedding in enumerate(embeddings):
+            extra = {f"{i}{EXTRA}{name}": tensor for name, tensor in embedding.extra.items()}
+            tensors |= {str(i): embedding.values, **extra}
         entries = [asdict(embedding.entry) for embedding in embeddings]
         weights_io.write_weights(path, tensors, {"embeddings": entries})
     except (OSError, SafetensorError) as error:
@@ -114,9 +131,18 @@ def read_embeddings(path: Path) -> list[Embedding]:
     """Read what `write_embeddings` wrote; raises UserError for a missing, damaged or other file."""
     tensors, facts = weights_io.read_weights(path, None, MADE_BY)
     try:
-        return [Embedding(entry, tensors[str(i)]) for i, entry in enumerate(describe_facts(facts))]
+        return [
+            Embedding(entry, tensors[str(i)], tensors_below(f"{i}{EXTRA}", tensors))
+            for i, entry in enumerate(describe_facts(facts))
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise weights_io.unreadable_weights_error(path, error, MADE_BY) from None
+
+
+def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with this prefix, by the rest of their names."""
+    names = (name for name in tensors if name.startswith(prefix))
+    return {name.removeprefix(prefix): tensors[name] for name in names}
 
 
 def read_entries(path: Path) -> list[Entry]:

@@ -15,22 +15,22 @@ from torch import Tensor
 from expkit.errors import UserError
 from expkit.storage import devices
 from expkit.storage.hub import Repository
-from expkit.text.embedding_store import Entry, Provenance
+from expkit.storage.repository_errors import RepositoryErrors
+from expkit.text.embedding_store import Embedding, Entry, Provenance
 
 AT_ONCE = 16  # texts in one forward
 
 
 @dataclass(frozen=True)
 class Encoder(ABC):
-    """A text encoder. It is loaded when it is needed, and the network is freed after each use.
+    """Encodes texts. What it needs is loaded when it is needed, and freed after each use.
 
     Attributes:
-        weights: a folder or an id of huggingface.co with `tokenizer` and `text_encoder`.
+        weights: a folder or an id of huggingface.co.
         dtype: auto, float32, bfloat16 or float16, of the network and of the embeddings.
         device: auto, cpu, cuda or mps.
         revision: a commit of the repository; None: the one on this machine, else the newest.
         cleaning: whether captions are cleaned before they are tokenised.
-        parts: the folders that it needs.
     """
 
     weights: str
@@ -39,7 +39,11 @@ class Encoder(ABC):
     revision: str | None = None
 
     cleaning: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[str, ...]:
+        """The folders that it needs."""
 
     @property
     @abstractmethod
@@ -51,12 +55,8 @@ class Encoder(ABC):
         """The normal form of a text: texts with the same normal form have the same embedding."""
 
     @abstractmethod
-    def network(self, **how) -> tuple:
-        """The network, and the loading information of from_pretrained."""
-
-    @abstractmethod
-    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode token ids (R, L), with their attention mask (R, L), as embeddings (R, L, D)."""
+    def embeddings(self, texts: Sequence[str]) -> list[Embedding]:
+        """The embeddings of texts that are in normal form, on the CPU."""
 
     @cached_property
     def repository(self) -> Repository:
@@ -86,9 +86,8 @@ class Encoder(ABC):
 
     @property
     def width(self) -> int | None:
-        """D, the width of its embeddings; None if its configuration is not on this machine."""
-        config = self.repository.optional("text_encoder") if self.at_hand else None
-        return (config.get("d_model") or config.get("hidden_size")) if config else None
+        """D, the width of its embeddings; None if it is not known before it is loaded."""
+        return None
 
     @cached_property
     def commit(self) -> str:
@@ -99,6 +98,27 @@ class Encoder(ABC):
     def provenance(self) -> Provenance:
         """The provenance of its embeddings; raises UserError if the encoder cannot be had."""
         return Provenance(self.name, self.commit, self.cleaning, self.precision, self.length)
+
+
+@dataclass(frozen=True)
+class SingleEncoder(Encoder):
+    """One network with its tokenizer, in the folders `text_encoder` and `tokenizer`."""
+
+    parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
+
+    @abstractmethod
+    def network(self, **how) -> tuple:
+        """The network, and the loading information of from_pretrained."""
+
+    @abstractmethod
+    def forward(self, network, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode token ids (R, L), with their attention mask (R, L), as embeddings (R, L, D)."""
+
+    @property
+    def width(self) -> int | None:
+        """D, the width of its embeddings; None if its configuration is not on this machine."""
+        config = self.repository.optional("text_encoder") if self.at_hand else None
+        return (config.get("d_model") or config.get("hidden_size")) if config else None
 
     @cached_property
     def tokenizer(self):
@@ -124,6 +144,15 @@ class Encoder(ABC):
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(self.prepared([text])[0], verbose=False).input_ids
+
+    def embeddings(self, texts: Sequence[str]) -> list[Embedding]:
+        embeddings = []
+        for text, values in zip(texts, self.encode(texts), strict=True):
+            length, width = values.shape
+            tokens, cut = self.tokens(text), self.cut(text)
+            entry = Entry(text, self.provenance, (length, width), tokens, cut)
+            embeddings.append(Embedding(entry, values.clone()))
+        return embeddings
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -156,14 +185,24 @@ class Encoder(ABC):
             output_loading_info=True,
             variants=("fp16", None) if self.precision == "float16" else (None,),
         )  # fmt: skip
-        if info["missing_keys"] or info["mismatched_keys"]:
-            reason = f"{len(info['missing_keys']) or 'some'} of the encoder's weights are missing"
-            raise self.repository.errors.not_loaded(ValueError(reason))
-        pieces, tokenizer_pieces = network.config.vocab_size, len(self.tokenizer)
-        if 2 * tokenizer_pieces < pieces:
-            reason = f"the tokenizer knows {tokenizer_pieces} pieces of text, the encoder {pieces}"
-            raise self.repository.errors.not_loaded(ValueError(reason))
+        check_complete(info, self.repository.errors)
+        check_tokenizer(network, self.tokenizer, self.repository.errors)
         return network
+
+
+def check_complete(info: dict, errors: RepositoryErrors) -> None:
+    """Raise UserError if weights are missing, by the loading information of from_pretrained."""
+    if info["missing_keys"] or info["mismatched_keys"]:
+        reason = f"{len(info['missing_keys']) or 'some'} of the encoder's weights are missing"
+        raise errors.not_loaded(ValueError(reason))
+
+
+def check_tokenizer(network, tokenizer, errors: RepositoryErrors) -> None:
+    """Raise UserError if the tokenizer belongs to another encoder."""
+    pieces, tokenizer_pieces = network.config.vocab_size, len(tokenizer)
+    if 2 * tokenizer_pieces < pieces:
+        reason = f"the tokenizer knows {tokenizer_pieces} pieces of text, the encoder {pieces}"
+        raise errors.not_loaded(ValueError(reason))
 
 
 def check_finite(values: Tensor, weights: str) -> Tensor:
@@ -177,7 +216,7 @@ def check_finite(values: Tensor, weights: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class T5(Encoder):
+class T5(SingleEncoder):
     """DeepFloyd IF's text encoder: the last hidden state of T5 with the tokens' attention mask.
 
     Texts are in lower case. It equals diffusers' IFPipeline.encode_prompt.
@@ -245,7 +284,7 @@ def clean_captions(texts: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class CLIPText(Encoder):
+class CLIPText(SingleEncoder):
     """Stable Diffusion's text encoder: the last hidden state of CLIP.
 
     It equals diffusers' StableDiffusionPipeline.encode_prompt.

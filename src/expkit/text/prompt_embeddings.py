@@ -69,6 +69,13 @@ class Embeddings:
             self.prepare([*self.loaded, *texts])
         return torch.stack([self.loaded[text].values for text in texts])
 
+    def conditions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """All tensors of texts by name, (R, …): "tokens" (R, L, D), and what the encoder adds."""
+        tokens = self.rows(texts)
+        extra = [self.loaded[text].extra for text in texts]
+        names = extra[0] if extra else {}
+        return {"tokens": tokens, **{name: torch.stack([one[name] for one in extra]) for name in names}}
+
     def canonical_prompt(self, prompt: str) -> str:
         """The text whose embedding stands for a prompt."""
         return str(prompt)
@@ -161,12 +168,7 @@ class Embeddings:
         if encoder is None:
             raise UserError("No encoder is named.")
         normal = list(dict.fromkeys(map(self.normal, texts)))
-        embeddings = {}
-        for text, values in zip(normal, encoder.encode(normal), strict=True):
-            length, width = values.shape
-            tokens, cut = encoder.tokens(text), encoder.cut(text)
-            entry = Entry(text, encoder.provenance, (length, width), tokens, cut)
-            embeddings[text] = Embedding(entry, values.clone())
+        embeddings = {one.entry.text: one for one in encoder.embeddings(normal)}
         for embedding in embeddings.values():
             self.store.put(embedding)
         return {text: embeddings[self.normal(text)] for text in texts}
@@ -237,13 +239,20 @@ def missing_error(
 
 
 def check_agreement(found: dict[str, Embedding]) -> None:
-    """Raise UserError if the embeddings differ in shape."""
+    """Raise UserError if the embeddings differ in shape, or in the names of their tensors."""
     shapes = {tuple(embedding.values.shape): text for text, embedding in found.items()}
     if len(shapes) > 1:
         sizes = [f"{text!r} {length} × {width}" for (length, width), text in shapes.items()]
         raise UserError(
             f"The embeddings are of different size ({', '.join(sizes)}), so of different encoders: "
             "name the import that is this model's."
+        )
+    names = {frozenset(embedding.extra): text for text, embedding in found.items()}
+    if len(names) > 1:
+        having = [f"{text!r} {' and '.join(sorted({'tokens', *some}))}" for some, text in names.items()]
+        raise UserError(
+            f"The embeddings hold different things ({', '.join(having)}), so they are of different "
+            "encoders: name the import that is this model's."
         )
 
 

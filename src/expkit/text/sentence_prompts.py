@@ -26,7 +26,7 @@ from expkit.storage import devices, files
 from expkit.storage.hub import Repository
 from expkit.text import caption_grammar
 from expkit.text.embedding_store import Embedding, PackedEmbeddings, Provenance, Store
-from expkit.text.encoders import Encoder, check_finite
+from expkit.text.encoders import SingleEncoder, check_finite
 from expkit.text.prompt_embeddings import Embeddings
 
 NAME = "all-MiniLM-L6-v2"
@@ -55,7 +55,7 @@ def sentence_encoder_location(encoder: str | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class MiniLM(Encoder):
+class MiniLM(SingleEncoder):
     """The sentence encoder all-MiniLM-L6-v2 with 22 million parameters (Wang et al. 2020).
 
     Embeddings are the last hidden states (L, 384) with L = 32, computed in float32 and stored as

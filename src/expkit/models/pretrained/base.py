@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -186,32 +186,51 @@ class LoadedNetwork:
         release_memory()
 
 
-class Rows:
-    """Maps prompts to rows of embeddings (R, L, D) on the network's device and in its dtype.
+class Conditions:
+    """Maps prompts to the tensors of their rows, on the network's device and in its dtype.
 
-    Rows are cached, because the steps of a run use the same prompts.
+    They are cached, because the steps of a run use the same prompts.
 
     Args:
         embeddings: a `prompt_embeddings.Embeddings`.
-        width: D that the network takes; None: any.
-        machine: device and dtype of the rows.
+        width: D of the tokens that the network takes; None: any.
+        machine: device and dtype. What is not floating point keeps its dtype.
+        needs: the names of the tensors that the network takes.
     """
 
-    def __init__(self, embeddings, width: int | None, machine: DeviceSpec) -> None:
-        self.embeddings, self.width, self.machine = embeddings, width, machine
-        self.stacked: Callable[[tuple[str, ...]], Tensor] = lru_cache(maxsize=8)(self.stack)
+    def __init__(
+        self, embeddings, width: int | None, machine: DeviceSpec, needs: Sequence[str] = ("tokens",)
+    ) -> None:  # fmt: skip
+        self.embeddings, self.width, self.machine, self.needs = embeddings, width, machine, needs
+        self.stacked: Callable[[tuple[str, ...]], dict[str, Tensor]]
+        self.release()
 
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         return self.stacked(tuple(prompts))
 
-    def stack(self, prompts: tuple[str, ...]) -> Tensor:
-        """The rows of these prompts, without the cache."""
-        rows = self.embeddings.rows(prompts)
-        self.check(rows.shape[-1])
-        return rows.to(self.machine.device, self.machine.dtype)
+    def stack(self, prompts: tuple[str, ...]) -> dict[str, Tensor]:
+        """The tensors of the rows of these prompts, without the cache."""
+        rows = self.embeddings.conditions(prompts)
+        self.check(rows)
+        return {name: self.place(values) for name, values in rows.items()}
 
-    def check(self, width: int) -> None:
-        """Raise UserError if the network does not take embeddings of this width."""
+    def place(self, values: Tensor) -> Tensor:
+        """The tensor on the network's device, in its dtype if it is floating point."""
+        dtype = self.machine.dtype if values.is_floating_point() else values.dtype
+        return values.to(self.machine.device, dtype)
+
+    def check(self, rows: Mapping[str, Tensor]) -> None:
+        """Raise UserError if a tensor is missing, or tokens are not as wide as they must be."""
+        if missing := [name for name in self.needs if name not in rows]:
+            raise UserError(
+                f"The embeddings of these prompts are without {' and '.join(missing)}, which this "
+                "model takes: they come from another text encoder. Leave model.imported out, or "
+                "give what task=embed has written with this model."
+            )
+        self.check_width(rows["tokens"].shape[-1])
+
+    def check_width(self, width: int) -> None:
+        """Raise UserError if the network does not take tokens of this width."""
         if self.width and width != self.width:
             raise UserError(
                 f"The embeddings of these prompts are {width} wide, and this model was trained on "
@@ -225,21 +244,24 @@ class Rows:
 
 
 class Pretrained(Denoiser):
-    """A UNet in diffusers' format, with the schedule and prediction type of its configuration.
+    """A network in diffusers' format, with the schedule and prediction type of its configuration.
 
     Args:
         repository: the model.
-        kind: name of the UNet's class.
+        kind: name of the network's class.
         machine: where and how it runs.
+        part: the folder of the network: "unet" or "transformer".
     """
 
-    def __init__(self, repository: Repository, kind: str, machine: DeviceSpec) -> None:
+    def __init__(
+        self, repository: Repository, kind: str, machine: DeviceSpec, part: str = "unet"
+    ) -> None:  # fmt: skip
         config = repository.config("scheduler")
         self.schedule, self.prediction_type = schedule_of(config), prediction_type_of(config)
         self.sample_max_value = config.get("sample_max_value", 1.0)
         self.learns_variance = config.get("variance_type") == "learned_range"
         self.device = torch.device(machine.device)
-        self.network = LoadedNetwork(repository, "unet", kind, machine)
+        self.network = LoadedNetwork(repository, part, kind, machine)
 
     @cached_property
     def weights(self) -> str:
@@ -270,7 +292,8 @@ class TextConditioned(Pretrained):
         self, repository: Repository, width: int | None, embeddings, machine: DeviceSpec
     ) -> None:  # fmt: skip
         super().__init__(repository, repository.config("unet")["_class_name"], machine)
-        self.embeddings, self.rows = embeddings, Rows(embeddings, width, machine)
+        self.embeddings = embeddings
+        self.conditions = Conditions(embeddings, width, machine)
 
     def canonical_prompt(self, prompt: str) -> str:
         return self.embeddings.canonical_prompt(prompt)
@@ -280,7 +303,7 @@ class TextConditioned(Pretrained):
 
     def condition_kwargs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """The keyword arguments that condition the UNet on the prompts of its rows."""
-        rows = self.rows([self.canonical_prompt(prompt) for prompt in prompts])
+        rows = self.conditions([self.canonical_prompt(prompt) for prompt in prompts])["tokens"]
         condition = {"encoder_hidden_states": rows}
         if self.embeddings.padded:
             condition["encoder_attention_mask"] = (rows != 0).any(-1)
@@ -293,16 +316,16 @@ class TextConditioned(Pretrained):
         """
         texts = [self.canonical_prompt(prompt) for prompt in prompts]
         self.embeddings.prepare(texts, self.make_room)
-        self.rows.check(self.embeddings(texts[0]).shape[-1])
+        self.conditions.check(self.embeddings.conditions(texts[:1]))
         self.check_weights()
 
     def make_room(self) -> None:
         """Before an encoder is loaded: release the UNet, and check what needs no encoding."""
         self.network.release()
         for width in self.embeddings.widths:
-            self.rows.check(width)
+            self.conditions.check_width(width)
         self.check_weights()
 
     def release(self) -> None:
         super().release()
-        self.rows.release()
+        self.conditions.release()

@@ -13,7 +13,7 @@ from expkit.core import schedules
 from expkit.core.schedules import Schedule
 from expkit.errors import UserError
 
-KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 
 def schedule_of(config: dict) -> Schedule:
@@ -23,6 +23,8 @@ def schedule_of(config: dict) -> Schedule:
         UserError: expkit does not support this schedule.
     """
     levels = config.get("num_train_timesteps", 1000)
+    if is_flow(config):
+        return schedules.flow(levels)
     is_trained = config.get("trained_betas") is not None
     match "trained" if is_trained else config.get("beta_schedule"):
         case "trained":
@@ -43,10 +45,24 @@ def schedule_of(config: dict) -> Schedule:
     return schedule
 
 
+def is_flow(config: dict) -> bool:
+    """Whether the scheduler's configuration is one of flow matching.
+
+    FlowMatchEulerDiscreteScheduler and its kin are; multistep schedulers that serve both say so.
+    """
+    return (
+        config.get("_class_name", "").startswith("FlowMatch")
+        or config.get("prediction_type") == "flow_prediction"
+        or bool(config.get("use_flow_sigmas"))
+    )
+
+
 def prediction_type_of(config: dict) -> str:
-    """The prediction type of a scheduler's configuration: eps, v or x0."""
+    """The prediction type of a scheduler's configuration: eps, v, x0 or flow."""
+    if is_flow(config):
+        return "flow"
     name = config.get("prediction_type", "epsilon")
-    if name not in KINDS or config.get("use_flow_sigmas"):
+    if name not in KINDS:
         raise unknown_config(config, f"its network answers {name!r}")
     return KINDS[name]
 
@@ -55,8 +71,8 @@ def unknown_config(config: dict, why: str) -> UserError:
     """The error for a scheduler that expkit does not support."""
     return UserError(
         f"The scheduler {config.get('_class_name', 'of this model')} is not one that expkit knows: "
-        f"{why}. It knows betas that are linear, scaled_linear, squaredcos_cap_v2 or trained, and "
-        "networks that answer epsilon, v_prediction or sample; not flow matching."
+        f"{why}. It knows flow matching, betas that are linear, scaled_linear, squaredcos_cap_v2 or "
+        "trained, and networks that answer epsilon, v_prediction, sample or flow_prediction."
     )
 
 
@@ -94,5 +110,6 @@ def check_class(
 
 OTHERS = (
     "model=deepfloyd takes stage I of DeepFloyd IF (3 channels) and its stage II (6), "
-    "model=stable_diffusion a latent model (4), model=ddpm an unconditional one."
+    "model=stable_diffusion a latent model (4), model=ddpm an unconditional one; model=diffusers "
+    "any of these and other families, by what model_index.json says."
 )

@@ -1,7 +1,7 @@
-"""Pixel-space models in diffusers' format: DeepFloyd IF's two stages, and unconditional DDPMs.
+"""DeepFloyd IF's two stages (after Saharia et al. 2022), on pixels.
 
-IF follows Saharia et al. 2022, the unconditional models Ho et al. 2020. If a network has learned
-its variance, its output has twice the channels (Nichol & Dhariwal 2021, eq. 15):
+If a network has learned its variance, its output has twice the channels (Nichol & Dhariwal 2021,
+eq. 15):
 
     native, v = eps_theta(x, t, c);    variance_fraction = (v + 1) / 2
 
@@ -22,10 +22,9 @@ from torch import Tensor
 
 from expkit.core.denoiser import Denoiser, Prediction, limit_rows
 from expkit.errors import UserError, suggest
-from expkit.models.pretrained.base import HAAR, DeviceSpec, Pretrained, TextConditioned
+from expkit.models.pretrained.base import HAAR, DeviceSpec, TextConditioned
 from expkit.models.pretrained.configs import check_class, schedule_of, size_of
 from expkit.storage.hub import Repository
-from expkit.text.class_names import null_only
 
 FIRST = {"m": "DeepFloyd/IF-I-M-v1.0", "l": "DeepFloyd/IF-I-L-v1.0", "xl": "DeepFloyd/IF-I-XL-v1.0"}
 SECOND = {
@@ -53,37 +52,6 @@ def split_variance(answer: Tensor, channels: int, learned: bool) -> Prediction:
 def upsample_condition(low: Tensor, size: Sequence[int]) -> Tensor:
     """Upsample the condition of stage II to `size` (H, W), as DeepFloyd IF does."""
     return F.interpolate(low, tuple(size), mode="bilinear", align_corners=True)
-
-
-class Unconditional(Pretrained):
-    """An unconditional model, such as google/ddpm-cat-256; it takes only the null prompt.
-
-    Args:
-        repository: the model.
-        machine: where and how it runs.
-        size: side of its images in pixels; None: the size that it was trained on.
-    """
-
-    range = (-1.0, 1.0)
-
-    def __init__(
-        self, repository: Repository, machine: DeviceSpec, size: int | None = None
-    ) -> None:  # fmt: skip
-        unet = repository.config("unet")
-        check_class(unet, ("UNet2DModel",), repository.name)
-        if unet.get("num_class_embeds") or unet.get("class_embed_type"):
-            raise UserError(
-                f"{repository.name} is told a class with every picture, and model=ddpm tells none: "
-                "give an unconditional model."
-            )
-        super().__init__(repository, "UNet2DModel", machine)
-        self.shape = (unet["in_channels"], *size_of(unet, size))
-
-    def canonical_prompt(self, prompt: str) -> str:
-        return null_only(prompt, "is not told what to show")
-
-    def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
-        return split_variance(self.network(x, t), self.shape[0], self.learns_variance)
 
 
 class IFStageOne(TextConditioned):
@@ -161,20 +129,6 @@ class IFStageTwo(IFStageOne):
     def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         noise_levels = torch.full((len(x),), self.level, device=self.device)
         return super().predict(x, t, prompts, class_labels=noise_levels)
-
-
-def unconditional_ddpm(
-    weights: str, machine: DeviceSpec, size: int | None = None, max_rows: int | None = None
-) -> Denoiser:
-    """The denoiser of model=ddpm: an unconditional model in diffusers' format.
-
-    Args:
-        weights: a folder, or an id of huggingface.co.
-        machine: where and how it runs.
-        size: side of its images in pixels; None: the size that it was trained on.
-        max_rows: the largest number of rows in one forward; None: no limit.
-    """
-    return limit_rows(Unconditional(Repository(str(weights)), machine, size), max_rows)
 
 
 def deepfloyd(

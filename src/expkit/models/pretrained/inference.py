@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from expkit.models.once_per_input import OncePerInput
 
+UNET = "UNet2DConditionModel"
+
 
 class UpsampledConv(nn.Module):
     """diffusers' Upsample2D, nearest-neighbour by 2 and then a 3 × 3 convolution, in one pass.
@@ -114,13 +116,15 @@ def keep_text_projections(network: nn.Module) -> None:
     """Compute once for a batch of prompts what depends on its tokens alone.
 
     This is what projects the tokens to the network's width, the embedding of the pooled text, and
-    in cross-attention the tokens' normalisation, keys and values.
+    in cross-attention the tokens' normalisation, keys and values. It concerns UNets, which hand the
+    tokens to each block as they are; transformers make new ones of them first.
     """
     from diffusers.models.attention_processor import Attention
     from diffusers.models.embeddings import TextTimeEmbedding
 
     text_only: list[Any] = []
-    for module in network.modules():
+    unets = [one for one in network.modules() if type(one).__name__ == UNET]
+    for module in (module for unet in unets for module in unet.modules()):
         if isinstance(module, TextTimeEmbedding):
             text_only.append(module)
         elif isinstance(module, Attention) and module.is_cross_attention:
@@ -129,6 +133,6 @@ def keep_text_projections(network: nn.Module) -> None:
             text_only += [getattr(module, name) for name in projections]
             normalise: Any = OncePerInput(module.norm_encoder_hidden_states)
             module.norm_encoder_hidden_states = normalise.forward
-    projection = getattr(network, "encoder_hid_proj", None)
-    text_only += [projection] if isinstance(projection, nn.Linear) else []
+    projections = [getattr(unet, "encoder_hid_proj", None) for unet in unets]
+    text_only += [one for one in projections if isinstance(one, nn.Linear)]
     replace_children(network, lambda module: module in text_only, OncePerInput)

@@ -179,7 +179,8 @@ class Evaluate:
         plan = check_run(model, estimate, grid, self.count, clip=clip, rule=rule)
         calls = []
         for rows in self.parts:
-            calls += count_rows(estimate.select(rows), model.schedule, grid, len(rows))
+            selected = estimate.select(rows)
+            calls += count_rows(selected, model.schedule, grid, len(rows), rule=rule)
         return replace(plan, calls=calls)
 
     def real_set(self, panel: Panel, pictures: Pictures, name: str) -> JudgedSet:

@@ -47,7 +47,8 @@ class Stage:
     def plan(self, rows_left: Callable[[int], Collection[int]] | None = None) -> Plan:
         """Prepare the prompts; what the stage will do. rows_left: see `sampler.count_rows`."""
         model, estimate, pin, count = self.model, self.estimate, self.pinned.pin, len(self.seeds)
-        return plan_run(model, estimate, self.grid, count, pin, self.warnings, rows_left)
+        grid, rule = self.grid, self.sampler.rule
+        return plan_run(model, estimate, grid, count, pin, self.warnings, rows_left, rule)
 
     def header(self, plan: Plan, notes: Sequence[str] = ()) -> str:
         """The header of this stage: its work, conventions, notes, and how long it will take."""
