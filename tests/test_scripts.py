@@ -33,9 +33,11 @@ def checkout(tmp_path) -> Path:
 
 def test_no_script_asks_for_whatever_python_there_is():
     heads = [path.read_text().split("\n")[0] for path in (ROOT / "scripts").iterdir()]
-    assert not [head for head in heads if "python" in head] and {"bench", "hybrid_pairs", "tiny_model"} <= set(
-        SCRIPTS
-    )
+    assert not [head for head in heads if "python" in head] and {
+        "bench",
+        "hybrid_pairs",
+        "tiny_model",
+    } <= set(SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

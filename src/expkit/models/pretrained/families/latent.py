@@ -28,7 +28,7 @@ class Latent(Family):
 
     Latents have no black and white, so `range` is the range of the images. The autoencoder runs in
     float32 whatever the network's dtype is: many overflow in half precision, and it runs only once
-    a run.
+    a run, unless views act on pixels.
 
     Attributes:
         vae_config: the configuration of the autoencoder.
