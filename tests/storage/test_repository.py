@@ -56,9 +56,10 @@ def test_of_the_hub_what_is_in_the_cache_is_used_and_only_the_rest_is_asked_for(
 def test_a_name_that_is_neither_folder_nor_id_is_refused_when_its_files_are_wanted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    for name in ("no/such/folder", "file", "word"):
+    said = r"There is no folder .* try another model"
+    for name, message in (("no/such/folder", said), ("word", said), ("file", "is a single file")):
         assert not Repository(name).at_hand(["unet"]), name
-        with pytest.raises(UserError, match=r"There is no folder .* try another model"):
+        with pytest.raises(UserError, match=message):
             _ = Repository(name, instead="another model.").files
 
 
