@@ -316,6 +316,18 @@ def test_refusals_are_sentences(argument, ran):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("task=anagram", "view=jigsaw"), "write view@task.estimate.views.turned=…"),
+        (("sampler=ays", "grid@sampler.grid=karras"), "have levels of their own: name another sampler"),
+    ],
+)
+def test_an_option_that_is_chosen_elsewhere_or_nowhere_is_said(arguments, says, ran):
+    done = ran(*arguments)
+    assert done.code == 2 and says in done.err and "Did you mean" not in done.err
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("missing.png", None, "no picture"),

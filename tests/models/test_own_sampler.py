@@ -135,3 +135,10 @@ def test_what_is_not_known_is_a_sentence(name, settings, said, tmp_path):
 def test_a_model_that_is_no_pipeline_has_no_scheduler_of_its_own(weights):
     with pytest.raises(UserError, match=r"this model has none: name one with model=diffusers"):
         own_sampler(weights, 5)
+
+
+def test_more_steps_than_levels_are_refused_rather_than_all_the_same(tmp_path):
+    settings = {**LEADING, "skip_prk_steps": True, "set_alpha_to_one": False}
+    _, config = saved(tmp_path, "PNDMScheduler", settings)
+    with pytest.raises(UserError, match=r"steps=2000 does not fit.*at most 1000"):
+        own_sampler(str(tmp_path), 2000).grid(schedule_of(config))

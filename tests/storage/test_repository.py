@@ -122,3 +122,37 @@ def test_all_variants_are_tried_here_before_any_on_the_hub(monkeypatch, tmp_path
     with pytest.raises(UserError, match=r"cannot be loaded .no such file"):
         Repository(str(tmp_path)).load(Loader, COMMIT)
     assert Loader.calls == [{"source": str(tmp_path), "local_files_only": True}]
+
+
+class Damaged:
+    """Stands for a class of diffusers whose weights are there but damaged, and not as a variant."""
+
+    @classmethod
+    def from_pretrained(cls, source, variant=None, **options):
+        raise OSError("Error no file named model.fp16.safetensors" if variant else "the header is damaged")
+
+
+@pytest.mark.parametrize("variants", [[None, "fp16"], ["fp16", None]])
+def test_what_is_wrong_with_weights_is_said_rather_than_that_another_variant_is_missing(variants, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be loaded .the header is damaged"):
+        Repository(str(tmp_path)).load(Damaged, variants=variants)
+
+
+def test_a_weights_file_that_was_cut_short_is_named(tmp_path):
+    write_weights(tmp_path, {"a.weight": (2, 3)})
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(
+        UserError, match=rf"{file} is damaged or was not downloaded to its end.*Get that file"
+    ):
+        Repository(str(tmp_path)).weights("unet").check(None, SHAPES)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{"])
+def test_a_configuration_that_is_no_object_is_damaged_and_in_a_folder_not_to_be_deleted(content, tmp_path):
+    (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"model_index\.json cannot be read.*download that file anew"
+    ) as refusal:
+        _ = Repository(str(tmp_path)).index
+    assert "delete" not in str(refusal.value)

@@ -273,6 +273,19 @@ def test_a_store_that_cannot_be_written_is_said(tmp_path):
         Store(tmp_path / "file").put(made("a dog"))
 
 
+def test_a_store_that_cannot_be_written_is_said_before_texts_are_encoded(t5, asked, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^The embeddings cannot be written to .*file.*model\.store=FOLDER"):
+        Embeddings(Store(tmp_path / "file"), T5(t5)).prepare(["a dog"])
+    assert asked == []
+
+
+def test_the_command_that_encodes_elsewhere_names_the_model():
+    said = r"python -m expkit model=deepfloyd model\.encoder=/nowhere task=embed 'prompts=\[\"a dog\"\]'"
+    with pytest.raises(UserError, match=said):
+        Embeddings(Store(), T5("/nowhere")).prepare(["a dog"])
+
+
 def test_the_default_folder(tmp_path, monkeypatch):
     assert Store().place == tmp_path / "cache" / "embeddings"
     monkeypatch.delenv("EXPKIT_CACHE")

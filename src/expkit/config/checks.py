@@ -501,7 +501,16 @@ def compose_error_message(error: BaseException, text: str, arguments: Sequence[s
         return f"There is no key {key!r}." + suggest(last, keys, f" Did you mean {place}{{}}?")
     if match := re.search(r"Could not override '([^']+)'", text):
         group = match[1].split("@")[0]
-        hint = suggest(group, GROUPS)
+        hint = suggest(group, GROUPS) if group not in GROUPS else ""
+        if places := re.search(r"Did you mean to override (?:one of )?(.+)\?", text):
+            first_place = places[1].split(", ")[0]
+            known = f"This run has {places[1]}: write {first_place}=…"
+            return f"There is no group {match[1]!r} to choose from. {known}"
+        if match[1] == "grid@sampler.grid":
+            hint = (
+                " sampler=own and sampler=ays have levels of their own: name another sampler in the same "
+                "command, such as sampler=dpmpp; in a sweep over samplers, one command for each."
+            )
         return f"There is no group {match[1]!r} to choose from.{hint} See --help."
     already = r"Could not (?:append|add) to config\. An item is already at '([^']+)'"
     if match := re.search(already, text):

@@ -108,9 +108,12 @@ class Repository:
         return self.read_json(path)
 
     def read_json(self, path: Path) -> dict:
-        """A JSON file; raises UserError if it is damaged."""
+        """A JSON file with an object in it; raises UserError if it is damaged."""
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"expected an object in braces, not a {type(content).__name__}")
+            return content
         except (OSError, ValueError) as error:
             raise self.errors.damaged_config(path, error) from None
 
@@ -158,11 +161,13 @@ class Repository:
         if not variants:
             raise ValueError(f"{self.name}: no variant of its weights to load")
         options |= self.files.load_options(revision)
-        reason: BaseException | None = None
+        reasons: list[BaseException] = []
         offline_first = (True, False) if self.files.can_download else (True,)
         for is_offline, variant in product(offline_first, variants):
             if not is_offline:
                 self.files.check_reach()
+                if variant == variants[0]:
+                    reasons.clear()
             arguments = options | ({"variant": variant} if variant else {})
             arguments["local_files_only"] = is_offline
             try:
@@ -171,6 +176,7 @@ class Repository:
                 raise
             # missing or damaged files, files of another kind, a gated repository or no network
             except Exception as error:
-                reason = error
-        assert reason is not None  # of the last variant
-        raise self.errors.not_loaded(reason)
+                reasons.append(error)
+        # that a variant is not there says less than what is wrong with one that is
+        telling = [reason for reason in reasons if "no file named" not in str(reason)]
+        raise self.errors.not_loaded((telling or reasons)[0])

@@ -93,9 +93,14 @@ class NetworkWeights:
         names = self.file_names(variant)
         try:
             paths = [self.files.find_local(name) for name in self.loaded_names(names)]
-            shapes = tensor_shapes([path for path in paths if path])
-        except Exception as error:  # on a damaged file, readers raise errors of any type
-            raise self.errors.not_loaded(error) from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise self.errors.damaged_weights(names.index, error) from None
+        shapes = {}
+        for path in filter(None, paths):
+            try:
+                shapes |= tensor_shapes([path])
+            except Exception as error:  # on a damaged file, readers raise errors of any type
+                raise self.errors.damaged_weights(path, error) from None
         if None in paths and self.files.can_download:
             return
         wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from expkit.errors import UserError
 
@@ -62,22 +63,46 @@ class RepositoryErrors:
         return UserError(
             f"{self.name} is not a model in diffusers' format that expkit can ask: "
             f"it has no {config_name}. "
-            "Expected what save_pretrained writes: model_index.json, unet/config.json, "
-            f"scheduler/scheduler_config.json. {self.advice}"
+            "Expected what a pipeline's save_pretrained writes: model_index.json, and a folder with its "
+            f"configuration for each part, such as {config_name}. {self.advice}"
         )
 
-    def no_weights(self, part: str) -> UserError:
+    def no_weights(
+        self, part: str, file: str = "diffusion_pytorch_model.safetensors"
+    ) -> UserError:  # fmt: skip
         """The error for a part without weights in the safetensors format."""
         return UserError(
             f"{self.name} has no weights in {part}/ as safetensors, and expkit unpickles nothing. "
-            f"Expected {part}/diffusion_pytorch_model.safetensors, "
+            f"Expected {part}/{file}, "
             f"which diffusers' save_pretrained writes. {self.advice}"
         )
 
     def damaged_config(self, path: object, error: Exception) -> UserError:
+        """The error for a configuration file that is no JSON; one of the cache may be deleted."""
+        again = "delete that file, and run the command again"
+        if Path(self.name).expanduser().is_dir():
+            again = "copy or download that file anew"
+        return UserError(f"{path} cannot be read ({error}). Get {self.name} again: {again}.")
+
+    def no_pipeline(self) -> UserError:
+        """The error for a model_index.json that names no pipeline."""
         return UserError(
-            f"{path} cannot be read ({error}). "
-            f"Get {self.name} again: delete that file, and run the command again."
+            f"The model_index.json of {self.name} names no pipeline of diffusers: expected "
+            f'"_class_name": "StableDiffusionPipeline", or another one. {self.advice}'
+        )
+
+    def wrong_config(self, file: str, error: Exception) -> UserError:
+        """The error for a configuration of which no network or schedule can be made."""
+        return UserError(
+            f"{file} of {self.name} is not a configuration that diffusers takes "
+            f"({first_line(error)}). Copy or download that file anew. {self.advice}"
+        )
+
+    def damaged_weights(self, path: object, error: Exception) -> UserError:
+        """The error for a weights file that is truncated, or something else."""
+        return UserError(
+            f"{self.name} cannot be loaded: {path} is damaged or was not downloaded to its end "
+            f"({first_line(error)}). Get that file again. {self.advice}"
         )
 
     def no_licence(self) -> UserError:

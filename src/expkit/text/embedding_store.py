@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -238,6 +239,10 @@ class PackedEmbeddings:
             raise weights_io.unreadable_weights_error(path, error, made_by) from None
 
 
+class StoreError(UserError):
+    """The store's folder cannot be written."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of embeddings, one safetensors file each. Damaged files count as absent.
@@ -265,8 +270,29 @@ class Store:
         return read_if_intact(self.path(text, provenance))
 
     def put(self, embedding: Embedding) -> None:
-        """Write an embedding into the store."""
-        write_embeddings(self.path(embedding.entry.text, embedding.entry.provenance), [embedding])
+        """Write an embedding into the store; raises StoreError if that fails."""
+        path = self.path(embedding.entry.text, embedding.entry.provenance)
+        try:
+            write_embeddings(path, [embedding])
+        except UserError as error:
+            raise self.not_writable(error.__context__ or error) from None
+
+    def check_writable(self) -> None:
+        """Raise StoreError if nothing can be written into the folder, which is made if need be."""
+        try:
+            self.place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.place) as file:
+                file.write(b"0" * 4096)
+        except OSError as error:
+            raise self.not_writable(error) from None
+
+    def not_writable(self, error: BaseException) -> StoreError:
+        """The error for a folder that takes no file."""
+        reason = getattr(error, "strerror", None) or error
+        return StoreError(
+            f"The embeddings cannot be written to {self.place} ({reason}). Make it a folder that takes "
+            "them, with space left, or give another with model.store=FOLDER or EXPKIT_CACHE=FOLDER."
+        )
 
     def list(self) -> list[Entry]:
         """The metadata of all embeddings in the store, sorted by text and provenance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Encoder(ABC):
     revision: str | None = None
 
     cleaning: ClassVar[bool] = False
+    model: ClassVar[str] = ""  # the model whose encoder it is, as model=… takes it; "": the default
+
+    @property
+    def model_arguments(self) -> str:
+        """The arguments of a command that name the model and this encoder."""
+        return f"model={self.model} model.encoder={shlex.quote(str(self.weights))}" if self.model else ""
 
     @property
     @abstractmethod
@@ -226,6 +233,7 @@ class T5(SingleEncoder):
     """
 
     cleaning: bool = False
+    model: ClassVar[str] = "deepfloyd"
     length: ClassVar[int] = 77  # what IF was trained with; T5 itself reads more
 
     def normal(self, text: str) -> str:
@@ -289,6 +297,8 @@ class CLIPText(SingleEncoder):
 
     It equals diffusers' StableDiffusionPipeline.encode_prompt.
     """
+
+    model: ClassVar[str] = "stable_diffusion"
 
     @property
     def length(self) -> int:

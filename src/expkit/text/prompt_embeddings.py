@@ -15,7 +15,14 @@ from torch import Tensor
 
 from expkit import errors
 from expkit.errors import UserError, suggest
-from expkit.text.embedding_store import Embedding, Entry, Provenance, Store, import_embeddings
+from expkit.text.embedding_store import (
+    Embedding,
+    Entry,
+    Provenance,
+    Store,
+    StoreError,
+    import_embeddings,
+)
 from expkit.text.encoders import Encoder
 
 
@@ -159,6 +166,8 @@ class Embeddings:
         """Encode texts, or else take them from imports that were copied into the store."""
         try:
             return self.encode(texts)
+        except StoreError:  # the encoder is at hand: imports would not help
+            raise
         except UserError as reason:
             return self.from_stored_imports(texts, str(reason))
 
@@ -167,6 +176,8 @@ class Embeddings:
         encoder = self.resolved_encoder
         if encoder is None:
             raise UserError("No encoder is named.")
+        if encoder.at_hand:  # before what may take long
+            self.store.check_writable()
         normal = list(dict.fromkeys(map(self.normal, texts)))
         embeddings = {one.entry.text: one for one in encoder.embeddings(normal)}
         for embedding in embeddings.values():
@@ -185,7 +196,10 @@ class Embeddings:
         if missing:
             unreadable = [entries[text] for text in missing]  # gone or damaged behind its header
             readable = [entry for entry in stored if entry not in unreadable]
-            raise missing_error(missing, readable, self.imports, reason)
+            if self.encoder and self.encoder.at_hand:  # and broken: what others encoded is no help
+                readable = []
+            model = self.encoder.model_arguments if self.encoder else ""
+            raise missing_error(missing, readable, self.imports, reason, model)
         return embeddings
 
     def remark(self) -> None:
@@ -214,7 +228,7 @@ class Embeddings:
 
 
 def missing_error(
-    texts: Sequence[str], stored: Sequence[Entry], given: Iterable[str], reason: str
+    texts: Sequence[str], stored: Sequence[Entry], given: Iterable[str], reason: str, model: str = ""
 ) -> UserError:
     """The error for texts without an embedding: the most similar text, and what to do.
 
@@ -223,6 +237,7 @@ def missing_error(
         stored: the entries of the store, the newest first.
         given: the texts of the import.
         reason: why the texts were not encoded.
+        model: the arguments that name the model, for the command that encodes.
     """
     origins = {entry.text: str(entry.provenance) for entry in reversed(stored)}  # the newest stays
     if texts[0] in origins:
@@ -233,7 +248,7 @@ def missing_error(
     more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
     return UserError(
         f"There is no embedding of {texts[0]!r}{more}.{hint} {reason} Encode where an encoder is "
-        f"at hand, with {embed_command(texts)} export=FILE.safetensors, and name that file here: "
+        f"at hand, with {embed_command(texts, model)} export=FILE.safetensors, and name that file here: "
         "model.imported=FILE.safetensors."
     )
 
@@ -256,10 +271,11 @@ def check_agreement(found: dict[str, Embedding]) -> None:
         )
 
 
-def embed_command(texts: Sequence[str]) -> str:
-    """The shell command that encodes texts, at most the first eight."""
+def embed_command(texts: Sequence[str], model: str = "") -> str:
+    """The shell command that encodes texts, at most the first eight, for a model's arguments."""
     quoted = ",".join(json.dumps(text, ensure_ascii=False) for text in texts[:8])
-    return f"python -m expkit task=embed {shlex.quote(f'prompts=[{quoted}]')}"
+    start = " ".join(filter(None, ["python -m expkit", model, "task=embed"]))
+    return f"{start} {shlex.quote(f'prompts=[{quoted}]')}"
 
 
 def shorten(text: str, most: int = 48) -> str:

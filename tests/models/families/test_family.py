@@ -90,6 +90,22 @@ def test_a_pipeline_that_is_none_of_ours_is_refused_with_the_list(tmp_path):
     assert "is a KandinskyPipeline" in said and all(name in said for name in families.MODULES)
     with pytest.raises(UserError, match=r"Did you mean FluxPipeline\?"):
         model_of(indexed(tmp_path, _class_name="FluxPipelines"))
+    with pytest.raises(UserError, match=r"names no pipeline of diffusers"):
+        model_of(indexed(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "advice"),
+    [
+        ("StableVideoDiffusionPipeline", "no pipeline from text or a class alone to a picture"),
+        ("StableDiffusionControlNetPipeline", "no pipeline from text or a class alone to a picture"),
+        ("StableDiffusionInpaintPipeline", "task=inpaint works with the text-to-image model"),
+    ],
+)
+def test_a_pipeline_for_something_else_is_no_misspelling(pipeline, advice, tmp_path):
+    with pytest.raises(UserError, match=advice) as refusal:
+        model_of(indexed(tmp_path, _class_name=pipeline))
+    assert "Did you mean" not in str(refusal.value)
 
 
 def test_what_is_no_pipeline_is_refused(tmp_path, folders):
@@ -128,6 +144,19 @@ def test_another_network_than_the_pipelines_is_refused(folders, tmp_path):
     config = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps(config | {"_class_name": "UNet3DConditionModel"}))
     with pytest.raises(UserError, match="holds a UNet3DConditionModel"):
+        model_of(folder)
+
+
+def test_a_configuration_that_diffusers_refuses_is_a_sentence(folders, tmp_path):
+    folder = shutil.copytree(folders["ddpm"], tmp_path / "ddpm")
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"block_out_channels": [16]}))
+    with pytest.raises(UserError, match=r"unet/config\.json of .* takes \(Must provide the same number"):
+        model_of(folder).prepare([""])
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    del scheduler["beta_start"]
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    with pytest.raises(UserError, match="its configuration has no 'beta_start'"):
         model_of(folder)
 
 
@@ -198,6 +227,9 @@ def test_conditions_of_another_encoder_are_refused():
         Conditions(Given(tokens=torch.rand(4, 8)), 9, CPU)(["a"])
     with pytest.raises(UserError, match="without mask and pooled"):
         Conditions(Given(tokens=torch.rand(4, 8)), 8, CPU, ("tokens", "mask", "pooled"))(["a"])
+    given = Given(tokens=torch.rand(4, 8), pooled=torch.rand(3))
+    with pytest.raises(UserError, match=r"pooled embeddings of these prompts are 3 wide, .* trained on 5"):
+        Conditions(given, 8, CPU, ("tokens", "pooled"), pooled_width=5)(["a"])
 
 
 def test_rows_of_the_null_prompt_are_replaced():
@@ -207,6 +239,26 @@ def test_rows_of_the_null_prompt_are_replaced():
 
 
 # ---- encoders
+
+
+def test_the_encoder_of_another_family_is_refused_before_it_encodes(folders):
+    held = Embeddings(Store(), PipelineText(str(folders["sdxl"])))
+    with pytest.raises(
+        UserError, match=r"model\.encoder=.*sdxl is a StableDiffusionXLPipeline, and .*sd is a"
+    ):
+        diffusers_model(held, CPU, str(folders["sd"]))
+
+
+def test_an_encoder_of_an_unknown_class_or_without_safetensors_is_a_sentence(folders, tmp_path):
+    folder = shutil.copytree(folders["sd"], tmp_path / "sd")
+    weights = folder / "text_encoder/model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(UserError, match=r"no weights in text_encoder/ as safetensors"):
+        PipelineText(str(folder)).embeddings(["a dog"])
+    index = json.loads((folder / "model_index.json").read_text())
+    indexed(folder, **index | {"text_encoder": ["transformers", "NoSuchModel"]})
+    with pytest.raises(UserError, match=r"text_encoder is a NoSuchModel, and the transformers that is here"):
+        PipelineText(str(folder)).embeddings(["a dog"])
 
 
 def test_an_encoder_that_is_not_there_or_reads_no_text_leaves_no_embedding(folders):
@@ -300,7 +352,7 @@ def test_an_encoder_without_some_of_its_weights_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="weights are missing"):
         PipelineText(str(folder)).embeddings(["a dog"])
     weights.unlink()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="no weights in text_encoder_2/ as safetensors"):
         PipelineText(str(folder)).embeddings(["a dog"])
 
 

@@ -162,11 +162,25 @@ class LoadedNetwork:
         """
         if self.module is not None or self.checked:
             return
-        with self.imports(), torch.device("meta"), RandomOnCPU():
-            network: Any = network_class(self.kind).from_config(self.repository.config(self.part))
+        network = self.without_weights()
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.weights.check(self.variant, shapes)
         self.checked = True
+
+    def without_weights(self) -> torch.nn.Module:
+        """The network that the configuration describes, on the device "meta".
+
+        Raises:
+            UserError: diffusers makes no network of this configuration.
+        """
+        config = self.repository.config(self.part)
+        with self.imports(), torch.device("meta"), RandomOnCPU():
+            kind: Any = network_class(self.kind)
+            try:
+                return kind.from_config(config)
+            except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+                file = f"{self.part}/config.json"
+                raise self.repository.errors.wrong_config(file, error) from None
 
     def cast(self, x: Tensor) -> Tensor:
         """x on the network's device and in its dtype."""
@@ -196,12 +210,15 @@ class Conditions:
         width: D of the tokens that the network takes; None: any.
         machine: device and dtype. What is not floating point keeps its dtype.
         needs: the names of the tensors that the network takes.
+        pooled_width: P of the pooled text that the network takes; None: any.
     """
 
     def __init__(
-        self, embeddings, width: int | None, machine: DeviceSpec, needs: Sequence[str] = ("tokens",)
+        self, embeddings, width: int | None, machine: DeviceSpec, needs: Sequence[str] = ("tokens",),
+        pooled_width: int | None = None,
     ) -> None:  # fmt: skip
         self.embeddings, self.width, self.machine, self.needs = embeddings, width, machine, needs
+        self.pooled_width = pooled_width
         self.stacked: Callable[[tuple[str, ...]], dict[str, Tensor]]
         self.release()
 
@@ -220,7 +237,7 @@ class Conditions:
         return values.to(self.machine.device, dtype)
 
     def check(self, rows: Mapping[str, Tensor]) -> None:
-        """Raise UserError if a tensor is missing, or tokens are not as wide as they must be."""
+        """Raise UserError if a tensor is missing, or is not as wide as it must be."""
         if missing := [name for name in self.needs if name not in rows]:
             raise UserError(
                 f"The embeddings of these prompts are without {' and '.join(missing)}, which this "
@@ -228,13 +245,21 @@ class Conditions:
                 "give what task=embed has written with this model."
             )
         self.check_width(rows["tokens"].shape[-1])
+        if self.pooled_width and "pooled" in rows:
+            self.check_width(rows["pooled"].shape[-1], self.pooled_width, "The pooled embeddings")
 
-    def check_width(self, width: int) -> None:
-        """Raise UserError if the network does not take tokens of this width."""
-        if self.width and width != self.width:
+    def check_width(
+        self, width: int, wanted: int | None = None, what: str = "The embeddings"
+    ) -> None:  # fmt: skip
+        """Raise UserError if the network does not take `what` of this width.
+
+        wanted: the width that it takes; None: that of its tokens.
+        """
+        wanted = wanted or self.width
+        if wanted and width != wanted:
             raise UserError(
-                f"The embeddings of these prompts are {width} wide, and this model was trained on "
-                f"{self.width}: they come from another text encoder. Give this model's own with "
+                f"{what} of these prompts are {width} wide, and this model was trained on "
+                f"{wanted}: they come from another text encoder. Give this model's own with "
                 "model.encoder=…, or what that has encoded with model.imported=FILE."
             )
 

@@ -20,8 +20,16 @@ def schedule_of(config: dict) -> Schedule:
     """The noise schedule of a scheduler's configuration, in float64.
 
     Raises:
-        UserError: expkit does not support this schedule.
+        UserError: expkit does not support this schedule, or its configuration lacks a number.
     """
+    try:
+        return named_schedule(config)
+    except KeyError as missing:
+        raise unknown_config(config, f"its configuration has no {missing}") from None
+
+
+def named_schedule(config: dict) -> Schedule:
+    """`schedule_of`; raises KeyError for a number that the configuration lacks."""
     levels = config.get("num_train_timesteps", 1000)
     if is_flow(config):
         return schedules.flow(levels)

@@ -91,10 +91,22 @@ def own_levels(schedule: Schedule, config: Mapping[str, Any], steps: int) -> tup
     except ValueError as error:
         raise UserError(f"steps={steps} does not fit the scheduler of this model: {error}") from None
     if not hasattr(scheduler, "sigmas"):
-        return (*unrepeated(scheduler.timesteps.tolist()), *last_level(config))
+        levels = (*unrepeated(scheduler.timesteps.tolist()), *last_level(config))
+        return check_levels(levels, schedule, steps)
     is_flow = schedule.is_straight
     ratios = [ratio_of(sigma, is_flow) for sigma in scheduler.sigmas.double().tolist()]
-    return unrepeated([nearly_whole(schedule.level_at(ratio)) for ratio in ratios])
+    levels = unrepeated([nearly_whole(schedule.level_at(ratio)) for ratio in ratios])
+    return check_levels(levels, schedule, steps)
+
+
+def check_levels(levels: tuple[float, ...], schedule: Schedule, steps: int) -> tuple[float, ...]:
+    """The levels; raises UserError if a scheduler has made many steps the same, as of too many."""
+    if len(levels) < steps:
+        raise UserError(
+            f"steps={steps} does not fit the scheduler of this model: it has only {len(levels)} "
+            f"different levels for so many. Give at most {len(schedule)}, or another sampler=…"
+        )
+    return levels
 
 
 def scheduler_of(config: Mapping[str, Any]):

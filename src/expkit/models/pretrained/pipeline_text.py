@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,10 +46,11 @@ class PipelineText(Encoder):
     """
 
     quantize: bool = False
+    model: ClassVar[str] = "diffusers"
 
     @cached_property
     def repository(self) -> Repository:
-        return Repository(str(self.weights), "model.weights")
+        return Repository(str(self.weights), "model.encoder", "model_index.json, tokenizer/, text_encoder/")
 
     @cached_property
     def family(self) -> type[Family]:
@@ -214,6 +215,13 @@ class PipelineText(Encoder):
         import transformers
 
         kind, dtype = self.text_parts[name], getattr(torch, self.precision)
+        if kind not in dir(transformers):
+            raise UserError(
+                f"The model_index.json of {self.weights} says that {name} is a {kind}, and the "
+                f"transformers that is here ({transformers.__version__}) has none: update it with "
+                "`pip install -U transformers`, or give another pipeline with model.encoder=FOLDER."
+            )
+        self.check_safetensors(name)
         more = {} if SMALL in kind else how
         network, info = self.repository.load(
             getattr(transformers, kind), self.commit, variants=self.variants, subfolder=name,
@@ -221,6 +229,12 @@ class PipelineText(Encoder):
         )  # fmt: skip
         check_complete(info, self.repository.errors)
         return network.eval() if more else network.to(devices.device_of(self.device)).eval()
+
+    def check_safetensors(self, name: str) -> None:
+        """Raise UserError if a text encoder in a folder has its weights in other files only."""
+        folder = self.repository.path / name
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise self.repository.errors.no_weights(name, "model.safetensors")
 
     @property
     def variants(self) -> tuple[str | None, ...]:

@@ -39,7 +39,9 @@ def family_of(repository: Repository) -> type[Family]:
     Raises:
         UserError: there is no model_index.json, or expkit does not know its pipeline.
     """
-    pipeline = str(repository.index.get("_class_name"))
+    pipeline = repository.index.get("_class_name")
+    if not pipeline or not isinstance(pipeline, str):
+        raise repository.errors.no_pipeline()
     if pipeline not in MODULES:
         raise unknown_pipeline(repository.name, pipeline)
     return family_in(MODULES[pipeline], pipeline)
@@ -56,7 +58,19 @@ def family_in(module: str, pipeline: str) -> type[Family]:
 
 def unknown_pipeline(name: str, pipeline: str) -> UserError:
     """The error for a pipeline that expkit does not know."""
+    advice = suggest(pipeline, MODULES)
+    if "Inpaint" in pipeline:
+        advice = " task=inpaint works with the text-to-image model that it was made of: give that."
+    elif is_of_diffusers(pipeline):  # no misspelling, but what takes or makes something else
+        advice = " It is no pipeline from text or a class alone to a picture: give one that is."
     return UserError(
         f"{name} is a {pipeline}, and model=diffusers does not know how to ask it."
-        f"{suggest(pipeline, MODULES)} It knows {', '.join(MODULES)}."
+        f"{advice} It knows {', '.join(MODULES)}."
     )
+
+
+def is_of_diffusers(pipeline: str) -> bool:
+    """Whether diffusers has a class of this name; it is not imported."""
+    import diffusers
+
+    return pipeline in dir(diffusers)

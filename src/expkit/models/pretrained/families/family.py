@@ -62,7 +62,8 @@ class Family(Pretrained):
         super().__init__(repository, self.config["_class_name"], machine, self.part)
         self.shape = self.state_shape(size)
         self.embeddings: Any = embeddings if self.reads_text else None
-        self.conditions = Conditions(embeddings, width_of(self.config), machine, self.needs)
+        pooled_width = self.config.get("pooled_projection_dim")
+        self.conditions = Conditions(embeddings, width_of(self.config), machine, self.needs, pooled_width)
 
     def state_shape(self, size: int | None) -> tuple[int, int, int]:
         """(C, H, W) of the state for images of side `size` in pixels; None: the trained size."""
