@@ -37,3 +37,12 @@ def follow(mine: list[Tensor], theirs: list[Tensor]) -> None:
     bound = BOUND[theirs[0].dtype]
     assert apart < bound
     assert min(float((a - b).abs().max()) for a, b in pairwise(theirs)) > 100 * bound
+
+
+def check_autoencoder(model, pipe, latents: Tensor, shown: Tensor, shift: float, scale: float) -> None:
+    """Latents are decoded to the pictures that the pipeline shows, and these encoded as its autoencoder does."""
+    assert torch.allclose(model.decode(latents), shown, atol=1e-5) and shown.std() > 0.01
+    assert model.image_shape == tuple(shown.shape[1:]) == (3, 64, 64) and model.shape == (16, 8, 8)
+    with torch.no_grad():
+        mean = pipe.vae.encode(2 * shown - 1).latent_dist.mean
+    assert torch.allclose(model.encode(shown), (mean - shift) * scale, atol=1e-5)

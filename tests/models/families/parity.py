@@ -1,12 +1,8 @@
-"""What tests of families share: models of scripts/tiny_model, and pipelines of diffusers whose every step is noted."""
+"""What tests of families share: pipelines of diffusers whose every step is noted."""
 
 from __future__ import annotations
 
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -19,15 +15,6 @@ from expkit.models.pretrained.own_sampler import own_sampler
 CPU, EXACT = DeviceSpec(), DeviceSpec(dtype=torch.float64)
 SEEDS = seeded(3, 2)
 PROMPTS = ("a photo of a dog", "a rocket ship")
-SCRIPT = Path(__file__).parents[3] / "scripts" / "tiny_model"
-
-
-def tiny_model() -> ModuleType:
-    """scripts/tiny_model as a module."""
-    loader = SourceFileLoader("tiny_model", str(SCRIPT))
-    module = module_from_spec(spec_from_loader("tiny_model", loader))
-    loader.exec_module(module)
-    return module
 
 
 class Told:

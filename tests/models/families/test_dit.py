@@ -11,6 +11,7 @@ from expkit.core.solvers import DDIM, DDPM, Update
 from expkit.errors import UserError
 from expkit.models.pretrained.families.dit import ClassLabels, DiT
 from expkit.storage.hub import Repository
+from tests import tiny_pipelines
 from tests.models.families.parity import (
     CPU,
     EXACT,
@@ -19,7 +20,6 @@ from tests.models.families.parity import (
     check_own_sampler,
     noted,
     start,
-    tiny_model,
     walked,
 )
 
@@ -28,7 +28,7 @@ CLASSES = ("golden retriever", "volcano")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_model().dit(tmp_path_factory.mktemp("dit"))
+    return tiny_pipelines.dit(tmp_path_factory.mktemp("dit"))
 
 
 @pytest.fixture

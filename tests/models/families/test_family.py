@@ -23,14 +23,14 @@ from expkit.text.embedding_store import Store
 from expkit.text.encoders import T5
 from expkit.text.prompt_embeddings import Embeddings
 from tests import tiny_diffusers as tiny
-from tests.models.families.parity import CPU, tiny_model
+from tests import tiny_pipelines
+from tests.models.families.parity import CPU
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    script = tiny_model()
     return {
-        name: script.FAMILIES[name](tmp_path_factory.mktemp("tiny") / name)
+        name: tiny_pipelines.FAMILIES[name](tmp_path_factory.mktemp("tiny") / name)
         for name in ("sd", "sdxl", "if", "ddpm")
     }
 
@@ -286,7 +286,7 @@ def test_a_missing_encoder_is_a_sentence(folders, tmp_path):
 def test_sd3_without_t5_is_encoded_as_its_pipeline_does(tmp_path):
     from diffusers import StableDiffusion3Pipeline
 
-    folder = without(tiny_model().sd3(tmp_path / "sd3"), tmp_path, "text_encoder_3", "tokenizer_3")
+    folder = without(tiny_pipelines.sd3(tmp_path / "sd3"), tmp_path, "text_encoder_3", "tokenizer_3")
     encoder = PipelineText(folder)
     assert encoder.length == 77
     (ours,) = encoder.embeddings(["a dog"])

@@ -16,8 +16,9 @@ from expkit.models.pretrained.families import family_of
 from expkit.models.pretrained.families.flux import Flux
 from expkit.models.pretrained.pipeline_text import PipelineText
 from expkit.storage.hub import Repository
-from tests.models.families.flow import BOUND, EXACT, follow, grid_of, in_precision
-from tests.models.families.parity import CPU, PROMPTS, Told, noted, start, tiny_model, walked
+from tests import tiny_pipelines
+from tests.models.families.flow import BOUND, EXACT, check_autoencoder, follow, grid_of, in_precision
+from tests.models.families.parity import CPU, PROMPTS, Told, noted, start, walked
 
 CALL = {"num_inference_steps": 6, "height": 64, "width": 64, "output_type": "latent"}
 NEGATIVE = ("", "a photo of a cat")
@@ -26,10 +27,10 @@ NEGATIVE = ("", "a photo of a cat")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Tiny models: dev, and schnell, whose guidance is not embedded."""
-    folder, builder = tmp_path_factory.mktemp("flux"), tiny_model()
+    folder = tmp_path_factory.mktemp("flux")
     return {
-        "dev": builder.flux(folder / "dev"),
-        "schnell": builder.flux(folder / "schnell", guidance_embeds=False),
+        "dev": tiny_pipelines.flux(folder / "dev"),
+        "schnell": tiny_pipelines.flux(folder / "schnell", guidance_embeds=False),
     }
 
 
@@ -123,11 +124,7 @@ def test_pictures_are_those_that_the_pipeline_shows_and_are_encoded_by_its_autoe
     pipe.set_progress_bar_config(disable=True)
     latents = pipe(list(PROMPTS), latents=packed(pipe, x), **CALL).images
     shown = pipe(list(PROMPTS), latents=packed(pipe, x), **{**CALL, "output_type": "pt"}).images
-    assert torch.allclose(model.decode(unpacked(pipe, latents)), shown, atol=1e-5) and shown.std() > 0.01
-    assert model.image_shape == tuple(shown.shape[1:]) == (3, 64, 64) and model.shape == (16, 8, 8)
-    with torch.no_grad():
-        mean = pipe.vae.encode(2 * shown - 1).latent_dist.mean
-    assert torch.allclose(model.encode(shown), (mean - 0.1159) * 0.3611, atol=1e-5)
+    check_autoencoder(model, pipe, unpacked(pipe, latents), shown, 0.1159, 0.3611)
 
 
 def test_a_size_that_is_not_of_whole_patches_is_a_sentence(folder, pipe):

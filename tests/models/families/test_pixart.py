@@ -10,6 +10,7 @@ from expkit.core.schedules import CLEAN
 from expkit.core.solvers import DDIM, DPMpp
 from expkit.models.pretrained.families.pixart import PixArtAlpha, PixArtSigma
 from expkit.storage.hub import Repository
+from tests import tiny_pipelines
 from tests.models.families.parity import (
     CPU,
     EXACT,
@@ -20,7 +21,6 @@ from tests.models.families.parity import (
     check_own_sampler,
     noted,
     start,
-    tiny_model,
     walked,
 )
 
@@ -29,7 +29,7 @@ CALL = {"use_resolution_binning": False, "clean_caption": False, "output_type": 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_model().pixart(tmp_path_factory.mktemp("pixart"))
+    return tiny_pipelines.pixart(tmp_path_factory.mktemp("pixart"))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_alpha_is_told_the_size_and_reads_shorter_texts(tmp_path, pipe, monkeypa
         "cross_attention_dim": 48,
     }  # told a size, it must be a multiple of three
     shape = {"sample_size": 128, "patch_size": 16, "use_additional_conditions": True}
-    transformer = tiny_model().pixart_transformer(**wide, **shape)
+    transformer = tiny_pipelines.pixart_transformer(**wide, **shape)
     parts = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "vae", "scheduler")}
     alpha = PixArtAlphaPipeline(transformer=transformer, **parts)
     alpha.save_pretrained(tmp_path)

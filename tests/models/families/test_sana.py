@@ -10,6 +10,7 @@ from expkit.core.schedules import CLEAN
 from expkit.core.solvers import DDIM, DPMpp
 from expkit.models.pretrained.families.sana import Sana
 from expkit.storage.hub import Repository
+from tests import tiny_pipelines
 from tests.models.families.parity import (
     CPU,
     PROMPTS,
@@ -19,7 +20,6 @@ from tests.models.families.parity import (
     check_own_sampler,
     noted,
     start,
-    tiny_model,
     walked,
 )
 
@@ -28,7 +28,7 @@ CALL = {"use_resolution_binning": False, "height": 256, "width": 256, "output_ty
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_model().sana(tmp_path_factory.mktemp("sana"))
+    return tiny_pipelines.sana(tmp_path_factory.mktemp("sana"))
 
 
 @pytest.fixture

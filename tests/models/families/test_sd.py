@@ -20,15 +20,15 @@ from expkit.storage.hub import Repository
 from expkit.text import encoders
 from expkit.text.embedding_store import Store
 from expkit.text.prompt_embeddings import Embeddings
-from tests.models.families.parity import CPU, PROMPTS, agree, noted, start, tiny_model, walked
+from tests import tiny_pipelines
+from tests.models.families.parity import CPU, PROMPTS, agree, noted, start, walked
 
 NAMES = ("sd", "sdxl")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    script = tiny_model()
-    return {name: script.FAMILIES[name](tmp_path_factory.mktemp("tiny") / name) for name in NAMES}
+    return {name: tiny_pipelines.FAMILIES[name](tmp_path_factory.mktemp("tiny") / name) for name in NAMES}
 
 
 @pytest.fixture(scope="module", params=NAMES)

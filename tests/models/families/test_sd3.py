@@ -10,8 +10,9 @@ from expkit.models.pretrained.base import DeviceSpec
 from expkit.models.pretrained.families.sd3 import StableDiffusion3
 from expkit.models.pretrained.pipeline_text import PipelineText
 from expkit.storage.hub import Repository
-from tests.models.families.flow import BOUND, EXACT, follow, grid_of, in_precision
-from tests.models.families.parity import CPU, PROMPTS, Told, noted, start, tiny_model, walked
+from tests import tiny_pipelines
+from tests.models.families.flow import BOUND, EXACT, check_autoencoder, follow, grid_of, in_precision
+from tests.models.families.parity import CPU, PROMPTS, Told, noted, start, walked
 
 CALL = {"num_inference_steps": 6, "height": 64, "width": 64, "output_type": "latent"}
 # What of the tokens and of the pooled text comes from which encoder
@@ -37,7 +38,7 @@ MISSING = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_model().sd3(tmp_path_factory.mktemp("sd3"))
+    return tiny_pipelines.sd3(tmp_path_factory.mktemp("sd3"))
 
 
 def pipeline(folder, without=()):
@@ -97,7 +98,7 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them_and_each_is_heard(fold
 
 @pytest.mark.parametrize("missing", MISSING, ids=" ".join)
 def test_what_a_missing_encoder_would_say_is_zero(missing, pipe, tmp_path):
-    folder = tiny_model().sd3(tmp_path / "less", without=missing)
+    folder = tiny_pipelines.sd3(tmp_path / "less", without=missing)
     with torch.no_grad():
         tokens, _, pooled, _ = pipe.encode_prompt(list(PROMPTS), None, None)
     for name in missing:
@@ -110,7 +111,7 @@ def test_what_a_missing_encoder_would_say_is_zero(missing, pipe, tmp_path):
 
 def test_without_t5_it_is_diffusers_pipeline_without_t5(tmp_path, monkeypatch):
     t5 = ("text_encoder_3",)
-    folder = tiny_model().sd3(tmp_path / "less", without=t5)
+    folder = tiny_pipelines.sd3(tmp_path / "less", without=t5)
     pipe = in_precision(pipeline(folder, without=t5), torch.float32, monkeypatch)
     model, steps = denoiser(folder, pipe), noted(pipe, monkeypatch)
     x = start(model)
@@ -119,7 +120,7 @@ def test_without_t5_it_is_diffusers_pipeline_without_t5(tmp_path, monkeypatch):
 
 
 def test_without_any_encoder_a_prompt_is_a_sentence(tmp_path):
-    folder = tiny_model().sd3(tmp_path / "none", without=tuple(TOKENS))
+    folder = tiny_pipelines.sd3(tmp_path / "none", without=tuple(TOKENS))
     with pytest.raises(UserError, match=r"no text encoder.*model\.imported=FILE"):
         StableDiffusion3.encode_prompts(pipeline(folder, without=tuple(TOKENS)), PROMPTS)
 
@@ -130,11 +131,7 @@ def test_pictures_are_those_that_the_pipeline_shows_and_are_encoded_by_its_autoe
     pipe.set_progress_bar_config(disable=True)
     latents = pipe(list(PROMPTS), latents=x.clone(), **CALL).images
     shown = pipe(list(PROMPTS), latents=x.clone(), **{**CALL, "output_type": "pt"}).images
-    assert torch.allclose(model.decode(latents), shown, atol=1e-5) and shown.std() > 0.01
-    assert model.image_shape == tuple(shown.shape[1:]) == (3, 64, 64) and model.shape == (16, 8, 8)
-    with torch.no_grad():
-        mean = pipe.vae.encode(2 * shown - 1).latent_dist.mean
-    assert torch.allclose(model.encode(shown), (mean - 0.0609) * 1.5305, atol=1e-5)
+    check_autoencoder(model, pipe, latents, shown, 0.0609, 1.5305)
 
 
 def test_sizes_that_do_not_fit_are_sentences(folder, pipe):

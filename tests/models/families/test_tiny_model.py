@@ -1,5 +1,6 @@
 """scripts/tiny_model builds what diffusers loads, small, the same each time, and refuses in sentences."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from expkit.storage.files import sha256
-from tests.models.families.parity import SCRIPT, tiny_model
+from tests.tiny_pipelines import FAMILIES
 
-SCRIPTED = tiny_model()
+ROOT = Path(__file__).parents[3]
+MAIN = runpy.run_path(str(ROOT / "scripts" / "tiny_model"))["main"]
 STAGED = {"if": ("stage_1", "stage_2")}
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-@pytest.fixture(scope="module", params=SCRIPTED.FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def built(request, tmp_path_factory):
     """The name of a family and a folder that holds its model."""
     folder = tmp_path_factory.mktemp("tiny") / request.param
-    return request.param, SCRIPTED.FAMILIES[request.param](folder)
+    return request.param, FAMILIES[request.param](folder)
 
 
 def test_diffusers_loads_it_whole_and_it_is_small(built):
@@ -41,12 +43,10 @@ def again(tmp_path_factory):
     """A folder in which another process has built every family."""
     folder = tmp_path_factory.mktemp("again")
     code = (
-        "import sys; from pathlib import Path; from tests.models.families.parity import tiny_model\n"
-        "for name, build in tiny_model().FAMILIES.items(): build(Path(sys.argv[1]) / name)"
+        "import sys; from pathlib import Path; from tests.tiny_pipelines import FAMILIES\n"
+        "for name, build in FAMILIES.items(): build(Path(sys.argv[1]) / name)"
     )
-    subprocess.run(
-        [sys.executable, "-c", code, folder], cwd=Path(SCRIPT).parents[1], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, check=True, capture_output=True)
     return folder
 
 
@@ -62,23 +62,23 @@ def test_an_unknown_family_and_a_folder_with_something_in_it_are_refused(tmp_pat
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    assert SCRIPTED.main(["sdxxl", str(tmp_path / "new")]) == 2
+    assert MAIN(["sdxxl", str(tmp_path / "new")]) == 2
     said = capsys.readouterr().err
-    assert "'sdxxl'" in said and all(family in said for family in SCRIPTED.FAMILIES) and said.count("\n") == 1
+    assert "'sdxxl'" in said and all(family in said for family in FAMILIES) and said.count("\n") == 1
     for place in ("full", "file"):
-        assert SCRIPTED.main(["sd", str(tmp_path / place)]) == 2
+        assert MAIN(["sd", str(tmp_path / place)]) == 2
         said = capsys.readouterr().err
         assert f"{tmp_path / place} is there already" in said and said.count("\n") == 1
-    assert SCRIPTED.main(["sd", str(tmp_path / "file" / "below")]) == 2
+    assert MAIN(["sd", str(tmp_path / "file" / "below")]) == 2
     said = capsys.readouterr().err
     assert "cannot be made (Not a directory)" in said and said.count("\n") == 1
-    assert SCRIPTED.main(["sd"]) == 2 and "scripts/tiny_model FAMILY FOLDER" in capsys.readouterr().err
+    assert MAIN(["sd"]) == 2 and "scripts/tiny_model FAMILY FOLDER" in capsys.readouterr().err
     assert {path.name for path in tmp_path.rglob("*")} == {"full", "mine", "file"}
 
 
 def test_it_says_what_to_run_next(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert SCRIPTED.main(["dit", str(tmp_path / "empty")]) == 0
+    assert MAIN(["dit", str(tmp_path / "empty")]) == 0
     said = capsys.readouterr().out.strip()
     assert (
         said

@@ -22,6 +22,8 @@ from expkit.storage.devices import device_of, precision_of, release_memory
 from expkit.storage.hub import Repository
 
 HAAR = "HaarUNet2DConditionModel"
+# Where the configuration of a network says how wide the tokens are that it takes: the first of these.
+WIDTHS = ("encoder_hid_dim", "caption_channels", "joint_attention_dim", "cross_attention_dim")
 
 
 @dataclass(frozen=True)
@@ -304,53 +306,54 @@ class Pretrained(Denoiser):
 
 
 class TextConditioned(Pretrained):
-    """A text-conditioned model.
+    """A model that is conditioned on texts.
 
     Args:
         repository: the model.
-        width: D of the embeddings that it takes; None: any.
-        embeddings: a `prompt_embeddings.Embeddings`.
+        config: the configuration of its network.
+        embeddings: a `prompt_embeddings.Embeddings`; None if the model reads no text.
         machine: where and how it runs.
+        part: the folder of the network.
+        needs: the names of the tensors of a condition.
     """
 
     def __init__(
-        self, repository: Repository, width: int | None, embeddings, machine: DeviceSpec
+        self, repository: Repository, config: Mapping[str, Any], embeddings, machine: DeviceSpec,
+        part: str = "unet", needs: Sequence[str] = ("tokens",),
     ) -> None:  # fmt: skip
-        super().__init__(repository, repository.config("unet")["_class_name"], machine)
-        self.embeddings = embeddings
-        self.conditions = Conditions(embeddings, width, machine)
+        super().__init__(repository, config["_class_name"], machine, part)
+        self.embeddings: Any = embeddings
+        pooled_width = config.get("pooled_projection_dim")
+        self.conditions = Conditions(embeddings, width_of(config), machine, needs, pooled_width)
 
     def canonical_prompt(self, prompt: str) -> str:
         return self.embeddings.canonical_prompt(prompt)
 
     def substitutions(self, prompts: Iterable[str]) -> list[str]:
-        return self.embeddings.substitutions(prompts)
-
-    def condition_kwargs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The keyword arguments that condition the UNet on the prompts of its rows."""
-        rows = self.conditions([self.canonical_prompt(prompt) for prompt in prompts])["tokens"]
-        condition = {"encoder_hidden_states": rows}
-        if self.embeddings.padded:
-            condition["encoder_attention_mask"] = (rows != 0).any(-1)
-        return condition
+        return self.embeddings.substitutions(prompts) if self.embeddings else []
 
     def prepare(self, prompts: Iterable[str]) -> None:
-        """Encode the prompts that have no embedding yet, after all cheap checks.
+        """Encode the prompts that have no condition yet, after all cheap checks.
 
-        The first forward loads the UNet, so encoder and UNet are never in memory together.
+        The first forward loads the network, so encoders and network are never in memory together.
         """
         texts = [self.canonical_prompt(prompt) for prompt in prompts]
-        self.embeddings.prepare(texts, self.make_room)
-        self.conditions.check(self.embeddings.conditions(texts[:1]))
+        if self.embeddings:
+            self.embeddings.prepare(texts, self.make_room)
+            self.conditions.check(self.embeddings.conditions(texts[:1]))
         self.check_weights()
 
     def make_room(self) -> None:
-        """Before an encoder is loaded: release the UNet, and check what needs no encoding."""
-        self.network.release()
-        for width in self.embeddings.widths:
-            self.conditions.check_width(width)
+        """Before encoders are loaded: release the networks, and check what needs no encoding."""
+        self.release()
         self.check_weights()
 
     def release(self) -> None:
         super().release()
         self.conditions.release()
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """The width of the tokens that a network takes, by its configuration; None: unknown."""
+    widths = (config.get(key) for key in WIDTHS)
+    return next((width for width in widths if isinstance(width, int)), None)

@@ -72,9 +72,21 @@ class IFStageOne(TextConditioned):
     def __init__(self, repository: Repository, embeddings, machine: DeviceSpec) -> None:
         unet = repository.config("unet")
         check_class(unet, self.classes, repository.name, self.channels)
-        width = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
-        super().__init__(repository, width, embeddings, machine)
+        super().__init__(repository, unet, embeddings, machine)
         self.shape = (3, *size_of(unet, None))
+
+    def make_room(self) -> None:
+        for width in self.embeddings.widths:
+            self.conditions.check_width(width)
+        super().make_room()
+
+    def condition_kwargs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The keyword arguments that condition the UNet on the prompts of its rows."""
+        rows = self.conditions([self.canonical_prompt(prompt) for prompt in prompts])["tokens"]
+        condition = {"encoder_hidden_states": rows}
+        if self.embeddings.padded:
+            condition["encoder_attention_mask"] = (rows != 0).any(-1)
+        return condition
 
     def predict(self, x: Tensor, t: float, prompts: Sequence[str], **more) -> Prediction:
         output = self.network(x, t, **self.condition_kwargs(prompts), **more)

@@ -57,8 +57,8 @@ class DiT(Latent):
 
     def answer(self, x: Tensor, t: float, condition: Mapping[str, Tensor]) -> Prediction:
         """Run one forward pass; see `Family.answer`."""
-        time = torch.full((len(x),), float(t), device=self.device)
-        output = self.network(x, timestep=time, class_labels=condition["classes"])
+        time, classes = self.row_times(x, float(t)), condition["classes"]
+        output = self.network(x, timestep=time, class_labels=classes)
         return split_variance(output, self.shape[0], self.learns_variance)
 
 

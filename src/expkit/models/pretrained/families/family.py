@@ -7,7 +7,7 @@ it passes the time and the condition to the network. Each family is one file of 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,15 +15,12 @@ from torch import Tensor
 
 from expkit.core.denoiser import Prediction
 from expkit.errors import UserError
-from expkit.models.pretrained.base import Conditions, DeviceSpec, Pretrained
+from expkit.models.pretrained.base import DeviceSpec, TextConditioned
 from expkit.models.pretrained.configs import check_class, size_of
 from expkit.storage.hub import Repository
 
-# Where the configuration of a network says how wide the tokens are that it takes: the first of these.
-WIDTHS = ("encoder_hid_dim", "caption_channels", "joint_attention_dim", "cross_attention_dim")
 
-
-class Family(Pretrained):
+class Family(TextConditioned):
     """A denoiser of a pipeline of diffusers.
 
     A subclass says which pipelines it stands for, and defines `encode_prompts` and `answer`. (`encode`
@@ -59,11 +56,9 @@ class Family(Pretrained):
     ) -> None:  # fmt: skip
         self.config = repository.config(self.part)
         check_class(self.config, self.networks, repository.name)
-        super().__init__(repository, self.config["_class_name"], machine, self.part)
+        told = embeddings if self.reads_text else None
+        super().__init__(repository, self.config, told, machine, self.part, self.needs)
         self.shape = self.state_shape(size)
-        self.embeddings: Any = embeddings if self.reads_text else None
-        pooled_width = self.config.get("pooled_projection_dim")
-        self.conditions = Conditions(embeddings, width_of(self.config), machine, self.needs, pooled_width)
 
     def state_shape(self, size: int | None) -> tuple[int, int, int]:
         """(C, H, W) of the state for images of side `size` in pixels; None: the trained size."""
@@ -132,40 +127,12 @@ class Family(Pretrained):
     def predict(self, x: Tensor, t: float, prompts: Sequence[str]) -> Prediction:
         return self.answer(x, t, self.condition(prompts))
 
-    def canonical_prompt(self, prompt: str) -> str:
-        return self.embeddings.canonical_prompt(prompt)
-
-    def substitutions(self, prompts: Iterable[str]) -> list[str]:
-        return self.embeddings.substitutions(prompts) if self.embeddings else []
-
-    def prepare(self, prompts: Iterable[str]) -> None:
-        """Encode the prompts that have no condition yet, after all cheap checks.
-
-        The first forward loads the network, so encoders and network are never in memory together.
-        """
-        texts = [self.canonical_prompt(prompt) for prompt in prompts]
-        if self.embeddings:
-            self.embeddings.prepare(texts, self.make_room)
-            self.conditions.check(self.embeddings.conditions(texts[:1]))
-        self.check_weights()
-
-    def make_room(self) -> None:
-        """Before encoders are loaded: release the networks, and check what needs no encoding."""
-        self.release()
-        self.check_weights()
-
-    def release(self) -> None:
-        super().release()
-        self.conditions.release()
+    def row_times(self, x: Tensor, time: float) -> Tensor:
+        """The time input of a transformer, (R,), for the rows of x (R, C, H, W)."""
+        return torch.full((len(x),), time, device=self.device)
 
 
 def with_null(texts: Sequence[str], rows: Tensor, null: Tensor) -> Tensor:
     """Rows (N, …) of texts, in which those of the null prompt "" are the rows of `null` (N, …)."""
     is_null = torch.tensor([not text for text in texts], device=rows.device)
     return torch.where(is_null.view(-1, *[1] * (rows.ndim - 1)), null, rows)
-
-
-def width_of(config: Mapping[str, Any]) -> int | None:
-    """The width of the tokens that a network takes, by its configuration; None: unknown."""
-    widths = (config.get(key) for key in WIDTHS)
-    return next((width for width in widths if isinstance(width, int)), None)

@@ -53,6 +53,7 @@ class Latent(Family):
         super().__init__(repository, embeddings, machine, size)
         self.vae = LoadedNetwork(repository, "vae", kind, DeviceSpec(machine.device))
         self.mean, self.std, self.scale = latent_statistics(config)
+        self.learns_variance = False  # what a network has learned of it, the pipelines of latents drop
 
     def state_shape(self, size: int | None) -> tuple[int, int, int]:
         """(C, H, W) of the latent of an image of side `size` in pixels; None: the trained size."""

@@ -35,7 +35,6 @@ class PixArtSigma(Latent):
         self, repository: Repository, embeddings, machine: DeviceSpec, size: int | None = None
     ) -> None:  # fmt: skip
         super().__init__(repository, embeddings, machine, size)
-        self.learns_variance = False
         is_told_size = self.config.get("use_additional_conditions")
         if is_told_size is None:  # the default of the network's class
             is_told_size = self.config.get("sample_size") == 128
@@ -55,7 +54,7 @@ class PixArtSigma(Latent):
         """Run one forward pass; see `Family.answer`."""
         output = self.network(
             x,
-            timestep=torch.full((len(x),), float(t), device=self.device),
+            timestep=self.row_times(x, float(t)),
             encoder_hidden_states=condition["tokens"],
             encoder_attention_mask=condition["mask"],
             added_cond_kwargs=self.size_condition(len(x)),

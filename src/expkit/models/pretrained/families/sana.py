@@ -36,7 +36,6 @@ class Sana(Latent):
         self, repository: Repository, embeddings, machine: DeviceSpec, size: int | None = None
     ) -> None:  # fmt: skip
         super().__init__(repository, embeddings, machine, size)
-        self.learns_variance = False
         scheduler = repository.config("scheduler").get("_class_name")
         # Of the schedulers that Sana comes with, this one tells the network whole numbers only.
         self.tells_whole_times = scheduler == "DPMSolverMultistepScheduler"
@@ -57,7 +56,7 @@ class Sana(Latent):
         time *= self.config.get("timestep_scale", 1.0)
         output = self.network(
             x,
-            timestep=torch.full((len(x),), float(time), device=self.device),
+            timestep=self.row_times(x, float(time)),
             encoder_hidden_states=condition["tokens"],
             encoder_attention_mask=condition["mask"],
         )

@@ -58,7 +58,7 @@ class StableDiffusion3(Latent):
         """Run one forward pass; see `Family.answer`."""
         velocity = self.network(
             x,
-            timestep=torch.full((len(x),), t + 1.0, device=self.device),
+            timestep=self.row_times(x, t + 1.0),
             encoder_hidden_states=condition["tokens"],
             pooled_projections=condition["pooled"],
         )

@@ -27,7 +27,6 @@ class LatentUNet(Latent):
     ) -> None:  # fmt: skip
         super().__init__(repository, embeddings, machine, size)
         check_class(self.config, self.networks, repository.name, channels=self.shape[0])
-        self.learns_variance = False
         if self.config.get("time_cond_proj_dim"):
             raise UserError(
                 f"{repository.name} is a latent consistency model, which is told the guidance "
